@@ -1,0 +1,69 @@
+# The front door. Each target works alone in a fresh clone on Debian 12: it installs what it misses, and only that.
+#   make demo | test | bench | asan | tsan | format | docs | clean
+
+JOBS ?= $(shell nproc)
+BUILD = cmake --build --preset
+# A package that bootstrap.sh was asked to install must be found: nothing is left out in silence.
+NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench asan tsan format format-check docs clean
+
+help:
+	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
+	@echo 'make test    build and run every test and check'
+	@echo 'make bench   build and run the benchmarks'
+	@echo 'make asan    the tests under AddressSanitizer and UBSan'
+	@echo 'make tsan    the tests under ThreadSanitizer (clang)'
+	@echo 'make format  rewrite the sources in the style of .clang-format'
+	@echo 'make docs    write docs/ops.md from the declarations of the ops'
+	@echo 'make clean   remove build/'
+
+demo:
+	scripts/bootstrap.sh build examples
+	cmake --preset release $(call NEED,CLI11 nlohmann_json)
+	$(BUILD) release -j $(JOBS) --target train_digits compare_checkpointing
+	build/release/examples/train_digits
+	build/release/examples/compare_checkpointing --model digits
+
+test:
+	scripts/bootstrap.sh build examples test data
+	cmake --preset release $(call NEED,CLI11 nlohmann_json doctest)
+	$(BUILD) release -j $(JOBS)
+	ctest --preset release
+
+bench:
+	@test -f bench/CMakeLists.txt || { echo 'bench: there are no benchmarks yet'; exit 1; }
+	scripts/bootstrap.sh build bench
+	cmake --preset release $(call NEED,benchmark)
+	$(BUILD) release -j $(JOBS) --target bench
+
+asan:
+	scripts/bootstrap.sh build examples test data
+	cmake --preset asan-ubsan $(call NEED,doctest)
+	$(BUILD) asan-ubsan -j $(JOBS)
+	ctest --preset asan-ubsan
+
+tsan:
+	scripts/bootstrap.sh build examples test data tsan
+	cmake --preset tsan $(call NEED,doctest)
+	$(BUILD) tsan -j $(JOBS)
+	ctest --preset tsan
+
+format:
+	scripts/bootstrap.sh format
+	scripts/format.sh
+
+format-check:
+	scripts/bootstrap.sh format
+	scripts/format.sh --check
+
+docs:
+	@test -f tools/CMakeLists.txt || { echo 'docs: there is no generator yet'; exit 1; }
+	scripts/bootstrap.sh build
+	cmake --preset release
+	$(BUILD) release -j $(JOBS) --target rewind_docs
+	build/release/tools/rewind_docs docs/ops.md
+
+clean:
+	rm -rf build

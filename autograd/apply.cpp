@@ -1,0 +1,191 @@
+// The choke point: every op of every phase runs through apply().
+
+#include <rewind/autograd/op.h>
+#include <rewind/autograd/tape.h>
+#include <rewind/core/kernels/check.h>
+
+#include <algorithm>
+
+namespace rewind_lib {
+
+using detail::Context;
+using detail::context;
+
+Context& detail::context() {
+  thread_local Context c;
+  return c;
+}
+
+GradMode grad_mode() { return context().mode; }
+GradModeScope::GradModeScope(GradMode mode) : saved_(std::exchange(context().mode, mode)) {}
+GradModeScope::~GradModeScope() { context().mode = saved_; }
+bool replaying() { return context().replaying; }
+
+NoDonation::NoDonation() : saved_(std::exchange(context().donate, false)) {}
+NoDonation::~NoDonation() { context().donate = saved_; }
+
+ObserverScope::ObserverScope(Observer& observer) { context().observers.push_back(&observer); }
+ObserverScope::~ObserverScope() { context().observers.pop_back(); }
+
+const char* name_of(Kind kind) {
+  constexpr const char* names[] = {"contraction", "normalisation", "element-wise", "reduction", "data movement", "random", "optimizer"};
+  return names[static_cast<int>(kind)];
+}
+
+const char* name_of(Phase phase) {
+  constexpr const char* names[] = {"forward", "backward", "recompute", "optimizer"};
+  return names[static_cast<int>(phase)];
+}
+
+Cost OpEvent::cost() const {
+  Cost c = op.cost(in, specs, attr);
+  if (c.bytes_read < 0) {
+    c.bytes_read = 0;
+    for (const Tensor& t : in)
+      if (t.defined()) c.bytes_read += static_cast<std::int64_t>(t.bytes());
+  }
+  if (c.bytes_written < 0) {
+    c.bytes_written = 0;
+    for (const Spec& s : specs)
+      if (s.view_offset < 0) c.bytes_written += s.shape.numel() * static_cast<std::int64_t>(size_of(s.dtype));
+  }
+  return c;
+}
+
+void NanGuard::after(const OpEvent& event) {
+  if (DryLedger::active()) return;
+  for (std::size_t j = 0; j < event.out.size(); ++j) {
+    const Tensor& t = event.out[j];
+    if (!is_float(t.dtype())) continue;
+    const std::int64_t at = visit_float(t.dtype(), [&](auto zero) { return kernels::first_non_finite(t.raw<decltype(zero)>(), t.numel()); });
+    if (at < 0) continue;
+    const double value = visit_float(t.dtype(), [&](auto zero) { return static_cast<double>(t.raw<decltype(zero)>()[at]); });
+    const bool gradient = event.gradient_of[0] != 0;
+    fail(str("NaN guard: ", gradient ? str("the gradient of ", event.gradient_of, " (op ", event.op.name, ")") : str("op ", event.op.name),
+                event.module[0] != 0 ? str(" in module ", event.module) : "", " made ", value, " at element ", at, " of its output ", j,
+                ", shape ", t.shape(), " (", name_of(event.phase), "). Look at its inputs: a learning rate that is too high, a log or a "
+                "division of zero."));
+  }
+}
+
+namespace {
+
+/// Labels what happens meanwhile with the op's name.
+class OpLabel {
+ public:
+  explicit OpLabel(const char* op) : saved_(std::exchange(location().op, op)) {}
+  ~OpLabel() { location().op = saved_; }
+  OpLabel(const OpLabel&) = delete;
+  OpLabel& operator=(const OpLabel&) = delete;
+
+ private:
+  const char* saved_;
+};
+
+Specs infer(const OpDecl& op, Inputs in, const void* attr) {
+  const char* module = location().module;
+  if (module[0] == 0) return op.infer(in, attr);
+  try {
+    return op.infer(in, attr);
+  } catch (const Error& e) {
+    throw Error(str(e.what(), " (in module ", module, ")"));
+  }
+}
+
+bool may_donate(const Tensor& t, const Spec& spec) {
+  if (!t.defined()) return false;
+  const detail::TensorImpl& impl = t.impl();
+  return impl.refs.load(std::memory_order_acquire) == 1 && impl.storage->refs.load(std::memory_order_acquire) == 1 && impl.dtype == spec.dtype &&
+         impl.storage->bytes == static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype) && !(impl.requires_grad && t.is_leaf());
+}
+
+Tensor place_view(const Tensor& base, const Spec& spec) {
+  Storage* s = base.impl().storage;
+  retain(s);
+  return Tensor::adopt(detail::new_impl(s, base.impl().offset + static_cast<std::size_t>(spec.view_offset), spec.shape, spec.dtype));
+}
+
+/// Inputs that need a gradient, as a mask; refuses what has no history to give.
+std::uint32_t needed_inputs(const OpDecl& op, Inputs in, GradMode mode) {
+  std::uint32_t needs = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (!in[i].defined() || !in[i].requires_grad()) continue;
+    needs |= bit(static_cast<int>(i));
+    if (mode == GradMode::record && in[i].impl().value.recorder == &detail::Forgotten::instance())
+      fail(str(op.name, ": input ", i, " ", in[i].shape(), " was made inside a checkpointed function and has no history; return it from that "
+                  "function, or detach() it"));
+  }
+  return needs;
+}
+
+}  // namespace
+
+void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out) {
+  Context& c = context();
+  // A replay has no side effects: what the first run changed in place stays changed once.
+  if (op.mutates != 0 && c.replaying) return;
+
+  const OpLabel label(op.name);
+  const Specs specs = infer(op, in, attr);
+  REWIND_CHECK(static_cast<std::size_t>(specs.size()) == out.size());
+
+  const std::uint32_t needs = c.mode == GradMode::off || op.differentiable == 0 ? 0 : needed_inputs(op, in, c.mode);
+  if (op.mutates != 0 && needs != 0) fail(str(op.name, ": changes its inputs in place and cannot be recorded; call it under NoGrad"));
+  const bool recording = needs != 0 && c.mode == GradMode::record;
+  const Saves saves = recording && op.saves != nullptr ? op.saves(attr, needs) : Saves{};
+
+  bool donated = false;
+  for (int j = 0; j < specs.size(); ++j) {
+    const Spec& spec = specs[j];
+    Tensor& to = out[static_cast<std::size_t>(j)];
+    if (spec.view_offset >= 0) {
+      to = place_view(in[0], spec);
+      continue;
+    }
+    if (j == 0 && op.donates != 0 && c.donate)
+      for (std::size_t i = 0; i < in.size() && !donated; ++i)
+        if ((op.donates & ~saves.inputs & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
+          retain(in[i].impl().storage);
+          to = Tensor::adopt(detail::new_impl(in[i].impl().storage, in[i].impl().offset, spec.shape, spec.dtype));
+          to.set_category(memory::current_category());
+          donated = true;
+        }
+    if (j > 0 || !donated) to = empty(spec.shape, spec.dtype);
+  }
+
+  Storage* workspace = nullptr;
+  std::size_t workspace_bytes = 0;
+  if (op.workspace != nullptr && (workspace_bytes = op.workspace(in, specs, attr)) > 0) workspace = new_storage(workspace_bytes, Category::workspace);
+
+  const auto run = [&] {
+    const Phase phase = op.kind == Kind::optimizer ? Phase::optimizer : c.phase;
+    const OpEvent event{op, attr, in, specs, out, workspace_bytes, donated, phase, location().module, c.gradient_of, recording, saves};
+    for (Observer* o : c.observers) o->before(event);
+    if (!DryLedger::active()) {
+      op.forward(Forward(in, out, workspace == nullptr ? nullptr : workspace->data), attr);
+      if (op.mutates != 0)
+        for (std::size_t i = 0; i < in.size(); ++i)
+          if ((op.mutates & bit(static_cast<int>(i))) != 0 && in[i].defined()) ++in[i].impl().storage->version;
+    }
+    if (workspace != nullptr) release(std::exchange(workspace, nullptr));
+    for (Observer* o : c.observers) o->after(event);
+  };
+  try {
+    run();
+  } catch (...) {
+    if (workspace != nullptr) release(workspace);
+    throw;
+  }
+
+  if (recording) {
+    detail::Tape::current().record(op, attr, in, out, needs, saves);
+  } else if (needs != 0) {  // tracking
+    for (std::size_t j = 0; j < out.size(); ++j)
+      if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
+        out[j].impl().requires_grad = true;
+        out[j].impl().value.recorder = &detail::Forgotten::instance();
+      }
+  }
+}
+
+}  // namespace rewind_lib

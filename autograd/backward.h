@@ -1,0 +1,27 @@
+#pragma once
+// Gradients: backward() collects them in leaves, grad() returns them.
+
+#include <rewind/core/tensor.h>
+
+namespace rewind_lib {
+
+/// Adds the gradient of `loss` (one element) to every leaf that it was computed from, and consumes the tape: each saved
+/// tensor is freed at the moment it is dead. A second backward over the same tape throws Error, as does a loss with more
+/// than one element (give an output gradient) or without a history.
+/// If it throws halfway (out of memory, say), the gradients of the leaves that it had reached are dropped, so that no
+/// half gradient is ever stepped on; zero_grad() clears the others.
+void backward(Tensor loss);
+/// The same from any tensor, with its gradient given (same shape and dtype).
+void backward(Tensor output, Tensor output_gradient);
+
+struct GradOptions {
+  /// The gradient of y, in its shape; not needed when y has one element.
+  Tensor output_gradient = {};
+  /// Records the backward itself, so that the result can be differentiated again. Keeps the tape.
+  bool create_graph = false;
+};
+/// The gradients of y with respect to each x, leaf or computed. Collects nothing in leaves. Consumes the tape unless
+/// create_graph is on. Throws Error when an x does not influence y.
+std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOptions options = {});
+
+}  // namespace rewind_lib

@@ -1,0 +1,139 @@
+#include <rewind/autograd/checkpoint.h>
+#include <rewind/autograd/tape.h>
+#include <rewind/core/random.h>
+
+#include <memory>
+
+namespace rewind_lib::detail {
+namespace {
+
+/// The attribute of a checkpoint entry. Trivially copyable; owns the closure through OpDecl::release.
+struct Call {
+  Closure* closure;
+  random::Generator generator;    // where the random numbers stood before the first run
+  std::uint64_t differentiable;   // which results the entry's outputs are
+};
+
+const Call& call_of(const void* attr) { return *static_cast<const Call*>(attr); }
+
+/// Puts the random numbers back to where the first run found them, and afterwards to where they are now.
+class ReplayedGenerator {
+ public:
+  explicit ReplayedGenerator(const random::Generator& at) : saved_(std::exchange(random::default_generator(), at)) {}
+  ~ReplayedGenerator() { random::default_generator() = saved_; }
+  ReplayedGenerator(const ReplayedGenerator&) = delete;
+  ReplayedGenerator& operator=(const ReplayedGenerator&) = delete;
+
+ private:
+  random::Generator saved_;
+};
+
+// Stands on the tape for an input of a function that runs again; its output collects that input's gradient.
+constexpr OpDecl input_decl = [] {
+  OpDecl d{};
+  d.name = "checkpoint_input";
+  d.kind = Kind::movement;
+  d.differentiable = 1;
+  return d;
+}();
+
+void replay(Vjp& v, const void* attr) {
+  const Call& call = call_of(attr);
+  Tape& tape = Tape::current();
+  if (tape.create_graph())
+    fail("checkpoint: a checkpointed function cannot be differentiated twice; call it without checkpoint() where create_graph is on");
+
+  std::vector<Tensor> gradients;
+  for (std::uint64_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
+    gradients.push_back(v.has_grad(static_cast<int>(j)) ? v.grad(static_cast<int>(j)) : Tensor());
+
+  const ContextScope<&Context::phase> phase(Phase::recompute);
+  constexpr std::uint32_t not_needed = ~std::uint32_t{0};
+  std::vector<std::uint32_t> entry_of(static_cast<std::size_t>(v.inputs()), not_needed);
+  std::vector<Tensor> results;
+  {
+    const GradModeScope record(GradMode::record);
+    const ContextScope<&Context::replaying> replaying(true);
+    const ContextScope<&Context::gradient_of> gradient_of("");
+    const ReplayedGenerator generator(call.generator);
+    std::vector<Tensor> inputs;
+    for (int i = 0; i < v.inputs(); ++i) {
+      inputs.push_back(v.input(i));
+      if (!v.needs(i)) continue;
+      entry_of[static_cast<std::size_t>(i)] = tape.size();
+      tape.record(input_decl, nullptr, {}, std::span(&inputs.back(), 1), 0, {});
+      tape.pin(entry_of[static_cast<std::size_t>(i)]);
+    }
+    const std::uint32_t first = tape.size();
+    std::vector<Tensor> all = call.closure->call(std::move(inputs));
+    for (std::size_t j = 0; j < all.size(); ++j)
+      if (j < 64 && (call.differentiable >> j & 1) != 0) results.push_back(std::move(all[j]));
+    if (results.size() != gradients.size())
+      fail("checkpoint: the function returned fewer tensors when it ran again; it must compute the same every time");
+    all.clear();
+    entry_of.push_back(first);
+  }
+  const std::uint32_t first = entry_of.back();
+  entry_of.pop_back();
+  {
+    const ContextScope<&Context::phase> backward(Phase::backward);
+    tape.sweep_segment(first, std::move(results), std::move(gradients));
+    for (std::size_t i = entry_of.size(); i-- > 0;)
+      if (entry_of[i] != not_needed) {
+        Tensor g = tape.take_gradient(entry_of[i], 0);
+        tape.unpin(entry_of[i]);
+        if (g.defined()) v.give(static_cast<int>(i), std::move(g));
+      }
+  }
+}
+
+constexpr OpDecl checkpoint_decl = [] {
+  OpDecl d{};
+  d.name = "checkpoint";
+  d.kind = Kind::movement;
+  d.attr_size = sizeof(Call);
+  d.differentiable = ~std::uint32_t{0};
+  d.vjp = replay;
+  d.release = [](const void* attr) noexcept { delete call_of(attr).closure; };
+  return d;
+}();
+
+}  // namespace
+
+std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs) {
+  std::unique_ptr<Closure> owner(closure);
+  if (grad_mode() != GradMode::record) return closure->call(std::move(inputs));
+  if (inputs.size() > 32) fail(str("checkpoint: takes at most 32 inputs, got ", inputs.size(), "; capture the others in the function"));
+
+  const random::Generator before = random::default_generator();
+  std::vector<Tensor> out;
+  {
+    const GradModeScope track(GradMode::track);
+    out = closure->call(inputs);
+  }
+  std::vector<Tensor> results;  // those that carry a gradient
+  std::uint64_t differentiable = 0;
+  for (std::size_t j = 0; j < out.size(); ++j) {
+    if (!out[j].defined() || !out[j].requires_grad()) continue;
+    if (j >= 64) fail("checkpoint: at most the first 64 results of a function may carry gradients");
+    // A result that the function passed through is an object of somebody else's; the entry needs one of its own.
+    if (out[j].impl().value.recorder != &Forgotten::instance() || out[j].impl().refs.load() > 1) out[j] = view_as(out[j], out[j].shape());
+    differentiable |= std::uint64_t{1} << j;
+    results.push_back(out[j]);
+  }
+  if (results.empty()) return out;
+
+  Saves saves;
+  std::uint32_t needs = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].defined()) fail(str("checkpoint: input ", i, " is undefined"));
+    saves.inputs |= bit(static_cast<int>(i));
+    if (inputs[i].requires_grad()) needs |= bit(static_cast<int>(i));
+  }
+  const Call call{closure, before, differentiable};
+  Tape::current().record(checkpoint_decl, &call, inputs, results, needs, saves);
+  owner.release();
+  return out;
+}
+
+}  // namespace rewind_lib::detail

@@ -1,0 +1,64 @@
+#pragma once
+// checkpoint(fn, inputs...): keeps the inputs and forgets everything that fn computes; backward runs fn again.
+
+#include <rewind/core/tensor.h>
+
+namespace rewind_lib {
+
+namespace detail {
+/// A function of tensors, type-erased.
+class Closure {
+ public:
+  virtual ~Closure() = default;
+  virtual std::vector<Tensor> call(std::vector<Tensor> inputs) = 0;
+};
+/// Takes over the closure.
+std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs);
+
+template <class F, std::size_t... I>
+auto call_with(F& fn, std::vector<Tensor>& inputs, std::index_sequence<I...>) {
+  return fn(std::move(inputs[I])...);
+}
+}  // namespace detail
+
+/// Runs fn(inputs...) without recording and keeps only the inputs; during backward fn runs again, recorded this time, and
+/// its piece of tape is swept at once. Gradients are the same to the last bit: random numbers are replayed, and ops that
+/// change tensors in place (running statistics) are left out of the replay.
+///
+/// fn takes as many Tensors as there are inputs and returns a Tensor or a std::vector<Tensor>. It may be called nested and
+/// may use parameters and other tensors that it captured; it is copied and must stay callable until backward. It must
+/// compute the same again when called with the same inputs. Its result cannot be differentiated twice (create_graph
+/// throws Error).
+template <class F, class... T>
+  requires(std::is_same_v<std::decay_t<T>, Tensor> && ...)
+auto checkpoint(F fn, T&&... inputs) {
+  using Result = std::invoke_result_t<F&, std::decay_t<T>...>;
+  static_assert(std::is_same_v<Result, Tensor> || std::is_same_v<Result, std::vector<Tensor>>,
+                "checkpoint: the function must return a Tensor or a std::vector<Tensor>");
+  class Call final : public detail::Closure {
+   public:
+    explicit Call(F f) : fn_(std::move(f)) {}
+    std::vector<Tensor> call(std::vector<Tensor> in) override {
+      if constexpr (std::is_same_v<Result, Tensor>) {
+        std::vector<Tensor> out;
+        out.push_back(detail::call_with(fn_, in, std::index_sequence_for<T...>{}));
+        return out;
+      } else {
+        return detail::call_with(fn_, in, std::index_sequence_for<T...>{});
+      }
+    }
+
+   private:
+    F fn_;
+  };
+  std::vector<Tensor> in;
+  in.reserve(sizeof...(T));
+  (in.push_back(std::forward<T>(inputs)), ...);
+  std::vector<Tensor> out = detail::run_checkpoint(new Call(std::move(fn)), std::move(in));
+  if constexpr (std::is_same_v<Result, Tensor>)
+    return std::move(out[0]);
+  else
+    return out;
+}
+
+}  // namespace rewind_lib

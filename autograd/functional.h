@@ -1,0 +1,140 @@
+#pragma once
+// The ops, as functions. Tensors are taken by value: move in what you no longer need (h = relu(std::move(h))).
+// Images are [N, H, W, C] (channels last). Every function throws Error naming itself and the shapes when they do not fit.
+
+#include <rewind/core/tensor.h>
+
+namespace rewind_lib {
+
+// --- element-wise; binary ones broadcast as in NumPy --------------------------------------------------------------
+Tensor add(Tensor a, Tensor b);
+Tensor sub(Tensor a, Tensor b);
+Tensor mul(Tensor a, Tensor b);
+Tensor div(Tensor a, Tensor b);
+inline Tensor operator+(Tensor a, Tensor b) { return add(std::move(a), std::move(b)); }
+inline Tensor operator-(Tensor a, Tensor b) { return sub(std::move(a), std::move(b)); }
+inline Tensor operator*(Tensor a, Tensor b) { return mul(std::move(a), std::move(b)); }
+inline Tensor operator/(Tensor a, Tensor b) { return div(std::move(a), std::move(b)); }
+/// scale * x + shift.
+Tensor affine(Tensor x, double scale, double shift);
+inline Tensor operator*(double a, Tensor x) { return affine(std::move(x), a, 0); }
+inline Tensor operator*(Tensor x, double a) { return affine(std::move(x), a, 0); }
+inline Tensor operator+(Tensor x, double b) { return affine(std::move(x), 1, b); }
+inline Tensor operator-(Tensor x, double b) { return affine(std::move(x), 1, -b); }
+
+Tensor neg(Tensor x);
+inline Tensor operator-(Tensor x) { return neg(std::move(x)); }
+Tensor exp(Tensor x);
+Tensor log(Tensor x);
+Tensor sqrt(Tensor x);
+Tensor square(Tensor x);
+Tensor abs(Tensor x);
+Tensor tanh(Tensor x);
+Tensor sigmoid(Tensor x);
+Tensor relu(Tensor x);
+/// min(max(x, 0), 6).
+Tensor relu6(Tensor x);
+/// x sigmoid(x).
+Tensor silu(Tensor x);
+/// x relu6(x + 3) / 6, and relu6(x + 3) / 6 (Howard et al. 2019).
+Tensor hardswish(Tensor x);
+Tensor hardsigmoid(Tensor x);
+/// x Phi(x), exact.
+Tensor gelu(Tensor x);
+/// Zeroes each element with probability p and scales the others by 1 / (1 - p). Draws from the default generator; a
+/// replay draws the same mask.
+Tensor dropout(Tensor x, double p);
+
+// --- contractions ------------------------------------------------------------------------------------------------
+/// op(a) op(b), where op transposes the last two axes on request. [M, K] x [K, N], or [..., M, K] x [..., K, N] with the
+/// same leading axes, or a batched a with a plain [K, N] b.
+Tensor matmul(Tensor a, Tensor b, bool transpose_a = false, bool transpose_b = false);
+
+/// What a contraction does to its result while it is in cache.
+enum class Epilogue : std::uint8_t { none, relu, relu6 };
+
+/// x w^T + bias. x [..., in], w [out, in], bias [out] or undefined.
+Tensor linear(Tensor x, Tensor w, Tensor bias = {}, Epilogue epilogue = Epilogue::none);
+
+/// Height and width.
+struct Pair {
+  int h, w;
+  constexpr Pair(int both) : h(both), w(both) {}
+  constexpr Pair(int height, int width) : h(height), w(width) {}
+};
+
+struct ConvOptions {
+  Pair stride = 1, padding = 0, dilation = 1;
+  int groups = 1;
+  Epilogue epilogue = Epilogue::none;
+};
+/// x [N, H, W, C], w [O, KH, KW, C / groups], bias [O] or undefined -> [N, OH, OW, O].
+Tensor conv2d(Tensor x, Tensor w, Tensor bias = {}, ConvOptions options = {});
+
+struct DepthwiseOptions {
+  Pair stride = 1, padding = 0, dilation = 1;
+};
+/// A filter a channel. x [N, H, W, C], w [KH, KW, C], bias [C] or undefined -> [N, OH, OW, C].
+Tensor depthwise_conv2d(Tensor x, Tensor w, Tensor bias = {}, DepthwiseOptions options = {});
+
+// --- reductions --------------------------------------------------------------------------------------------------
+/// Over the given axes (negative ones count from the end), or over all when none are given.
+Tensor sum(Tensor x, std::vector<int> axes = {}, bool keep_axes = false);
+Tensor mean(Tensor x, std::vector<int> axes = {}, bool keep_axes = false);
+/// The gradient goes to the first of equal elements.
+Tensor max(Tensor x, std::vector<int> axes = {}, bool keep_axes = false);
+/// Position of the maximum along one axis; int64, no gradient.
+Tensor argmax(Tensor x, int axis = -1);
+/// Sums x down to a shape that broadcasts to its own; and its transpose, NumPy's broadcast_to.
+Tensor sum_to(Tensor x, Shape shape);
+Tensor broadcast_to(Tensor x, Shape shape);
+
+// --- normalisation -----------------------------------------------------------------------------------------------
+/// Over all axes but the last: act((x - mean) / sqrt(var + eps) gamma + beta). gamma, beta [C], or undefined for 1 and 0.
+struct BatchNormOptions {
+  double eps = 1e-5;
+  double momentum = 0.1;  ///< running = (1 - momentum) running + momentum batch
+  Epilogue epilogue = Epilogue::none;
+};
+/// With the batch's own statistics (Ioffe and Szegedy 2015). running_mean and running_var, when defined, move in place,
+/// the variance with the unbiased estimate as PyTorch does; not in a replay.
+Tensor batch_norm(Tensor x, Tensor gamma, Tensor beta, Tensor running_mean, Tensor running_var, BatchNormOptions options = {});
+/// With given statistics: the evaluation form.
+Tensor batch_norm_inference(Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor var, BatchNormOptions options = {});
+/// Over the last axis (Ba et al. 2016).
+Tensor layer_norm(Tensor x, Tensor gamma, Tensor beta, double eps = 1e-5);
+
+// --- softmax and losses ------------------------------------------------------------------------------------------
+Tensor softmax(Tensor x, int axis = -1);
+Tensor log_softmax(Tensor x, int axis = -1);
+/// Mean over rows of -log softmax(logits)[label]. logits [rows, classes]; labels [rows], int32 or int64. With label
+/// smoothing s the target is (1 - s) one-hot + s / classes (Szegedy et al. 2016). A label out of range throws.
+Tensor cross_entropy(Tensor logits, Tensor labels, double label_smoothing = 0);
+/// Mean of (prediction - target)^2.
+Tensor mse(Tensor prediction, Tensor target);
+
+// --- pooling, [N, H, W, C] ---------------------------------------------------------------------------------------
+struct PoolOptions {
+  Pair kernel = 2;
+  Pair stride = 0;  ///< 0: the kernel
+  Pair padding = 0;
+};
+Tensor max_pool2d(Tensor x, PoolOptions options = {});
+/// Padding counts as zeros, in the divisor too.
+Tensor avg_pool2d(Tensor x, PoolOptions options = {});
+/// [N, H, W, C] -> [N, C].
+Tensor global_avg_pool(Tensor x);
+
+// --- data movement -----------------------------------------------------------------------------------------------
+/// A view. One extent may be -1 and is worked out.
+Tensor reshape(Tensor x, std::vector<std::int64_t> shape);
+inline Tensor reshape(Tensor x, const Shape& shape) { return reshape(std::move(x), std::vector<std::int64_t>(shape.begin(), shape.end())); }
+/// Axis i of the result is axis axes[i] of x.
+Tensor permute(Tensor x, std::vector<int> axes);
+Tensor concat(std::vector<Tensor> xs, int axis);
+/// Elements [begin, end) of an axis; negative positions count from the end. A view along the leading axis, else a copy.
+Tensor slice(Tensor x, int axis, std::int64_t begin, std::int64_t end);
+/// Adds (before, after) elements of `value` on each axis.
+Tensor pad(Tensor x, std::vector<std::pair<std::int64_t, std::int64_t>> widths, double value = 0);
+
+}  // namespace rewind_lib

@@ -1,0 +1,37 @@
+#pragma once
+// Whether ops on this thread are recorded.
+
+#include <rewind/core/namespace.h>
+
+#include <cstdint>
+
+namespace rewind_lib {
+
+/// record: ops whose inputs require a gradient go on the tape. off: nothing is recorded. track: nothing is recorded, but
+/// outputs know that they would have been (the first run of a checkpointed function).
+enum class GradMode : std::uint8_t { record, off, track };
+GradMode grad_mode();
+
+/// Sets the mode of this thread while alive.
+class GradModeScope {
+ public:
+  explicit GradModeScope(GradMode mode);
+  ~GradModeScope();
+  GradModeScope(const GradModeScope&) = delete;
+  GradModeScope& operator=(const GradModeScope&) = delete;
+
+ private:
+  GradMode saved_;
+};
+
+/// While alive, nothing is recorded on this thread: evaluation needs no memory for a backward.
+class NoGrad : GradModeScope {
+ public:
+  NoGrad() : GradModeScope(GradMode::off) {}
+};
+
+/// True while a checkpointed function runs again during backward. Code with side effects of its own (a counter, a print)
+/// can look here; ops that change tensors in place are left out of a replay anyway.
+bool replaying();
+
+}  // namespace rewind_lib

@@ -1,0 +1,26 @@
+#pragma once
+// Checks that many ops make of their inputs, with errors that name the op and the shapes.
+
+#include <rewind/autograd/op.h>
+
+namespace rewind_lib::ops {
+
+/// Inputs `first` .. are defined, floating point and of one dtype (undefined ones are skipped from `optional` on).
+inline DType check_floats(std::string_view op, Inputs in, std::size_t optional = ~std::size_t{0}) {
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (!in[i].defined()) {
+      if (i >= optional) continue;
+      fail(str(op, ": input ", i, " is undefined (default-constructed or moved from)"));
+    }
+    if (!is_float(in[i].dtype())) fail(str(op, ": needs float32 or float64, but input ", i, " is ", in[i].dtype(), " ", in[i].shape()));
+    if (in[i].dtype() != in[0].dtype())
+      fail(str(op, ": inputs must have one dtype, but input 0 is ", in[0].dtype(), " ", in[0].shape(), " and input ", i, " is ", in[i].dtype(), " ",
+               in[i].shape(), "; convert one with to()"));
+  }
+  return in[0].dtype();
+}
+
+/// FLOPs of `per_element` operations on every element of output 0.
+inline Cost pointwise_cost(const Specs& out, std::int64_t per_element) { return {.flops = per_element * out[0].shape.numel()}; }
+
+}  // namespace rewind_lib::ops

@@ -1,0 +1,431 @@
+#include <rewind/autograd/backward.h>
+#include <rewind/autograd/functional.h>
+#include <rewind/autograd/tape.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+namespace rewind_lib {
+namespace detail {
+
+void Saved::keep(const Tensor& tensor) {
+  storage = tensor.impl().storage;
+  offset = tensor.impl().offset;
+  version = storage->version;
+  retain(storage);
+}
+
+void Saved::drop() noexcept {
+  if (storage != nullptr) release(std::exchange(storage, nullptr));
+}
+
+EntryArena::~EntryArena() {
+  for (std::byte* chunk : chunks_) std::free(chunk);
+}
+
+void* EntryArena::take(std::size_t bytes, std::size_t alignment) {
+  std::size_t at = (used_ + alignment - 1) / alignment * alignment;
+  if (at / chunk_bytes != (at + bytes - 1) / chunk_bytes) at = (at / chunk_bytes + 1) * chunk_bytes;
+  if (bytes > chunk_bytes) fail("the attributes of an op must not exceed 64 kB");
+  while (at / chunk_bytes >= chunks_.size()) {
+    if (chunks_.size() == chunks_.capacity()) chunks_.reserve(2 * chunks_.size() + 16);
+    auto* chunk = static_cast<std::byte*>(std::aligned_alloc(64, chunk_bytes));
+    if (chunk == nullptr) throw OutOfMemory("out of memory: the system has no memory for the tape");
+    chunks_.push_back(chunk);
+  }
+  used_ = at + bytes;
+  return chunks_[at / chunk_bytes] + at % chunk_bytes;
+}
+
+Forgotten& Forgotten::instance() {
+  static Forgotten f;
+  return f;
+}
+
+// Never destroyed before the values that it recorded: a thread's tape is freed at the thread's end only when it is empty.
+Tape& Tape::current() {
+  struct Owner {
+    Tape* tape = new Tape;
+    ~Owner() {
+      if (tape->size() == 0) delete tape;
+    }
+  };
+  thread_local Owner owner;
+  return *owner.tape;
+}
+
+Entry* Tape::lookup(const ValueRef& value) {
+  if (value.entry >= entries_.size()) return nullptr;
+  Entry* e = entries_[value.entry];
+  return e->serial == value.serial && e->live ? e : nullptr;
+}
+
+void Tape::add_use(const ValueRef& value) {
+  if (Entry* e = lookup(value)) ++e->uses;
+}
+
+void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs, Saves saves) {
+  const std::size_t mark = arena_.mark();
+  if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 64);
+  auto* entry = static_cast<Entry*>(arena_.take(sizeof(Entry), alignof(Entry)));
+  void* attr_copy = op.attr_size > 0 ? arena_.take(op.attr_size, 16) : nullptr;
+  auto* in_slots = static_cast<InputSlot*>(in.empty() ? nullptr : arena_.take(in.size() * sizeof(InputSlot), alignof(InputSlot)));
+  auto* out_slots = static_cast<OutputSlot*>(arena_.take(out.size() * sizeof(OutputSlot), alignof(OutputSlot)));
+  // From here on nothing throws.
+  if (attr_copy != nullptr) std::memcpy(attr_copy, attr, op.attr_size);
+  const auto index = size();
+  new (entry) Entry{&op, attr_copy, location().module, next_serial_++, {in_slots, in.size()}, {out_slots, out.size()}, mark, 0, none, true, true};
+
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    InputSlot& slot = *new (&in_slots[i]) InputSlot;
+    if (!in[i].defined()) continue;
+    const TensorImpl& t = in[i].impl();
+    slot.shape = t.shape;
+    slot.dtype = t.dtype;
+    if ((needs & bit(static_cast<int>(i))) != 0) {
+      slot.needs = slot.wanted = true;
+      if (t.value.recorder == nullptr) {
+        slot.leaf = in[i];
+      } else {
+        slot.value = t.value;
+        if (t.value.recorder == this) add_use(t.value);
+      }
+    }
+    if ((saves.inputs & bit(static_cast<int>(i))) != 0) slot.saved.keep(in[i]);
+  }
+  for (std::size_t j = 0; j < out.size(); ++j) {
+    OutputSlot& slot = *new (&out_slots[j]) OutputSlot;
+    TensorImpl& t = out[j].impl();
+    slot.shape = t.shape;
+    slot.dtype = t.dtype;
+    if ((saves.outputs & bit(static_cast<int>(j))) != 0) slot.saved.keep(out[j]);
+    if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(t.dtype)) {
+      t.requires_grad = true;
+      t.value = {this, entry->serial, index, static_cast<std::uint32_t>(j)};
+      ++entry->uses;
+    }
+  }
+  entries_.push_back(entry);
+}
+
+void Tape::dropped(std::uint32_t index, std::uint64_t serial) noexcept {
+  Entry* e = lookup({this, serial, index, 0});
+  if (e != nullptr && --e->uses == 0 && static_cast<std::int64_t>(index) > position_) kill(index);
+}
+
+// Drops an entry and, one after the other instead of recursively, those that only it needed.
+void Tape::kill(std::uint32_t index) noexcept {
+  Entry* e = entries_[index];
+  e->live = false;
+  e->next_dead = dead_;
+  dead_ = index;
+  if (dropping_) return;
+  dropping_ = true;
+  while (dead_ != none) {
+    Entry* next = entries_[dead_];
+    dead_ = next->next_dead;
+    let_go(*next);
+  }
+  dropping_ = false;
+  trim();
+}
+
+void Tape::let_go(Entry& e) noexcept {
+  for (InputSlot& slot : e.in) {
+    slot.saved.drop();
+    slot.leaf = Tensor();
+    if (slot.value.recorder != nullptr) slot.value.recorder->dropped(slot.value.entry, slot.value.serial);
+    slot.value.recorder = nullptr;
+  }
+  for (OutputSlot& slot : e.out) {
+    slot.saved.drop();
+    slot.grad = Tensor();
+  }
+  if (e.op->release != nullptr) e.op->release(e.attr);
+}
+
+void Tape::trim() noexcept {
+  while (!entries_.empty() && !entries_.back()->live) {
+    Entry* e = entries_.back();
+    const std::size_t mark = e->arena_mark;
+    std::destroy(e->in.begin(), e->in.end());
+    std::destroy(e->out.begin(), e->out.end());
+    entries_.pop_back();
+    arena_.rewind_to(mark);
+  }
+}
+
+namespace {
+
+std::string where(const Entry& e) { return e.module[0] != 0 ? str(" in module ", e.module) : std::string(); }
+
+}  // namespace
+
+/// The view that a vjp has of its entry.
+class EntryVjp final : public Vjp {
+ public:
+  EntryVjp(Tape& tape, std::uint32_t index) : tape_(tape), index_(index), entry_(*tape.entries_[index]), keep_(tape.create_graph()) {}
+
+  bool needs(int i) const override { return in(i).wanted; }
+  bool has_grad(int j) const override { return entry_.out[static_cast<std::size_t>(j)].grad.defined(); }
+
+  Tensor grad(int j) override {
+    OutputSlot& slot = entry_.out[static_cast<std::size_t>(j)];
+    return slot.grad.defined() ? std::exchange(slot.grad, Tensor()) : zeros(slot.shape, slot.dtype);
+  }
+
+  Tensor input(int i) override {
+    InputSlot& slot = in(i);
+    if (keep_ && slot.leaf.defined() && slot.saved.storage != nullptr) {
+      check(slot.saved, slot.shape, "input", i);
+      return slot.leaf;
+    }
+    Tensor t = unpack(slot.saved, slot.shape, slot.dtype, "input", i);
+    if (keep_ && slot.value.recorder != nullptr) attach(t, slot.value);
+    return t;
+  }
+
+  Tensor output(int j) override {
+    OutputSlot& slot = entry_.out[static_cast<std::size_t>(j)];
+    Tensor t = unpack(slot.saved, slot.shape, slot.dtype, "output", j);
+    if (keep_) attach(t, {&tape_, entry_.serial, index_, static_cast<std::uint32_t>(j)});
+    return t;
+  }
+
+  const Shape& input_shape(int i) const override { return in(i).shape; }
+  const Shape& output_shape(int j) const override { return entry_.out[static_cast<std::size_t>(j)].shape; }
+  int inputs() const override { return static_cast<int>(entry_.in.size()); }
+
+  void give(int i, Tensor gradient) override {
+    InputSlot& slot = in(i);
+    if (!slot.wanted) return;
+    if (!(gradient.shape() == slot.shape) || gradient.dtype() != slot.dtype)
+      fail(str(entry_.op->name, ": its vjp gives input ", i, " a gradient of ", gradient.dtype(), " ", gradient.shape(), ", but the input is ",
+                  slot.dtype, " ", slot.shape));
+    tape_.accumulate(slot.value, slot.leaf, std::move(gradient));
+  }
+
+ private:
+  InputSlot& in(int i) const { return entry_.in[static_cast<std::size_t>(i)]; }
+
+  void check(const Saved& saved, const Shape& shape, const char* what, int i) const {
+    if (saved.storage->version != saved.version)
+      fail(str("backward: ", what, " ", i, " of ", entry_.op->name, where(entry_), ", shape ", shape,
+                  ", was modified in place after it was saved for backward. Modify a clone(), or modify it after backward."));
+  }
+
+  Tensor unpack(Saved& saved, const Shape& shape, DType dtype, const char* what, int i) {
+    if (saved.storage == nullptr)
+      fail(str(entry_.op->name, ": its vjp reads ", what, " ", i, ", which saves() does not declare (or reads it twice)"));
+    check(saved, shape, what, i);
+    if (keep_) {
+      retain(saved.storage);
+      return Tensor::adopt(new_impl(saved.storage, saved.offset, shape, dtype));
+    }
+    return Tensor::adopt(new_impl(std::exchange(saved.storage, nullptr), saved.offset, shape, dtype));
+  }
+
+  // Gives a saved tensor its place in the graph again, so that the vjp itself can be differentiated.
+  void attach(const Tensor& t, const ValueRef& value) {
+    t.impl().requires_grad = true;
+    t.impl().value = value;
+    tape_.add_use(value);
+  }
+
+  Tape& tape_;
+  std::uint32_t index_;
+  Entry& entry_;
+  bool keep_;
+};
+
+void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
+  if (!goal_->collect) {
+    for (std::size_t t = 0; t < goal_->targets.size(); ++t)
+      if (goal_->targets[t].same(leaf)) {
+        Tensor& sum = goal_->captured[t];
+        sum = sum.defined() ? add(std::move(sum), gradient) : gradient;
+      }
+    return;
+  }
+  touched_.push_back(leaf);
+  Tensor old = Tensor::adopt(std::exchange(leaf.impl().grad, nullptr));
+  if (old.defined()) {
+    gradient = add(std::move(old), std::move(gradient));
+  } else if (gradient.impl().refs.load() > 1 || gradient.impl().storage->refs.load() > 1) {
+    gradient = gradient.clone();  // somebody else reads this buffer; a leaf's gradient is its own
+  }
+  gradient.set_category(Category::gradient);
+  leaf.set_grad(std::move(gradient));
+}
+
+void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient) {
+  if (value.recorder == nullptr) return accumulate_leaf(leaf, std::move(gradient));
+  Entry* e = value.recorder == this ? lookup(value) : nullptr;
+  if (e == nullptr)
+    fail(value.recorder == this
+             ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and call backward once, or "
+               "detach() what is carried over from one step to the next."
+             : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
+  Tensor& sum = e->out[value.output].grad;
+  sum = sum.defined() ? add(std::move(sum), std::move(gradient)) : std::move(gradient);
+}
+
+// grad(): marks what lies on a way from a target, so that the sweep computes nothing else. A checkpointed function may
+// reach a target through what it captured, so its entry always counts.
+void Tape::mark_needed(const SweepGoal& goal) {
+  const auto is_target = [&](const InputSlot& slot) {
+    return std::ranges::any_of(goal.targets, [&](const Tensor& t) {
+      const ValueRef& v = t.impl().value;
+      return slot.leaf.defined() ? slot.leaf.same(t) : v.recorder == this && v.serial == slot.value.serial && v.output == slot.value.output;
+    });
+  };
+  for (Entry* e : entries_) {
+    if (!e->live) continue;
+    const bool opaque = e->op->release != nullptr;
+    e->needed = opaque;
+    for (InputSlot& slot : e->in) {
+      const Entry* producer = slot.value.recorder == this ? lookup(slot.value) : nullptr;
+      slot.wanted = slot.needs && (opaque || goal.targets.empty() || (producer != nullptr && producer->needed) || is_target(slot));
+      e->needed |= slot.wanted;
+    }
+  }
+}
+
+void Tape::sweep(std::uint32_t floor) {
+  const GradModeScope mode(goal_->create_graph ? GradMode::record : GradMode::off);
+  for (std::uint32_t i = static_cast<std::uint32_t>(position_ + 1); i-- > floor;) {
+    if (i >= entries_.size()) continue;
+    position_ = i;
+    Entry& e = *entries_[i];
+    if (!e.live) continue;
+    if (std::ranges::none_of(e.out, [](const OutputSlot& slot) { return slot.grad.defined(); })) {
+      if (e.uses == 0) kill(i);
+      continue;
+    }
+    for (std::size_t t = 0; t < goal_->targets.size(); ++t) {
+      const ValueRef& v = goal_->targets[t].impl().value;
+      if (v.recorder == this && v.serial == e.serial) goal_->captured[t] = e.out[v.output].grad;
+    }
+    if (std::ranges::any_of(e.in, &InputSlot::wanted) || e.op->release != nullptr) {
+      if (e.op->vjp == nullptr)
+        fail(str("backward: ", e.op->name, where(e), " has no gradient: ", e.op->no_gradient == nullptr ? "" : e.op->no_gradient));
+      const ContextScope<&Context::gradient_of> gradient_of(e.op->name);
+      const char* saved_module = std::exchange(location().module, e.module);
+      try {
+        EntryVjp vjp(*this, i);
+        e.op->vjp(vjp, e.attr);
+      } catch (...) {
+        location().module = saved_module;
+        throw;
+      }
+      location().module = saved_module;
+    }
+    if (!goal_->create_graph) {
+      kill(i);
+    } else {
+      for (OutputSlot& slot : e.out) slot.grad = Tensor();
+    }
+  }
+}
+
+void Tape::sweep_segment(std::uint32_t mark, std::vector<Tensor> outputs, std::vector<Tensor> gradients) {
+  REWIND_CHECK(goal_ != nullptr);
+  const std::int64_t saved = std::exchange(position_, static_cast<std::int64_t>(size()) - 1);
+  for (std::size_t j = 0; j < outputs.size(); ++j) {
+    Tensor y = std::exchange(outputs[j], Tensor());
+    if (gradients[j].defined() && y.requires_grad())
+      accumulate(y.impl().value, y, std::exchange(gradients[j], Tensor()));
+    gradients[j] = Tensor();
+  }
+  sweep(mark);
+  position_ = saved;
+}
+
+// After a sweep, well ended or not: no gradient stays behind, and what nobody needs goes.
+void Tape::clean_up() noexcept {
+  position_ = -1;
+  goal_ = nullptr;
+  for (Entry* e : entries_)
+    for (OutputSlot& slot : e->out) slot.grad = Tensor();
+  for (std::uint32_t i = size(); i-- > 0;)
+    if (i < size() && entries_[i]->live && entries_[i]->uses == 0) kill(i);
+}
+
+void Tape::run(Tensor y, Tensor g, const SweepGoal& goal) {
+  if (goal_ != nullptr) fail("backward: called while another backward is going on, from inside a checkpointed function or a vjp");
+  const ValueRef value = y.impl().value;
+  if (value.recorder == this && lookup(value) == nullptr)
+    fail("backward: this part of the tape was already consumed by an earlier backward. Compute the loss again, or use "
+         "grad(y, x, {.create_graph = true}), which keeps the tape.");
+  const ContextScope<&Context::phase> phase(Phase::backward);
+  try {
+    mark_needed(goal);
+    goal_ = &goal;
+    position_ = static_cast<std::int64_t>(size()) - 1;
+    for (std::size_t t = 0; t < goal.targets.size(); ++t)
+      if (goal.targets[t].same(y) && value.recorder == nullptr) goal.captured[t] = g;
+    if (goal.collect || value.recorder != nullptr) {
+      const GradModeScope mode(goal.create_graph ? GradMode::record : GradMode::off);
+      accumulate(value, y, std::move(g));
+    }
+    y = Tensor();
+    sweep(0);
+  } catch (...) {
+    clean_up();
+    for (const Tensor& leaf : touched_) leaf.set_grad({});
+    touched_.clear();
+    throw;
+  }
+  clean_up();
+  touched_.clear();
+}
+
+}  // namespace detail
+
+namespace {
+
+void check_history(const Tensor& y, const char* what) {
+  if (!y.requires_grad())
+    fail(str(what, ": this tensor, shape ", y.shape(), ", has no history: nothing that it was computed from requires a gradient, or it was "
+                "computed under NoGrad"));
+}
+
+Tensor unit_gradient(const Tensor& y, const char* what) {
+  if (y.numel() != 1)
+    fail(str(what, ": needs a tensor with one element, this one has shape ", y.shape(), "; reduce it with sum() or mean(), or give an output gradient"));
+  return ones(y.shape(), y.dtype());
+}
+
+void check_gradient(const Tensor& y, const Tensor& g, const char* what) {
+  if (!(g.shape() == y.shape()) || g.dtype() != y.dtype())
+    fail(str(what, ": the output gradient is ", g.dtype(), " ", g.shape(), ", but the output is ", y.dtype(), " ", y.shape()));
+}
+
+}  // namespace
+
+void backward(Tensor loss) {
+  Tensor g = unit_gradient(loss, "backward");
+  backward(std::move(loss), std::move(g));
+}
+
+void backward(Tensor output, Tensor output_gradient) {
+  check_gradient(output, output_gradient, "backward");
+  check_history(output, "backward");
+  detail::Tape::current().run(std::move(output), std::move(output_gradient), {});
+}
+
+std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOptions options) {
+  Tensor g = options.output_gradient.defined() ? std::move(options.output_gradient) : unit_gradient(y, "grad");
+  check_gradient(y, g, "grad");
+  check_history(y, "grad");
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (!x[i].requires_grad()) fail(str("grad: x[", i, "], shape ", x[i].shape(), ", does not require a gradient"));
+  std::vector<Tensor> result(x.size());
+  detail::Tape::current().run(y, std::move(g), {.create_graph = options.create_graph, .collect = false, .targets = x, .captured = result});
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (!result[i].defined()) fail(str("grad: y does not depend on x[", i, "], shape ", x[i].shape(), " (was it detached on the way?)"));
+  return result;
+}
+
+}  // namespace rewind_lib

@@ -1,0 +1,162 @@
+#pragma once
+// The tape: a linear record of data. Inside the library only; users see backward.h, checkpoint.h and observer.h.
+//
+// Forward appends entries {op, attributes, values, saved storages}, so append order is already topological and backward is
+// a sweep from the end. Each thread has one tape. An entry counts who still needs it: handles on its outputs and later
+// entries that read them. When nobody does (an evaluation without NoGrad, a step cut off by an exception), it is dropped
+// with everything that it saved.
+
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/observer.h>
+
+namespace rewind_lib::detail {
+
+/// A tensor that waits for its vjp: a share of its storage, and the version it had.
+struct Saved {
+  Storage* storage = nullptr;
+  std::size_t offset = 0;
+  std::uint32_t version = 0;
+
+  void keep(const Tensor& tensor);
+  void drop() noexcept;
+};
+
+struct InputSlot {
+  Tensor leaf;      // a leaf that collects a gradient
+  ValueRef value;   // or the recorded value that does
+  Saved saved;
+  Shape shape;
+  DType dtype = float32;
+  bool needs = false;   // requires a gradient
+  bool wanted = false;  // and this sweep asks for it
+};
+
+struct OutputSlot {
+  Tensor grad;  // what has reached this value in the sweep so far
+  Saved saved;
+  Shape shape;
+  DType dtype = float32;
+};
+
+struct Entry {
+  const OpDecl* op;
+  const void* attr;
+  const char* module;
+  std::uint64_t serial;
+  std::span<InputSlot> in;
+  std::span<OutputSlot> out;
+  std::size_t arena_mark;    // where the arena stood before this entry
+  std::uint32_t uses;        // handles on outputs, and inputs of later entries
+  std::uint32_t next_dead;
+  bool live;                 // not yet consumed or dropped
+  bool needed;               // on a way from a target to y (grad() only)
+};
+
+/// Stack memory for entries: grows in chunks that are kept, shrinks with the tape.
+class EntryArena {
+ public:
+  EntryArena() = default;
+  ~EntryArena();
+  EntryArena(const EntryArena&) = delete;
+  EntryArena& operator=(const EntryArena&) = delete;
+  void* take(std::size_t bytes, std::size_t alignment);
+  std::size_t mark() const { return used_; }
+  void rewind_to(std::size_t mark) { used_ = mark; }
+
+ private:
+  static constexpr std::size_t chunk_bytes = std::size_t{1} << 16;
+  std::vector<std::byte*> chunks_;
+  std::size_t used_ = 0;  // position in the chunks laid end to end
+};
+
+/// What a sweep is for.
+struct SweepGoal {
+  bool create_graph = false;             // record the vjps, keep the tape
+  bool collect = true;                   // add to the leaves' gradients; else to `captured`
+  std::span<const Tensor> targets = {};  // whose gradients grad() asks for
+  std::span<Tensor> captured = {};
+};
+
+class Tape final : public Recorder {
+ public:
+  /// This thread's tape.
+  static Tape& current();
+
+  std::uint32_t size() const { return static_cast<std::uint32_t>(entries_.size()); }
+
+  /// Appends an entry and makes it the history of the outputs.
+  void record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
+              Saves saves);
+  void dropped(std::uint32_t entry, std::uint64_t serial) noexcept override;
+
+  /// Runs backward from y with the gradient g, for a goal.
+  void run(Tensor y, Tensor g, const SweepGoal& goal);
+
+  /// Inside a vjp: sweeps what was recorded since `mark`, seeded with gradients of `outputs`, for the goal of the sweep
+  /// that is going on. Outputs are released before the sweep begins.
+  void sweep_segment(std::uint32_t mark, std::vector<Tensor> outputs, std::vector<Tensor> gradients);
+  /// Inside a vjp: moves out what has reached output j of the entry at `index`; undefined when nothing has.
+  Tensor take_gradient(std::uint32_t index, int j) { return std::exchange(entries_[index]->out[static_cast<std::size_t>(j)].grad, Tensor()); }
+  /// Keeps an entry that has no handles and no readers, until unpin().
+  void pin(std::uint32_t index) { ++entries_[index]->uses; }
+  void unpin(std::uint32_t index) { dropped(index, entries_[index]->serial); }
+  bool create_graph() const { return goal_ != nullptr && goal_->create_graph; }
+
+ private:
+  friend class EntryVjp;
+  static constexpr std::uint32_t none = ~std::uint32_t{0};
+
+  Entry* lookup(const ValueRef& value);
+  void add_use(const ValueRef& value);
+  void accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient);
+  void accumulate_leaf(const Tensor& leaf, Tensor gradient);
+  void mark_needed(const SweepGoal& goal);
+  void sweep(std::uint32_t floor);
+  void kill(std::uint32_t index) noexcept;
+  void let_go(Entry& entry) noexcept;
+  void clean_up() noexcept;
+  void trim() noexcept;
+
+  EntryArena arena_;
+  std::vector<Entry*> entries_;
+  std::uint64_t next_serial_ = 1;
+  std::uint32_t dead_ = none;      // entries to drop, linked by next_dead
+  bool dropping_ = false;
+  std::int64_t position_ = -1;     // the entry that a sweep is at: this and lower ones are not dropped under it
+  const SweepGoal* goal_ = nullptr;
+  std::vector<Tensor> touched_;    // leaves that this backward has added to
+};
+
+/// The recorder of values made inside a checkpointed function on its first run: they have no history to give.
+class Forgotten final : public Recorder {
+ public:
+  void dropped(std::uint32_t, std::uint64_t) noexcept override {}
+  static Forgotten& instance();
+};
+
+/// What the choke point consults, a thread.
+struct Context {
+  GradMode mode = GradMode::record;
+  Phase phase = Phase::forward;
+  bool replaying = false;
+  bool donate = true;
+  const char* gradient_of = "";
+  std::vector<Observer*> observers;
+};
+Context& context();
+
+/// Changes a part of the context while alive.
+template <auto Member>
+class ContextScope {
+ public:
+  using Value = std::remove_reference_t<decltype(std::declval<Context&>().*Member)>;
+  explicit ContextScope(Value value) : saved_(std::exchange(context().*Member, value)) {}
+  ~ContextScope() { context().*Member = saved_; }
+  ContextScope(const ContextScope&) = delete;
+  ContextScope& operator=(const ContextScope&) = delete;
+
+ private:
+  Value saved_;
+};
+
+}  // namespace rewind_lib::detail

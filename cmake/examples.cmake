@@ -1,0 +1,13 @@
+# examples/<name>.cpp is the program build/<preset>/examples/<name>.
+find_package(CLI11 QUIET)
+find_package(nlohmann_json QUIET)
+if(CLI11_FOUND AND nlohmann_json_FOUND)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/*.cpp)
+  foreach(source IN LISTS sources)
+    cmake_path(GET source STEM name)
+    rewind_program(${name} SOURCES ${source} LINK rewind::rewind CLI11::CLI11 nlohmann_json::nlohmann_json)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
+  endforeach()
+else()
+  message(STATUS "rewind: no examples, package CLI11 or nlohmann_json is missing (scripts/bootstrap.sh examples)")
+endif()

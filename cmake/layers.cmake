@@ -1,0 +1,61 @@
+# rewind_layer: one library target a layer. rewind_program: one executable of ours.
+
+# Headers are spelled <rewind/core/tensor.h> in the tree as they are when installed; a link makes that true here.
+file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/include)
+if(NOT EXISTS ${PROJECT_BINARY_DIR}/include/rewind/CMakeLists.txt)
+  file(CREATE_LINK ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/include/rewind SYMBOLIC)
+endif()
+
+include(GNUInstallDirs)
+
+# Flags of our own targets; none of them reaches those who link with us. Never -ffast-math: the NaN guard and equal bits
+# depend on IEEE arithmetic. Designated initialisers are our named arguments, so fields left out are not a mistake.
+function(rewind_own_flags target)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_compile_options(
+    ${target}
+    PRIVATE -march=$<IF:$<BOOL:${REWIND_PORTABLE}>,x86-64-v3,native>
+            -fno-math-errno
+            -fno-trapping-math
+            -Wall
+            -Wextra
+            -Wpedantic
+            -Wshadow
+            -Wconversion
+            -Wno-sign-conversion
+            -Wno-missing-field-initializers
+            -Wno-psabi
+            $<$<BOOL:${REWIND_WERROR}>:-Werror>)
+endfunction()
+
+# rewind_layer(<name> SOURCES <folder>... [PUBLIC <target>...] [PRIVATE <target>...])
+function(rewind_layer name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;PUBLIC;PRIVATE")
+  list(TRANSFORM arg_SOURCES REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/\\1/*.cpp" OUTPUT_VARIABLE patterns)
+  file(GLOB sources CONFIGURE_DEPENDS ${patterns})
+  if(NOT sources)
+    # A layer that has only headers so far is still a library, so that nothing else need know.
+    set(sources ${PROJECT_BINARY_DIR}/empty.cpp)
+    file(CONFIGURE OUTPUT ${sources} CONTENT "")
+  endif()
+
+  set(target rewind_${name})
+  add_library(${target} ${sources})
+  add_library(rewind::${name} ALIAS ${target})
+  rewind_own_flags(${target})
+  # Installed shared libraries find each other where they stand.
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
+                                             INSTALL_RPATH $ORIGIN)
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include>
+                                              $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_link_libraries(${target} PUBLIC ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
+endfunction()
+
+# rewind_program(<target> SOURCES <file>... [LINK <target>...])
+function(rewind_program target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK")
+  add_executable(${target} ${arg_SOURCES})
+  rewind_own_flags(${target})
+  target_link_libraries(${target} PRIVATE ${arg_LINK})
+endfunction()

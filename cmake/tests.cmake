@@ -1,0 +1,51 @@
+# tests/<group>/*.cpp is the program rewind_tests_<group>, and one test of ctest.
+find_package(doctest QUIET)
+if(doctest_FOUND)
+  add_library(rewind_tests_main OBJECT ${PROJECT_SOURCE_DIR}/tests/main.cpp)
+  target_link_libraries(rewind_tests_main PUBLIC doctest::doctest)
+  rewind_own_flags(rewind_tests_main)
+
+  foreach(group core autograd nn optim data examples)
+    file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${group}/*.cpp)
+    if(NOT sources)
+      continue()
+    endif()
+    # A layer's tests link what the layer is for: a test of core that needs autograd does not link.
+    set(layer rewind::rewind)
+    if(TARGET rewind_${group})
+      set(layer rewind_${group})
+    endif()
+    set(target rewind_tests_${group})
+    rewind_program(${target} SOURCES ${sources} LINK rewind_tests_main ${layer})
+    target_compile_definitions(${target} PRIVATE REWIND_TESTS_DIR="${PROJECT_SOURCE_DIR}/tests")
+    set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    add_test(NAME ${group} COMMAND ${target})
+    set_tests_properties(${group} PROPERTIES TIMEOUT 600)
+  endforeach()
+else()
+  message(STATUS "rewind: no unit tests, package doctest is missing (scripts/bootstrap.sh test)")
+endif()
+
+# Checks of the tree itself. Debian's own python3, since a `python3` found first may be anything.
+find_program(REWIND_PYTHON NAMES python3 PATHS /usr/bin NO_DEFAULT_PATH)
+if(REWIND_PYTHON)
+  foreach(check layers tree)
+    add_test(NAME check_${check} COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/scripts/check_${check}.py)
+    add_test(NAME check_${check}_self_test COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/scripts/check_${check}.py --self-test)
+  endforeach()
+endif()
+# Other versions of clang-format lay some things out differently; 14 is Debian 12's.
+find_program(REWIND_CLANG_FORMAT clang-format)
+if(REWIND_CLANG_FORMAT)
+  add_test(NAME check_format COMMAND ${PROJECT_SOURCE_DIR}/scripts/format.sh --check)
+endif()
+
+# A project of somebody else, built against this one in every way that we promise.
+option(REWIND_CONSUMER_TEST "Test the installed tree with a project of its own" ON)
+if(REWIND_CONSUMER_TEST AND REWIND_PYTHON AND EXISTS ${PROJECT_SOURCE_DIR}/rewind.h)
+  foreach(way find_package add_subdirectory pkg_config compile_cost)
+    add_test(NAME consumer_${way} COMMAND ${PROJECT_SOURCE_DIR}/tests/consumer/run.sh ${way} ${PROJECT_BINARY_DIR})
+    # The installed tree is shared, and the cost is measured: one at a time.
+    set_tests_properties(consumer_${way} PROPERTIES RUN_SERIAL ON TIMEOUT 900)
+  endforeach()
+endif()

@@ -1,0 +1,216 @@
+#include <rewind/core/allocator.h>
+#include <rewind/core/error.h>
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+
+namespace rewind_lib {
+
+// Sits in front of each block's bytes and fills one alignment unit, so that the bytes behind it are aligned.
+struct alignas(Arena::alignment) Arena::Block {
+  std::size_t size;   // header included, a multiple of alignment
+  Block* previous;    // the block that ends where this begins
+  Block* bin_next;    // free blocks only
+  Block* bin_previous;
+  bool free;
+};
+
+Arena::Arena(std::size_t reserve) {
+  reserve = (reserve + chunk - 1) / chunk * chunk;
+  for (; reserve >= chunk; reserve = reserve / 2 / chunk * chunk) {
+    // One chunk more than asked for, so that the range can begin on a chunk.
+    void* range = mmap(nullptr, reserve + chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) continue;
+    const auto address = reinterpret_cast<std::uintptr_t>(range);
+    const std::size_t skip = (chunk - address % chunk) % chunk;
+    if (skip > 0) munmap(range, skip);
+    if (skip < chunk) munmap(static_cast<std::byte*>(range) + skip + reserve, chunk - skip);
+    base_ = top_ = high_ = static_cast<std::byte*>(range) + skip;
+    reserved_ = reserve;
+    madvise(base_, reserved_, MADV_HUGEPAGE);
+    touched_ = static_cast<std::uint8_t*>(std::calloc(reserved_ / chunk, 1));
+    return;
+  }
+}
+
+Arena::~Arena() {
+  if (base_ != nullptr) munmap(base_, reserved_);
+  std::free(touched_);
+}
+
+// Bins are `fine` steps between powers of two: a block of b bytes is in bin_of(b), and every block of a higher bin is larger.
+int Arena::bin_of(std::size_t bytes) {
+  const std::size_t units = bytes / alignment;
+  const int log = static_cast<int>(std::bit_width(units)) - 1;
+  if (log < fine_bits) return static_cast<int>(units);
+  const int step = static_cast<int>((units >> (log - fine_bits)) & (fine - 1));
+  return std::min((log - fine_bits + 1) * fine + step, coarse * fine - 1);
+}
+
+void Arena::link(Block* block) {
+  const int bin = bin_of(block->size);
+  block->free = true;
+  block->bin_previous = nullptr;
+  block->bin_next = bins_[bin];
+  if (bins_[bin] != nullptr) bins_[bin]->bin_previous = block;
+  bins_[bin] = block;
+  occupied_[bin / 64] |= std::uint64_t{1} << (bin % 64);
+}
+
+void Arena::unlink(Block* block) {
+  const int bin = bin_of(block->size);
+  if (block->bin_next != nullptr) block->bin_next->bin_previous = block->bin_previous;
+  if (block->bin_previous != nullptr) {
+    block->bin_previous->bin_next = block->bin_next;
+  } else {
+    bins_[bin] = block->bin_next;
+    if (bins_[bin] == nullptr) occupied_[bin / 64] &= ~(std::uint64_t{1} << (bin % 64));
+  }
+  block->free = false;
+}
+
+Arena::Block* Arena::next(Block* block) const {
+  auto* end = reinterpret_cast<std::byte*>(block) + block->size;
+  return end == top_ ? nullptr : reinterpret_cast<Block*>(end);
+}
+
+// Best fit: the smallest block of the first bin that holds one large enough. Ties go to the lower address, which keeps
+// the top of the range free.
+Arena::Block* Arena::find(std::size_t bytes) {
+  int bin = bin_of(bytes);
+  while (true) {
+    Block* best = nullptr;
+    for (Block* b = bins_[bin]; b != nullptr; b = b->bin_next)
+      if (b->size >= bytes && (best == nullptr || b->size < best->size || (b->size == best->size && b < best))) best = b;
+    if (best != nullptr) return best;
+    int word = ++bin / 64;
+    if (word >= coarse * fine / 64) return nullptr;
+    std::uint64_t bits = occupied_[word] & (~std::uint64_t{0} << (bin % 64));
+    while (bits == 0) {
+      if (++word == coarse * fine / 64) return nullptr;
+      bits = occupied_[word];
+    }
+    bin = word * 64 + std::countr_zero(bits);
+  }
+}
+
+void Arena::touch(const std::byte* begin, const std::byte* end) {
+  for (std::size_t c = static_cast<std::size_t>(begin - base_) / chunk; c * chunk < static_cast<std::size_t>(end - base_); ++c)
+    if (touched_[c] == 0) {
+      touched_[c] = 1;
+      resident_ += chunk;
+    }
+}
+
+void* Arena::allocate(std::size_t bytes) {
+  const std::size_t size = sizeof(Block) + (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  Block* block = find(size);
+  if (block != nullptr) {
+    unlink(block);
+    touch(reinterpret_cast<std::byte*>(block), reinterpret_cast<std::byte*>(block) + size);
+    if (block->size - size >= 2 * alignment) {
+      auto* rest = reinterpret_cast<Block*>(reinterpret_cast<std::byte*>(block) + size);
+      touch(reinterpret_cast<std::byte*>(rest), reinterpret_cast<std::byte*>(rest) + sizeof(Block));
+      rest->size = block->size - size;
+      rest->previous = block;
+      block->size = size;
+      if (Block* after = next(rest)) {
+        after->previous = rest;
+      } else {
+        last_ = rest;
+      }
+      link(rest);
+    } else {
+      touch(reinterpret_cast<std::byte*>(block), reinterpret_cast<std::byte*>(block) + block->size);
+    }
+  } else {
+    if (base_ == nullptr || size > static_cast<std::size_t>(base_ + reserved_ - top_)) return nullptr;
+    block = reinterpret_cast<Block*>(top_);
+    touch(top_, top_ + size);
+    block->size = size;
+    block->previous = last_;
+    block->free = false;
+    last_ = block;
+    top_ += size;
+    high_ = std::max(high_, top_);
+  }
+  return block + 1;
+}
+
+void Arena::deallocate(void* data) {
+  Block* block = static_cast<Block*>(data) - 1;
+  if (Block* after = next(block); after != nullptr && after->free) {
+    unlink(after);
+    block->size += after->size;
+    if (Block* beyond = next(block)) {
+      beyond->previous = block;
+    } else {
+      last_ = block;
+    }
+  }
+  if (Block* before = block->previous; before != nullptr && before->free) {
+    unlink(before);
+    before->size += block->size;
+    block = before;
+    if (Block* beyond = next(block)) {
+      beyond->previous = block;
+    } else {
+      last_ = block;
+    }
+  }
+  if (block == last_) {
+    last_ = block->previous;
+    top_ = reinterpret_cast<std::byte*>(block);
+  } else {
+    link(block);
+  }
+}
+
+// Whole chunks inside [begin, end) go back to the system.
+void Arena::release_chunks(const std::byte* begin, const std::byte* end, std::size_t target) {
+  std::size_t c = (static_cast<std::size_t>(begin - base_) + chunk - 1) / chunk;
+  for (; (c + 1) * chunk <= static_cast<std::size_t>(end - base_) && resident_ > target; ++c)
+    if (touched_[c] != 0) {
+      madvise(base_ + c * chunk, chunk, MADV_DONTNEED);
+      touched_[c] = 0;
+      resident_ -= chunk;
+    }
+}
+
+void Arena::purge(std::size_t target) {
+  if (resident_ <= target) return;
+  const std::size_t high = (static_cast<std::size_t>(high_ - base_) + chunk - 1) / chunk * chunk;
+  release_chunks(top_, base_ + high, target);
+  for (int bin = coarse * fine - 1; bin >= bin_of(chunk) && resident_ > target; --bin)
+    for (Block* b = bins_[bin]; b != nullptr && resident_ > target; b = b->bin_next)
+      release_chunks(reinterpret_cast<std::byte*>(b + 1), reinterpret_cast<std::byte*>(b) + b->size, target);
+}
+
+void Arena::check() const {
+  const std::byte* at = base_;
+  const Block* previous = nullptr;
+  std::size_t free_blocks = 0;
+  while (at != top_) {
+    const auto* block = reinterpret_cast<const Block*>(at);
+    REWIND_CHECK(block->size >= 2 * alignment && block->size % alignment == 0);
+    REWIND_CHECK(block->previous == previous);
+    REWIND_CHECK(!(block->free && previous != nullptr && previous->free));
+    free_blocks += block->free ? 1 : 0;
+    previous = block;
+    at += block->size;
+    REWIND_CHECK(at <= top_);
+  }
+  REWIND_CHECK(previous == last_);
+  REWIND_CHECK(last_ == nullptr || !last_->free);
+  std::size_t binned = 0;
+  for (int bin = 0; bin < coarse * fine; ++bin) {
+    REWIND_CHECK((bins_[bin] != nullptr) == ((occupied_[bin / 64] >> (bin % 64) & 1) != 0));
+    for (const Block* b = bins_[bin]; b != nullptr; b = b->bin_next, ++binned) REWIND_CHECK(b->free && bin_of(b->size) == bin);
+  }
+  REWIND_CHECK(binned == free_blocks);
+}
+
+}  // namespace rewind_lib

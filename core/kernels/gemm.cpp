@@ -1,0 +1,220 @@
+#include <rewind/core/kernels/gemm.h>
+
+#include <rewind/core/kernels/blas.h>
+#include <rewind/core/kernels/microkernel.h>
+#include <rewind/core/parallel.h>
+
+#include <algorithm>
+
+namespace rewind_lib::kernels {
+namespace {
+
+using std::int64_t;
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Multiplications below which waking a thread does not pay.
+constexpr int64_t serial_work = 1 << 18;
+// Enough to share evenly among several threads.
+constexpr int64_t wanted_pieces = 16;
+// Rows times depth (or width) that a tile holds in cache.
+constexpr int64_t tile_elements = 1 << 16;
+constexpr int64_t max_tile_m = 40 * block_m;
+constexpr int64_t min_tile_m = 4 * block_m;
+constexpr int64_t min_tile_k = 2 * block_k;
+// The partial sums of a long reduction may take this many elements.
+constexpr int64_t max_partials = 1 << 20;
+// Fewer rows than this against a transposed B are dot products: B would be packed to be used once.
+constexpr int64_t min_rows_to_pack = 4;
+
+struct Plan {
+  int64_t tile_m, tile_n, tile_k;
+  int64_t tiles_m, tiles_n, tiles_k;
+  bool pack_b;
+  int64_t tiles(const GemmShape& s) const { return tiles_m * tiles_n * tiles_k * s.batch; }
+};
+
+Plan plan(const GemmShape& s) {
+  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false};
+  const int64_t per_batch = s.m * s.n * s.k;
+  if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
+    // Rows first: as many as fit the cache, but enough tiles to share.
+    const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch);
+    p.tile_m = std::clamp(round_up(tile_elements / std::max(s.n, std::min(s.k, block_k)), block_m), min_tile_m, max_tile_m);
+    const bool split = s.batch == 1 && s.k >= 2 * min_tile_k && s.k >= 2 * std::max(s.m, s.n) && s.m * s.n * 2 <= max_partials;
+    if (split) {
+      // A long reduction: rows stay whole, k is cut.
+      p.tile_m = s.m;
+      const int64_t cuts = std::min({wanted_pieces, max_partials / (s.m * s.n), s.k / min_tile_k});
+      p.tile_k = round_up(parallel::pieces(s.k, cuts), block_k);
+    } else {
+      p.tile_m = std::min(p.tile_m, std::max(min_tile_m, round_up(parallel::pieces(s.m, wanted), block_m)));
+      // Then columns, where rows are few.
+      const int64_t rows = parallel::pieces(s.m, p.tile_m);
+      if (rows < wanted)
+        p.tile_n = std::max(2 * block_n_max, round_up(parallel::pieces(s.n, parallel::pieces(wanted, rows)), block_n_max));
+    }
+    p.tile_m = std::min(p.tile_m, s.m);
+    p.tile_n = std::min(p.tile_n, s.n);
+  }
+  p.tiles_m = parallel::pieces(s.m, p.tile_m);
+  p.tiles_n = parallel::pieces(s.n, p.tile_n);
+  p.tiles_k = std::max<int64_t>(1, parallel::pieces(s.k, p.tile_k));
+  p.pack_b = own_microkernel && s.transpose_b && p.tiles_m > 1 && p.tiles_k == 1 && (s.batch == 1 || s.stride_b == 0);
+  return p;
+}
+
+// A piece of work small enough to be shared, large enough to be worth it, over `batch` products of `work` each.
+int64_t batch_grain(const GemmShape& s, const Plan& p) {
+  const int64_t work = p.tile_m * p.tile_n * std::min(p.tile_k, std::max<int64_t>(s.k, 1));
+  return std::max<int64_t>(1, serial_work / std::max<int64_t>(1, work));
+}
+
+}  // namespace
+
+std::int64_t gemm_workspace(const GemmShape& s) {
+  const Plan p = plan(s);
+  const int64_t partials = p.tiles_k > 1 ? p.tiles_k * s.m * s.n : 0;
+  return (p.pack_b ? packed_size(s.k, s.n) : 0) + partials + parallel::threads() * tile_scratch;
+}
+
+template <class T>
+void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const Epilogue<T>& epilogue) {
+  if (s.m <= 0 || s.n <= 0 || s.batch <= 0) return;
+  const Plan p = plan(s);
+  const int64_t lda = s.lda != 0 ? s.lda : (s.transpose_a ? s.m : s.k);
+  const int64_t ldb = s.ldb != 0 ? s.ldb : (s.transpose_b ? s.k : s.n);
+  const int64_t ldc = s.ldc != 0 ? s.ldc : s.n;
+  T* scratch = workspace;
+  T* packed = scratch + parallel::threads() * tile_scratch;
+  T* partials = packed + (p.pack_b ? packed_size(s.k, s.n) : 0);
+  if (p.pack_b) {
+    const int64_t panels = panel_count<T>(s.n);
+    const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (s.k * block_n_max + 1));
+    parallel::for_range(panels, grain,
+                        [&](int64_t begin, int64_t end) { pack(s.k, s.n, int64_t{0}, s.k, b, ldb, true, packed, begin, end); });
+  }
+
+  const int64_t tiles = p.tiles(s);
+  const int64_t grain = batch_grain(s, p);
+  parallel::for_pieces(parallel::pieces(tiles, grain), [&](int64_t piece, int worker) {
+    for (int64_t t = piece * grain; t < std::min(tiles, (piece + 1) * grain); ++t) {
+      const int64_t tk = t % p.tiles_k;
+      const int64_t tn = t / p.tiles_k % p.tiles_n;
+      const int64_t tm = t / p.tiles_k / p.tiles_n % p.tiles_m;
+      const int64_t batch = t / p.tiles_k / p.tiles_n / p.tiles_m;
+      const int64_t i = tm * p.tile_m, j = tn * p.tile_n, k = tk * p.tile_k;
+      const int64_t rows = std::min(p.tile_m, s.m - i), columns = std::min(p.tile_n, s.n - j);
+      const int64_t depth = std::min(p.tile_k, s.k - k);
+      const T* tile_a = a + batch * s.stride_a + (s.transpose_a ? k * lda + i : i * lda + k);
+      TileB<T> tile_b;
+      if (p.pack_b)
+        tile_b = {.data = packed + j * s.k, .packed = true, .packed_k = s.k};
+      else
+        tile_b = {
+            .data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j), .ld = ldb, .transposed = s.transpose_b};
+      T* own = scratch + worker * tile_scratch;
+      if (p.tiles_k > 1) {
+        gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, partials + tk * s.m * s.n + i * s.n + j, s.n,
+                  Epilogue<T>{}, own);
+        continue;
+      }
+      Epilogue<T> finish = epilogue;
+      if (finish.bias != nullptr) finish.bias += j;
+      T* out = c + batch * s.stride_c + i * ldc + j;
+      if (own_microkernel && s.transpose_b && !p.pack_b && rows < min_rows_to_pack && depth > 0 && finish.bias == nullptr &&
+          finish.activation == Activation::none)
+        blas_gemm(s.transpose_a, true, rows, columns, depth, tile_a, lda, tile_b.data, ldb, finish.accumulate ? T(1) : T(0), out,
+                  ldc);
+      else
+        gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, out, ldc, finish, own);
+    }
+  });
+
+  if (p.tiles_k > 1) {
+    const int64_t rows_a_piece = std::max<int64_t>(1, parallel::light_grain / (p.tiles_k * s.n));
+    parallel::for_range(s.m, rows_a_piece, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T* first = partials + i * s.n;
+        T* out = c + i * ldc;
+        for (int64_t tk = 1; tk < p.tiles_k; ++tk) {
+          const T* next = first + tk * s.m * s.n;
+          for (int64_t j = 0; j < s.n; ++j) first[j] += next[j];
+        }
+        if (epilogue.accumulate)
+          for (int64_t j = 0; j < s.n; ++j) first[j] += out[j];
+        if (epilogue.bias != nullptr)
+          for (int64_t j = 0; j < s.n; ++j) first[j] += epilogue.bias[j];
+        for (int64_t j = 0; j < s.n; ++j) out[j] = activate(epilogue.activation, first[j]);
+      }
+    });
+  }
+}
+
+namespace {
+
+constexpr int64_t max_sum_pieces = 32;
+
+int64_t sum_rows(int64_t rows, int64_t cols) {
+  const int64_t light = std::max<int64_t>(1, parallel::light_grain / std::max<int64_t>(1, cols));
+  return std::max(light, parallel::pieces(rows, max_sum_pieces));
+}
+
+// out[cols] = sums over rows, a strip of columns in registers at a time.
+template <class T>
+void sum_strip(const T* x, int64_t rows, int64_t cols, T* out) {
+  using V = Vector<T>;
+  constexpr int strip = 4;
+  int64_t j = 0;
+  for (; j + strip * lanes<T> <= cols; j += strip * lanes<T>) {
+    V sum[strip] = {};
+    for (int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < strip; ++v) sum[v] += load<V>(x + i * cols + j + v * lanes<T>);
+    for (int v = 0; v < strip; ++v) store(out + j + v * lanes<T>, sum[v]);
+  }
+  for (; j + lanes<T> <= cols; j += lanes<T>) {
+    V sum[2] = {};
+    int64_t i = 0;
+    for (; i + 2 <= rows; i += 2) {
+      sum[0] += load<V>(x + i * cols + j);
+      sum[1] += load<V>(x + (i + 1) * cols + j);
+    }
+    if (i < rows) sum[0] += load<V>(x + i * cols + j);
+    store(out + j, sum[0] + sum[1]);
+  }
+  const int64_t rest = cols - j;
+  T sum[lanes<T>] = {};
+  if (rest > 0)
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t q = 0; q < rest; ++q) sum[q] += x[i * cols + j + q];
+  for (int64_t q = 0; q < rest; ++q) out[j + q] = sum[q];
+}
+
+}  // namespace
+
+std::int64_t column_sums_workspace(std::int64_t rows, std::int64_t cols) {
+  const int64_t pieces = parallel::pieces(rows, sum_rows(rows, cols));
+  return pieces > 1 ? pieces * cols : 0;
+}
+
+template <class T>
+void column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* out, T* workspace) {
+  const int64_t grain = sum_rows(rows, cols);
+  const int64_t pieces = parallel::pieces(rows, grain);
+  if (pieces <= 1) return sum_strip(x, rows, cols, out);
+  parallel::for_pieces(pieces, [&](int64_t piece, int) {
+    const int64_t begin = piece * grain;
+    sum_strip(x + begin * cols, std::min(grain, rows - begin), cols, workspace + piece * cols);
+  });
+  sum_strip(workspace, pieces, cols, out);
+}
+
+#define REWIND_INSTANTIATE(T)                                                              \
+  template void gemm<T>(const GemmShape&, const T*, const T*, T*, T*, const Epilogue<T>&); \
+  template void column_sums<T>(const T*, std::int64_t, std::int64_t, T*, T*);
+REWIND_INSTANTIATE(float)
+REWIND_INSTANTIATE(double)
+#undef REWIND_INSTANTIATE
+
+}  // namespace rewind_lib::kernels

@@ -1,0 +1,103 @@
+#pragma once
+// How kernels walk over memory: the loop pragma, fixed pieces, sums and maxima in lanes.
+
+#include <rewind/core/kernels/vector.h>
+#include <rewind/core/parallel.h>
+
+#include <cstdint>
+#include <cstring>
+
+// Says that iterations are independent, as they are in element-wise loops, in place or not: vectorise without a check.
+#if defined(__clang__)
+#define REWIND_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define REWIND_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+namespace rewind_lib::kernels {
+
+/// Elements of work with an exponential or the like in it that a piece should hold.
+inline constexpr std::int64_t heavy_grain = 8192;
+
+/// Pieces of a reduction, at most: one partial result each fits on the stack.
+inline constexpr std::int64_t max_pieces = 64;
+
+/// The grain that cuts n into at most max_pieces pieces of at least `least`.
+constexpr std::int64_t reduction_grain(std::int64_t n, std::int64_t least) {
+  const std::int64_t even = (n + max_pieces - 1) / max_pieces;
+  return even > least ? even : least;
+}
+
+constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+/// f(i) for every i in [0, n), vectorised, in parallel pieces.
+template <class F>
+void for_each(std::int64_t n, std::int64_t grain, F f) {
+  parallel::for_range(n, grain, [f](std::int64_t begin, std::int64_t end) {
+    const F g = f;
+    REWIND_INDEPENDENT
+    for (std::int64_t i = begin; i < end; ++i) g(i);
+  });
+}
+
+/// Sum of the terms at [0, n): in lanes of T within blocks, in doubles across them. vector_term(i) is the vector of terms
+/// from i on, term(i) the one at i.
+template <class T, class VectorTerm, class Term>
+double lane_sum(std::int64_t n, VectorTerm vector_term, Term term) {
+  using V = Vector<T>;
+  constexpr std::int64_t w = lanes<T>, block = 64 * w;
+  double total = 0;
+  std::int64_t i = 0;
+  while (n - i >= 4 * w) {
+    const std::int64_t end = i + min_of(block, (n - i) / (4 * w) * (4 * w));
+    V s0 = {}, s1 = {}, s2 = {}, s3 = {};
+    for (; i < end; i += 4 * w) {
+      s0 += vector_term(i);
+      s1 += vector_term(i + w);
+      s2 += vector_term(i + 2 * w);
+      s3 += vector_term(i + 3 * w);
+    }
+    const V s = (s0 + s1) + (s2 + s3);
+    T lane[w];
+    std::memcpy(lane, &s, sizeof s);
+    for (std::int64_t half = w / 2; half > 0; half /= 2)
+      for (std::int64_t j = 0; j < half; ++j) lane[j] += lane[j + half];
+    total += static_cast<double>(lane[0]);
+  }
+  for (; i < n; ++i) total += static_cast<double>(term(i));
+  return total;
+}
+
+/// Sum of x[0, n).
+template <class T>
+double lane_sum(const T* x, std::int64_t n) {
+  return lane_sum<T>(n, [x](std::int64_t i) { return load<Vector<T>>(x + i); }, [x](std::int64_t i) { return x[i]; });
+}
+
+/// Largest of x[0, n), n > 0; NaN if there is one.
+template <class T>
+T lane_max(const T* x, std::int64_t n) {
+  using V = Vector<T>;
+  constexpr std::int64_t w = lanes<T>;
+  T best = x[0];
+  std::int64_t i = 0;
+  if (n >= 2 * w) {
+    V m0 = load<V>(x), m1 = load<V>(x + w);
+    for (i = 2 * w; i + 2 * w <= n; i += 2 * w) {
+      const V a = load<V>(x + i), b = load<V>(x + i + w);
+      m0 = ((a <= m0) | (m0 != m0)) ? m0 : a;  // a NaN on either side wins
+      m1 = ((b <= m1) | (m1 != m1)) ? m1 : b;
+    }
+    T lane[2 * w];
+    std::memcpy(lane, &m0, sizeof m0);
+    std::memcpy(lane + w, &m1, sizeof m1);
+    for (std::int64_t j = 0; j < 2 * w; ++j)
+      if (!(lane[j] <= best) && best == best) best = lane[j];
+  }
+  for (; i < n; ++i)
+    if (!(x[i] <= best) && best == best) best = x[i];
+  return best;
+}
+
+}  // namespace rewind_lib::kernels

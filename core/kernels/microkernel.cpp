@@ -1,0 +1,242 @@
+#include <rewind/core/kernels/microkernel.h>
+
+#include <rewind/core/kernels/blas.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+namespace rewind_lib::kernels {
+namespace {
+
+using std::int64_t;
+
+template <class T>
+constexpr int64_t block_n = 2 * lanes<T>;
+
+struct Finish {
+  bool load_c;
+  Activation activation;
+};
+
+// C[MR, NV vectors] = A B (+ C) (+ bias); b is a panel of NV vectors a row; bias has NV vectors or is null.
+template <class T, int MR, int NV, bool TransposeA>
+void micro(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, const T* bias, Finish finish) {
+  using V = Vector<T>;
+  V acc[MR][NV] = {};
+  for (int64_t p = 0; p < k; ++p) {
+    V row[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * lanes<T>);
+    b += NV * lanes<T>;
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      const T x = TransposeA ? a[r] : a[r * lda];
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
+    }
+    a += TransposeA ? lda : 1;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      V y = acc[r][v];
+      T* out = c + r * ldc + v * lanes<T>;
+      if (finish.load_c) y += load<V>(out);
+      if (bias != nullptr) y += load<V>(bias + v * lanes<T>);
+      store(out, activate_lanes(finish.activation, y));
+    }
+  }
+}
+
+template <class T>
+using Micro = void (*)(int64_t, const T*, int64_t, const T*, T*, int64_t, const T*, Finish);
+
+template <class T, int NV, bool TransposeA, std::size_t... R>
+constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
+  return {micro<T, static_cast<int>(R) + 1, NV, TransposeA>...};
+}
+
+template <class T>
+Micro<T> micro_for(int64_t rows, bool two_vectors, bool transpose_a) {
+  using Rows = std::make_index_sequence<static_cast<std::size_t>(block_m)>;
+  static constexpr std::array<Micro<T>, static_cast<std::size_t>(block_m)> kernels[2][2] = {
+      {table<T, 1, false>(Rows{}), table<T, 1, true>(Rows{})}, {table<T, 2, false>(Rows{}), table<T, 2, true>(Rows{})}};
+  return kernels[two_vectors ? 1 : 0][transpose_a ? 1 : 0][static_cast<std::size_t>(rows - 1)];
+}
+
+// Width in memory of a panel that holds n columns.
+template <class T>
+int64_t panel_width(int64_t n) {
+  return n <= lanes<T> ? lanes<T> : block_n<T>;
+}
+
+// dst[rows, width] = b[rows, n] or b[n, rows]^T, the columns from n to width zero.
+template <class T>
+void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb, bool transposed, T* dst) {
+  if (!transposed) {
+    if (n == block_n<T>) {
+      for (int64_t p = 0; p < rows; ++p) std::memcpy(dst + p * width, b + p * ldb, sizeof(T) * block_n<T>);
+    } else if (n == lanes<T>) {
+      for (int64_t p = 0; p < rows; ++p) std::memcpy(dst + p * width, b + p * ldb, sizeof(T) * lanes<T>);
+    } else {
+      for (int64_t p = 0; p < rows; ++p) {
+        int64_t j = 0;
+        for (; j < n; ++j) dst[p * width + j] = b[p * ldb + j];
+        for (; j < width; ++j) dst[p * width + j] = T(0);
+      }
+    }
+    return;
+  }
+  using V4 = typename VectorOf<T, 4 * sizeof(T)>::type;
+  using I4 = typename VectorOf<std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>, 4 * sizeof(T)>::type;
+  int64_t j = 0;
+  for (; j + 4 <= n; j += 4) {
+    const T* from = b + j * ldb;
+    int64_t p = 0;
+    for (; p + 4 <= rows; p += 4) {
+      const V4 r0 = load<V4>(from + p), r1 = load<V4>(from + ldb + p);
+      const V4 r2 = load<V4>(from + 2 * ldb + p), r3 = load<V4>(from + 3 * ldb + p);
+      const V4 lo01 = __builtin_shuffle(r0, r1, I4{0, 4, 1, 5}), hi01 = __builtin_shuffle(r0, r1, I4{2, 6, 3, 7});
+      const V4 lo23 = __builtin_shuffle(r2, r3, I4{0, 4, 1, 5}), hi23 = __builtin_shuffle(r2, r3, I4{2, 6, 3, 7});
+      store(dst + p * width + j, __builtin_shuffle(lo01, lo23, I4{0, 1, 4, 5}));
+      store(dst + (p + 1) * width + j, __builtin_shuffle(lo01, lo23, I4{2, 3, 6, 7}));
+      store(dst + (p + 2) * width + j, __builtin_shuffle(hi01, hi23, I4{0, 1, 4, 5}));
+      store(dst + (p + 3) * width + j, __builtin_shuffle(hi01, hi23, I4{2, 3, 6, 7}));
+    }
+    for (; p < rows; ++p)
+      for (int64_t q = 0; q < 4; ++q) dst[p * width + j + q] = from[q * ldb + p];
+  }
+  for (; j < n; ++j)
+    for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = b[j * ldb + p];
+  for (; j < width; ++j)
+    for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = T(0);
+}
+
+// All rows of C against one panel.
+template <class T>
+void panel_product(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const T* panel, T* c, int64_t ldc,
+                   const T* bias, Finish finish) {
+  const int64_t width = panel_width<T>(n);
+  alignas(vector_bytes) T bias_row[block_n<T>] = {};
+  if (bias != nullptr) {
+    for (int64_t j = 0; j < n; ++j) bias_row[j] = bias[j];
+    bias = bias_row;
+  }
+  for (int64_t i = 0; i < m; i += block_m) {
+    const int64_t rows = std::min(block_m, m - i);
+    const T* from = transpose_a ? a + i : a + i * lda;
+    const Micro<T> kernel = micro_for<T>(rows, width == block_n<T>, transpose_a);
+    T* out = c + i * ldc;
+    if (n == width) {
+      kernel(k, from, lda, panel, out, ldc, bias, finish);
+      continue;
+    }
+    alignas(vector_bytes) T block[block_m * block_n<T>];
+    if (finish.load_c)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t j = 0; j < width; ++j) block[r * width + j] = j < n ? out[r * ldc + j] : T(0);
+    kernel(k, from, lda, panel, block, width, bias, finish);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t j = 0; j < n; ++j) out[r * ldc + j] = block[r * width + j];
+  }
+}
+
+// Into L2. Blocks of a column-wise A are read a few columns of many rows at a time, which hardware does not foresee.
+template <class T>
+void prefetch(const T* a, int64_t lda, int64_t rows, int64_t columns) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; j += line) __builtin_prefetch(a + i * lda + j, 0, 2);
+}
+
+template <class T>
+void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
+              const Epilogue<T>& epilogue, T* scratch) {
+  for (int64_t p = 0; p == 0 || p < k; p += block_k) {
+    const int64_t depth = std::min(block_k, k - p);
+    const bool last = p + depth >= k;
+    if (transpose_a && p + depth < k) prefetch(a + (p + depth) * lda, lda, std::min(block_k, k - p - depth), m);
+    const Finish finish{epilogue.accumulate || p > 0, last ? epilogue.activation : Activation::none};
+    for (int64_t j = 0; j < n; j += block_n<T>) {
+      const int64_t columns = std::min(block_n<T>, n - j);
+      const int64_t width = panel_width<T>(columns);
+      const T* panel = scratch;
+      if (b.packed) {
+        panel = b.data + j * b.packed_k + (b.k_begin + p) * width;
+      } else {
+        const T* from = b.transposed ? b.data + j * b.ld + p : b.data + p * b.ld + j;
+        pack_panel(depth, columns, width, from, b.ld, b.transposed, scratch);
+      }
+      panel_product(m, columns, depth, transpose_a ? a + p * lda : a + p, lda, transpose_a, panel, c + j, ldc,
+                    last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr, finish);
+    }
+  }
+}
+
+// Without panels, "packed" is the plain matrix [k,n].
+template <class T>
+void blas_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
+               const Epilogue<T>& epilogue) {
+  if (k == 0) {
+    for (int64_t i = 0; i < m && !epilogue.accumulate; ++i) std::fill_n(c + i * ldc, n, T(0));
+  } else {
+    const T* data = b.packed ? b.data + b.k_begin * n : b.data;
+    blas_gemm(transpose_a, b.transposed && !b.packed, m, n, k, a, lda, data, b.packed ? n : b.ld, epilogue.accumulate ? T(1) : T(0),
+              c, ldc);
+  }
+  if (epilogue.bias == nullptr && epilogue.activation == Activation::none) return;
+  for (int64_t i = 0; i < m; ++i) {
+    T* row = c + i * ldc;
+    if (epilogue.bias != nullptr)
+      for (int64_t j = 0; j < n; ++j) row[j] += epilogue.bias[j];
+    if (epilogue.activation == Activation::relu)
+      for (int64_t j = 0; j < n; ++j) row[j] = activate(Activation::relu, row[j]);
+    if (epilogue.activation == Activation::relu6)
+      for (int64_t j = 0; j < n; ++j) row[j] = activate(Activation::relu6, row[j]);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void pack(int64_t k, int64_t n, int64_t k_begin, int64_t rows, const T* b, int64_t ldb, bool transposed, T* packed,
+          int64_t panel_begin, int64_t panel_end) {
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    const int64_t j = panel * block_n<T>;
+    const int64_t columns = std::min(block_n<T>, n - j);
+    const T* from = transposed ? b + j * ldb : b + j;
+    if constexpr (own_microkernel) {
+      const int64_t width = panel_width<T>(columns);
+      pack_panel(rows, columns, width, from, ldb, transposed, packed + j * k + k_begin * width);
+    } else {
+      for (int64_t p = 0; p < rows; ++p)
+        for (int64_t q = 0; q < columns; ++q)
+          packed[(k_begin + p) * n + j + q] = transposed ? from[q * ldb + p] : from[p * ldb + q];
+    }
+  }
+}
+
+template <class T>
+void gemm_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
+               const Epilogue<T>& epilogue, T* scratch) {
+  if (m <= 0 || n <= 0) return;
+  if constexpr (own_microkernel)
+    own_tile(m, n, k, a, lda, transpose_a, b, c, ldc, epilogue, scratch);
+  else
+    blas_tile(m, n, k, a, lda, transpose_a, b, c, ldc, epilogue);
+}
+
+#define REWIND_INSTANTIATE(T)                                                                                                      \
+  template void pack<T>(int64_t, int64_t, int64_t, int64_t, const T*, int64_t, bool, T*, int64_t, int64_t);                        \
+  template void gemm_tile<T>(int64_t, int64_t, int64_t, const T*, int64_t, bool, const TileB<T>&, T*, int64_t, const Epilogue<T>&, \
+                             T*);
+REWIND_INSTANTIATE(float)
+REWIND_INSTANTIATE(double)
+#undef REWIND_INSTANTIATE
+
+}  // namespace rewind_lib::kernels

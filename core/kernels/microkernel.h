@@ -1,0 +1,62 @@
+#pragma once
+// Products of one tile, on the calling thread: what gemm.cpp and conv.cpp cut their work into.
+//
+// Where the build may use FMA, a register block of `block_m` rows by two vectors, B in panels, A read in place (a
+// broadcast needs no packing: this is what makes tall and narrow products fast). Elsewhere OpenBLAS, which chooses its
+// kernels at run time.
+
+#include <rewind/core/kernels/gemm.h>
+#include <rewind/core/kernels/vector.h>
+
+#include <cstdint>
+
+namespace rewind_lib::kernels {
+
+#if defined(__FMA__) && !defined(REWIND_BLAS_ONLY)
+inline constexpr bool own_microkernel = true;
+#else
+inline constexpr bool own_microkernel = false;
+#endif
+
+/// Rows of the register block; tiles are best a multiple of it.
+inline constexpr std::int64_t block_m = vector_bytes == 64 ? 12 : 6;
+/// Depth of a panel: 24 KiB, for half of L1.
+inline constexpr std::int64_t block_k = 192;
+/// Widest panel of any type, in elements.
+inline constexpr std::int64_t block_n_max = 2 * lanes<float>;
+
+/// Elements of scratch that gemm_tile needs.
+inline constexpr std::int64_t tile_scratch = block_k * block_n_max;
+
+/// Elements of a packed B[k,n].
+constexpr std::int64_t packed_size(std::int64_t k, std::int64_t n) {
+  return k * ((n + block_n_max - 1) / block_n_max) * block_n_max;
+}
+
+/// Packs rows [k_begin, k_begin + rows) of a B[k,n] into its packed form, from b[rows,n] (or b[n,rows] if transposed).
+/// Panels [panel_begin, panel_end) of panel_count<T>(n) only, so that packing can be shared out.
+template <class T>
+constexpr std::int64_t panel_count(std::int64_t n) {
+  return (n + 2 * lanes<T> - 1) / (2 * lanes<T>);
+}
+template <class T>
+void pack(std::int64_t k, std::int64_t n, std::int64_t k_begin, std::int64_t rows, const T* b, std::int64_t ldb, bool transposed,
+          T* packed, std::int64_t panel_begin, std::int64_t panel_end);
+
+/// B of a product: either a matrix, or packed.
+template <class T>
+struct TileB {
+  const T* data = nullptr;
+  std::int64_t ld = 0;
+  bool transposed = false;
+  bool packed = false;  ///< by pack(); then packed_k is the k it was packed with, k_begin where this product starts
+  std::int64_t packed_k = 0;
+  std::int64_t k_begin = 0;
+};
+
+/// C[m,n] = epilogue(op(A) B). k = 0 gives the epilogue of zero.
+template <class T>
+void gemm_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, bool transpose_a, const TileB<T>& b,
+               T* c, std::int64_t ldc, const Epilogue<T>& epilogue, T* scratch);
+
+}  // namespace rewind_lib::kernels

@@ -1,0 +1,219 @@
+#include <rewind/core/kernels/pool.h>
+
+#include <rewind/core/kernels/vector.h>
+#include <rewind/core/parallel.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace rewind_lib::kernels {
+namespace {
+
+using std::int64_t;
+
+constexpr int64_t strip = 64;  // channels whose running values stay in L1
+
+int64_t row_grain(int64_t elements_a_row) {
+  return std::max<int64_t>(1, parallel::light_grain / 2 / std::max<int64_t>(1, elements_a_row));
+}
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Taps of the window at `position` that lie inside [0, in).
+Range taps_inside(int64_t position, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
+  const int64_t start = position * stride - padding;
+  const int64_t begin = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
+  const int64_t end = start >= in ? 0 : std::min(kernel, (in - start - 1) / dilation + 1);
+  return {begin, std::max(begin, end)};
+}
+
+// Windows (dilation 1) that cover `at`.
+Range windows_over(int64_t at, int64_t out, int64_t kernel, int64_t stride, int64_t padding) {
+  const int64_t reach = at + padding - kernel;  // windows that start at or before it have ended
+  const int64_t begin = reach < 0 ? 0 : reach / stride + 1;
+  return {begin, std::max(begin, std::min(out, (at + padding) / stride + 1))};
+}
+
+}  // namespace
+
+template <class T>
+void max_pool2d_forward(const WindowShape& s, const T* x, T* y, std::int32_t* argmax) {
+  const int64_t out_h = s.out_h(), out_w = s.out_w();
+  parallel::for_range(s.n * out_h, row_grain(out_w * s.c), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t n = row / out_h, oh = row % out_h;
+      const Range rows = taps_inside(oh, s.h, s.kh, s.sh, s.ph, s.dh);
+      const T* image = x + n * s.h * s.w * s.c;
+      for (int64_t ow = 0; ow < out_w; ++ow) {
+        const Range columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, s.dw);
+        const int64_t out = (row * out_w + ow) * s.c;
+        for (int64_t c = 0; c < s.c; c += strip) {
+          const int64_t count = std::min(strip, s.c - c);
+          T best[strip];
+          std::int32_t where[strip];
+          std::fill_n(best, strip, -std::numeric_limits<T>::infinity());
+          std::fill_n(where, strip, -1);
+          for (int64_t kh = rows.begin; kh < rows.end; ++kh)
+            for (int64_t kw = columns.begin; kw < columns.end; ++kw) {
+              const int64_t pixel = (oh * s.sh - s.ph + kh * s.dh) * s.w + ow * s.sw - s.pw + kw * s.dw;
+              const auto index = static_cast<std::int32_t>(pixel);
+              const T* from = image + pixel * s.c + c;
+              for (int64_t i = 0; i < count; ++i) {
+                // A window of -infinity has a place too, and the first NaN stays.
+                const bool better = (from[i] > best[i]) | ((from[i] != from[i]) & (best[i] == best[i])) | (where[i] < 0);
+                best[i] = better ? from[i] : best[i];
+                where[i] = better ? index : where[i];
+              }
+            }
+          for (int64_t i = 0; i < count; ++i) y[out + c + i] = best[i];
+          if (argmax != nullptr)
+            for (int64_t i = 0; i < count; ++i) argmax[out + c + i] = where[i];
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void max_pool2d_backward(const WindowShape& s, const T* dy, const std::int32_t* argmax, T* dx) {
+  const int64_t outputs = s.out_h() * s.out_w(), pixels = s.h * s.w;
+  // Pieces own channels of an image: windows that share a pixel meet in one piece.
+  const int64_t strips = parallel::pieces(s.c, strip);
+  const int64_t grain = row_grain(std::min(s.c, strip) * (pixels + outputs));
+  parallel::for_range(s.n * strips, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / strips, first = i % strips * strip, last = std::min(s.c, first + strip);
+      T* image = dx + n * pixels * s.c;
+      for (int64_t p = 0; p < pixels; ++p) std::fill(image + p * s.c + first, image + p * s.c + last, T(0));
+      for (int64_t o = n * outputs; o < (n + 1) * outputs; ++o)
+        for (int64_t c = first; c < last; ++c) {
+          const int64_t at = argmax[o * s.c + c];
+          if (at >= 0) image[at * s.c + c] += dy[o * s.c + c];
+        }
+    }
+  });
+}
+
+template <class T>
+void max_pool2d_gather(const WindowShape& s, const T* x, const std::int32_t* argmax, T* out) {
+  const int64_t outputs = s.out_h() * s.out_w();
+  parallel::for_range(s.n * outputs, row_grain(s.c), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      const T* image = x + o / outputs * s.h * s.w * s.c;
+      for (int64_t c = 0; c < s.c; ++c) {
+        const int64_t at = argmax[o * s.c + c];
+        out[o * s.c + c] = at >= 0 ? image[at * s.c + c] : T(0);
+      }
+    }
+  });
+}
+
+namespace {
+
+// 1 / (elements that the window at (oh, ow) divides by); 0 when there are none.
+template <class T>
+T share(const WindowShape& s, bool count_include_pad, int64_t oh, int64_t ow) {
+  if (count_include_pad) return T(1) / static_cast<T>(s.kh * s.kw);
+  const Range rows = taps_inside(oh, s.h, s.kh, s.sh, s.ph, 1), columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, 1);
+  const int64_t count = (rows.end - rows.begin) * (columns.end - columns.begin);
+  return count == 0 ? T(0) : T(1) / static_cast<T>(count);
+}
+
+}  // namespace
+
+template <class T>
+void avg_pool2d_forward(const WindowShape& s, bool count_include_pad, const T* x, T* y) {
+  const int64_t out_h = s.out_h(), out_w = s.out_w();
+  parallel::for_range(s.n * out_h, row_grain(out_w * s.c), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t n = row / out_h, oh = row % out_h;
+      const Range rows = taps_inside(oh, s.h, s.kh, s.sh, s.ph, 1);
+      const T* image = x + n * s.h * s.w * s.c;
+      for (int64_t ow = 0; ow < out_w; ++ow) {
+        const Range columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, 1);
+        const T scale = share<T>(s, count_include_pad, oh, ow);
+        const int64_t top = oh * s.sh - s.ph, left = ow * s.sw - s.pw;
+        T* out = y + (row * out_w + ow) * s.c;
+        for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
+          using V = typename decltype(tag)::type;
+          V sum = {};
+          for (int64_t kh = rows.begin; kh < rows.end; ++kh)
+            for (int64_t kw = columns.begin; kw < columns.end; ++kw)
+              sum += load<V>(image + ((top + kh) * s.w + left + kw) * s.c + c);
+          store(out + c, sum * scale);
+        });
+      }
+    }
+  });
+}
+
+template <class T>
+void avg_pool2d_backward(const WindowShape& s, bool count_include_pad, const T* dy, T* dx) {
+  const int64_t out_h = s.out_h(), out_w = s.out_w();
+  parallel::for_range(s.n * s.h, row_grain(s.w * s.c), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t n = row / s.h, ih = row % s.h;
+      const Range rows = windows_over(ih, out_h, s.kh, s.sh, s.ph);
+      for (int64_t iw = 0; iw < s.w; ++iw) {
+        const Range columns = windows_over(iw, out_w, s.kw, s.sw, s.pw);
+        T* out = dx + (row * s.w + iw) * s.c;
+        std::fill_n(out, s.c, T(0));
+        for (int64_t oh = rows.begin; oh < rows.end; ++oh)
+          for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
+            const T scale = share<T>(s, count_include_pad, oh, ow);
+            const T* from = dy + ((n * out_h + oh) * out_w + ow) * s.c;
+            for (int64_t c = 0; c < s.c; ++c) out[c] += from[c] * scale;
+          }
+      }
+    }
+  });
+}
+
+template <class T>
+void global_avg_pool_forward(std::int64_t n, std::int64_t pixels, std::int64_t c, const T* x, T* y) {
+  const T scale = pixels == 0 ? T(0) : T(1) / static_cast<T>(pixels);
+  const int64_t strips = parallel::pieces(c, 4 * strip);
+  parallel::for_range(n * strips, row_grain(pixels * std::min(c, 4 * strip)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = i / strips, first = i % strips * 4 * strip, last = std::min(c, first + 4 * strip);
+      const T* from = x + image * pixels * c;
+      for_vectors<T>(first, last, [&](auto tag, int64_t at) {
+        using V = typename decltype(tag)::type;
+        V sum[4] = {};
+        int64_t p = 0;
+        for (; p + 4 <= pixels; p += 4)
+          for (int q = 0; q < 4; ++q) sum[q] += load<V>(from + (p + q) * c + at);
+        for (; p < pixels; ++p) sum[0] += load<V>(from + p * c + at);
+        store(y + image * c + at, ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale);
+      });
+    }
+  });
+}
+
+template <class T>
+void global_avg_pool_backward(std::int64_t n, std::int64_t pixels, std::int64_t c, const T* dy, T* dx) {
+  const T scale = pixels == 0 ? T(0) : T(1) / static_cast<T>(pixels);
+  parallel::for_range(n * pixels, row_grain(c), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* from = dy + row / pixels * c;
+      T* out = dx + row * c;
+      for (int64_t i = 0; i < c; ++i) out[i] = from[i] * scale;
+    }
+  });
+}
+
+#define REWIND_INSTANTIATE(T)                                                                       \
+  template void max_pool2d_forward<T>(const WindowShape&, const T*, T*, std::int32_t*);             \
+  template void max_pool2d_backward<T>(const WindowShape&, const T*, const std::int32_t*, T*);      \
+  template void max_pool2d_gather<T>(const WindowShape&, const T*, const std::int32_t*, T*);        \
+  template void avg_pool2d_forward<T>(const WindowShape&, bool, const T*, T*);                      \
+  template void avg_pool2d_backward<T>(const WindowShape&, bool, const T*, T*);                     \
+  template void global_avg_pool_forward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*); \
+  template void global_avg_pool_backward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*);
+REWIND_INSTANTIATE(float)
+REWIND_INSTANTIATE(double)
+#undef REWIND_INSTANTIATE
+
+}  // namespace rewind_lib::kernels

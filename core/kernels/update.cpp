@@ -1,0 +1,112 @@
+#include <rewind/core/kernels/update.h>
+
+#include <rewind/core/kernels/loop.h>
+#include <rewind/core/kernels/vector_math.h>
+
+namespace rewind_lib::kernels {
+namespace {
+
+constexpr std::int64_t light = parallel::light_grain;
+
+// Adam's update with m / m_scale / (sqrt(v) / v_root + eps) written with multiplications: what is constant in a step is
+// made once, in double. `decay` goes into the gradient, `shrink` multiplies w (decoupled weight decay).
+template <class T>
+void adam_pass(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, double decay, double shrink,
+               double step_size, double root_scale, double eps) {
+  const T b1 = static_cast<T>(o.beta1), b2 = static_cast<T>(o.beta2), c1 = static_cast<T>(1 - o.beta1),
+          c2 = static_cast<T>(1 - o.beta2), l2 = static_cast<T>(decay), keep = static_cast<T>(shrink),
+          size = static_cast<T>(step_size), scale_v = static_cast<T>(root_scale), e = static_cast<T>(eps);
+  for_each(n, light, [=](std::int64_t i) {
+    const T d = g[i] + l2 * w[i];
+    const T mi = b1 * m[i] + c1 * d;
+    const T vi = b2 * v[i] + c2 * (d * d);
+    m[i] = mi;
+    v[i] = vi;
+    w[i] = keep * w[i] - size * mi / (math::sqrt(vi * scale_v) + e);
+  });
+}
+
+double correction(double beta, std::int64_t step) { return 1 - std::pow(beta, static_cast<double>(step)); }
+
+}  // namespace
+
+template <class T>
+void sgd(T* w, const T* g, std::int64_t n, double lr, double weight_decay) {
+  const T rate = static_cast<T>(lr), decay = static_cast<T>(weight_decay);
+  for_each(n, light, [=](std::int64_t i) { w[i] -= rate * (g[i] + decay * w[i]); });
+}
+
+template <class T>
+void momentum(T* w, const T* g, T* buffer, std::int64_t n, const MomentumOptions& o, std::int64_t step) {
+  const T rate = static_cast<T>(o.lr), decay = static_cast<T>(o.weight_decay), mu = static_cast<T>(o.momentum),
+          fresh = static_cast<T>(1 - o.dampening);
+  const auto pass = [=](auto first, auto nesterov) {
+    for_each(n, light, [=](std::int64_t i) {
+      const T d = g[i] + decay * w[i];
+      T b = d;
+      if constexpr (!decltype(first)::value) b = mu * buffer[i] + fresh * d;
+      buffer[i] = b;
+      if constexpr (decltype(nesterov)::value) b = d + mu * b;
+      w[i] -= rate * b;
+    });
+  };
+  using yes = std::true_type;
+  using no = std::false_type;
+  if (step == 1) return o.nesterov ? pass(yes{}, yes{}) : pass(yes{}, no{});
+  return o.nesterov ? pass(no{}, yes{}) : pass(no{}, no{});
+}
+
+template <class T>
+void adam(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, std::int64_t step) {
+  adam_pass(w, g, m, v, n, o, o.weight_decay, 1, o.lr / correction(o.beta1, step), 1 / correction(o.beta2, step), o.eps);
+}
+
+template <class T>
+void adam_efficient(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, std::int64_t step) {
+  const double root = std::sqrt(correction(o.beta2, step));
+  adam_pass(w, g, m, v, n, o, o.weight_decay, 1, o.lr * root / correction(o.beta1, step), 1, o.eps * root);
+}
+
+template <class T>
+void adamw(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, std::int64_t step) {
+  adam_pass(w, g, m, v, n, o, 0, 1 - o.lr * o.weight_decay, o.lr / correction(o.beta1, step),
+            1 / correction(o.beta2, step), o.eps);
+}
+
+template <class T>
+double sum_of_squares(const T* x, std::int64_t n) {
+  double part[max_pieces];
+  const std::int64_t grain = reduction_grain(n, parallel::light_grain), pieces = parallel::pieces(n, grain);
+  parallel::for_pieces(pieces, [&](std::int64_t piece, int) {
+    const T* p = x + piece * grain;
+    part[piece] = lane_sum<T>(
+        min_of(grain, n - piece * grain),
+        [p](std::int64_t i) {
+          const auto v = load<Vector<T>>(p + i);
+          return v * v;
+        },
+        [p](std::int64_t i) { return p[i] * p[i]; });
+  });
+  double total = 0;
+  for (std::int64_t k = 0; k < pieces; ++k) total += part[k];
+  return total;
+}
+
+template <class T>
+void scale(T* x, T a, std::int64_t n) {
+  for_each(n, light, [=](std::int64_t i) { x[i] *= a; });
+}
+
+#define INSTANTIATE(T)                                                                                        \
+  template void sgd(T*, const T*, std::int64_t, double, double);                                              \
+  template void momentum(T*, const T*, T*, std::int64_t, const MomentumOptions&, std::int64_t);               \
+  template void adam(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);                   \
+  template void adam_efficient(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);         \
+  template void adamw(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);                  \
+  template double sum_of_squares(const T*, std::int64_t);                                                     \
+  template void scale(T*, T, std::int64_t);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace rewind_lib::kernels

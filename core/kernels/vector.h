@@ -1,0 +1,87 @@
+#pragma once
+// The widest vectors of the machine the code is compiled for, in GCC's portable vector extensions.
+
+#include <rewind/core/kernels/activation.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace rewind_lib::kernels {
+
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64;
+#elif defined(__AVX__)
+inline constexpr int vector_bytes = 32;
+#else
+inline constexpr int vector_bytes = 16;
+#endif
+
+template <class T, int Bytes = vector_bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(Bytes)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+template <class T>
+inline constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+
+// V is a vector of T, or T itself: kernels written on load, store and splat take both.
+template <class V, class T>
+inline V load(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V, class T>
+inline void store(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+template <class V, class T>
+inline V splat(T x) {
+  return V{} + x;
+}
+
+/// a * b + c, rounded once where the machine can. For a single T it is spelled out: the compiler's choice would differ
+/// from kernel to kernel, and with it the bits.
+template <class V>
+inline V multiply_add(V a, V b, V c) {
+#if defined(__FMA__)
+  if constexpr (std::is_same_v<V, float>)
+    return __builtin_fmaf(a, b, c);
+  else if constexpr (std::is_same_v<V, double>)
+    return __builtin_fma(a, b, c);
+  else
+#endif
+    return a * b + c;
+}
+
+/// activate() for vectors as well.
+template <class V>
+inline V activate_lanes(Activation activation, V v) {
+  if (activation == Activation::none) return v;
+  const V zero = {};
+  v = v < zero ? zero : v;
+  if (activation == Activation::relu6) {
+    const V six = zero + 6;
+    v = v > six ? six : v;
+  }
+  return v;
+}
+
+template <class V>
+struct VectorTag {
+  using type = V;
+};
+
+/// Calls body(tag, c) for vectors (V = decltype(tag)::type: full ones, then of 16 bytes, then T) that cover [begin, end).
+template <class T, class F>
+inline void for_vectors(std::int64_t begin, std::int64_t end, F&& body) {
+  constexpr int small = 16 / static_cast<int>(sizeof(T));
+  std::int64_t c = begin;
+  for (; c + lanes<T> <= end; c += lanes<T>) body(VectorTag<Vector<T>>{}, c);
+  for (; c + small <= end; c += small) body(VectorTag<typename VectorOf<T, 16>::type>{}, c);
+  for (; c < end; ++c) body(VectorTag<T>{}, c);
+}
+
+}  // namespace rewind_lib::kernels

@@ -1,0 +1,70 @@
+#pragma once
+// Threads. The only place that knows OpenMP.
+//
+// Work is cut into pieces whose number and borders depend on the problem alone, never on the number of threads; threads
+// only choose who runs which piece. A kernel that writes disjoint outputs a piece, or one partial sum a piece that are
+// then added in order, therefore gives the same bits for any number of threads.
+
+#include <rewind/core/namespace.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+namespace rewind_lib::parallel {
+
+/// Threads that parallel loops use: set_threads, else REWIND_NUM_THREADS, else OMP_NUM_THREADS, else the cores at hand.
+int threads();
+/// Throws Error when n < 1.
+void set_threads(int n);
+
+/// True inside a running parallel loop; loops started there run serially.
+bool active();
+
+/// Elements of light work (an add, say) that a piece should hold at least, so that waking a thread pays.
+inline constexpr std::int64_t light_grain = 32768;
+
+constexpr std::int64_t pieces(std::int64_t n, std::int64_t grain) { return (n + grain - 1) / grain; }
+
+namespace detail {
+using Body = void (*)(void* context, std::int64_t piece, int worker);
+void run(std::int64_t pieces, Body body, void* context);
+}  // namespace detail
+
+/// Calls body(piece, worker) once for every piece in [0, count); worker in [0, threads()) names the scratch space that
+/// this call has to itself. body must not throw.
+template <class F>
+void for_pieces(std::int64_t count, F&& body) {
+  if (count == 1) {
+    body(std::int64_t{0}, 0);
+  } else if (count > 1) {
+    using Fn = std::remove_reference_t<F>;
+    detail::run(
+        count, [](void* context, std::int64_t piece, int worker) { (*static_cast<Fn*>(context))(piece, worker); },
+        const_cast<void*>(static_cast<const void*>(&body)));
+  }
+}
+
+/// Calls body(begin, end) over [0, n) in pieces of `grain` (the last may be shorter). body must not throw.
+template <class F>
+void for_range(std::int64_t n, std::int64_t grain, F&& body) {
+  for_pieces(pieces(n, grain), [&](std::int64_t piece, int) {
+    const std::int64_t begin = piece * grain;
+    body(begin, begin + grain < n ? begin + grain : n);
+  });
+}
+
+/// While alive, calls into an OpenMP-threaded library from this thread stay on this thread (a BLAS call in a serial
+/// region would otherwise start threads, and its bits depend on their number). Free inside a parallel loop.
+class SerialRegion {
+ public:
+  SerialRegion();
+  ~SerialRegion();
+  SerialRegion(const SerialRegion&) = delete;
+  SerialRegion& operator=(const SerialRegion&) = delete;
+
+ private:
+  int saved_ = 0;
+};
+
+}  // namespace rewind_lib::parallel

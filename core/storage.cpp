@@ -1,0 +1,340 @@
+#include <rewind/core/allocator.h>
+#include <rewind/core/storage.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <thread>
+
+namespace rewind_lib {
+namespace {
+
+// A ledger counts bytes. The real one follows real storages; a dry run counts in one of its own.
+struct Ledger {
+  memory::Usage live, peak, at_peak;
+  std::vector<memory::Event>* timeline = nullptr;
+
+  void change(Category category, std::int64_t delta) {
+    std::size_t& bytes = live.bytes[static_cast<int>(category)];
+    bytes += static_cast<std::size_t>(delta);
+    live.total += static_cast<std::size_t>(delta);
+    std::size_t& most = peak.bytes[static_cast<int>(category)];
+    if (bytes > most) most = bytes;
+    if (live.total > peak.total) {
+      peak.total = live.total;
+      at_peak = live;
+    }
+    if (timeline != nullptr) timeline->push_back({category, delta, live.total, location().op, location().module});
+  }
+  void reset_peak() { peak = at_peak = live; }
+};
+
+class SpinLock {
+ public:
+  void lock() {
+    while (flag_.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
+  }
+  void unlock() { flag_.store(false, std::memory_order_release); }
+
+ private:
+  std::atomic<bool> flag_{false};
+};
+
+struct Guard {
+  explicit Guard(SpinLock& lock) : lock_(lock) { lock_.lock(); }
+  ~Guard() { lock_.unlock(); }
+  SpinLock& lock_;
+};
+
+std::size_t address_space() {
+  const auto pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page > 0 ? 4 * static_cast<std::size_t>(pages) * static_cast<std::size_t>(page) : std::size_t{1} << 38;
+}
+
+// Everything behind one lock: the arenas, the real ledger, the list of live storages, the pool of Storage records.
+struct Heap {
+  SpinLock lock;
+  // Small blocks live apart: a saved per-channel vector must not pin a hole between two feature maps.
+  static constexpr std::size_t small_bytes = 16384;
+  Arena small{address_space() / 16};
+  Arena large{address_space()};
+  Ledger real;
+  std::size_t limit = 0;
+  std::uint64_t fail_countdown = 0;
+  Storage* live = nullptr;
+  Storage* unused = nullptr;  // free records, linked through live_next
+
+  Storage* take_record() {
+    if (unused == nullptr) {
+      constexpr std::size_t slab = 128;
+      auto* records = static_cast<Storage*>(std::aligned_alloc(alignof(Storage), slab * sizeof(Storage)));
+      if (records == nullptr) return nullptr;
+      for (std::size_t i = 0; i < slab; ++i) {
+        records[i].live_next = unused;
+        unused = &records[i];
+      }
+    }
+    Storage* record = unused;
+    unused = record->live_next;
+    return record;
+  }
+
+  std::byte* take_bytes(std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    // Blocks of their own, so that the sanitizer sees every overrun. The arena itself has its own tests.
+    return static_cast<std::byte*>(std::aligned_alloc(Arena::alignment, (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64));
+#else
+    if (bytes < small_bytes) return static_cast<std::byte*>(small.allocate(bytes));
+    auto* data = static_cast<std::byte*>(large.allocate(bytes));
+    // Free memory is kept, but never so much of it that the process outgrows the tracked peak by more than 2 %.
+    const std::size_t most = std::max(real.peak.total, real.live.total + bytes);
+    const std::size_t allowed = most + most / 50 + 2 * Arena::chunk;
+    if (large.resident() > allowed) large.purge(allowed);
+    return data;
+#endif
+  }
+
+  void give_bytes(std::byte* data, std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    static_cast<void>(bytes);
+    std::free(data);
+#else
+    (bytes < small_bytes ? small : large).deallocate(data);
+#endif
+  }
+};
+
+Heap& heap() {
+  // Never destroyed: tensors may outlive every other static object.
+  static Heap* const h = new Heap;
+  return *h;
+}
+
+thread_local Ledger* dry_ledger = nullptr;
+thread_local Category category_now = Category::activation;
+thread_local Location location_now;
+
+Ledger& ledger_now() { return dry_ledger != nullptr ? *dry_ledger : heap().real; }
+
+std::vector<memory::Holding> largest_locked(int count) {
+  std::vector<memory::Holding> all;
+  for (const Storage* s = heap().live; s != nullptr; s = s->live_next) all.push_back({s->bytes, s->category, s->op, s->module});
+  const auto keep = std::min(all.size(), static_cast<std::size_t>(std::max(count, 0)));
+  std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(),
+                    [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+  all.resize(keep);
+  return all;
+}
+
+[[noreturn]] void refuse(std::size_t bytes, Category category, const memory::Usage& live, std::string reason,
+                         const std::vector<memory::Holding>& holdings) {
+  const Location& at = location();
+  std::string text = str("out of memory: ", at.op[0] != 0 ? str(at.op, " ") : "", "needs ", bytes, " bytes (", memory::human(bytes),
+                            ") of ", name_of(category), at.module[0] != 0 ? str(" in ", at.module) : "", ": ", reason,
+                            ". Live now: ", memory::human(live.total), " (");
+  for (int c = 0; c < category_count; ++c)
+    text += str(c > 0 ? ", " : "", name_of(static_cast<Category>(c)), " ", memory::human(live.bytes[c]));
+  text += "). Largest live tensors:";
+  for (const auto& h : holdings)
+    text += str(" ", memory::human(h.bytes), " ", name_of(h.category), h.op[0] != 0 ? str(" by ", h.op) : "",
+                   h.module[0] != 0 ? str(" in ", h.module) : "", ";");
+  text += " use a smaller batch, recompute more, or raise the limit.";
+  throw OutOfMemory(text);
+}
+
+}  // namespace
+
+Location& location() { return location_now; }
+
+const char* name_of(Category category) {
+  constexpr const char* names[] = {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace"};
+  return names[static_cast<int>(category)];
+}
+
+Storage* new_storage(std::size_t bytes, Category category) {
+  Heap& h = heap();
+  const char* reason = nullptr;
+  std::size_t limit = 0;
+  {
+    Guard guard(h.lock);
+    Ledger& ledger = ledger_now();
+    if (h.fail_countdown > 0 && --h.fail_countdown == 0) {
+      reason = "a test asked for this failure";
+    } else if (h.limit > 0 && ledger.live.total + bytes > h.limit) {
+      reason = "the limit is ";
+      limit = h.limit;
+    } else if (Storage* s = h.take_record(); s == nullptr) {
+      reason = "the system has no more memory";
+    } else {
+      const bool dry = dry_ledger != nullptr;
+      std::byte* data = dry ? nullptr : h.take_bytes(bytes);
+      if (data == nullptr && !dry) {
+        s->live_next = h.unused;
+        h.unused = s;
+        reason = "the system has no more memory";
+      } else {
+        new (s) Storage{1, 0, category, dry, data, bytes, location_now.op, location_now.module, h.live, nullptr};
+        if (h.live != nullptr) h.live->live_previous = s;
+        h.live = s;
+        ledger.change(category, static_cast<std::int64_t>(bytes));
+        return s;
+      }
+    }
+  }
+  refuse(bytes, category, memory::live(), limit > 0 ? str(reason, memory::human(limit)) : reason, memory::largest(5));
+}
+
+void destroy(Storage* s) noexcept {
+  Heap& h = heap();
+  Guard guard(h.lock);
+  const auto delta = -static_cast<std::int64_t>(s->bytes);
+  if (dry_ledger != nullptr) dry_ledger->change(s->category, delta);
+  if (!s->dry) {
+    h.real.change(s->category, delta);
+    h.give_bytes(s->data, s->bytes);
+  }
+  if (s->live_next != nullptr) s->live_next->live_previous = s->live_previous;
+  (s->live_previous != nullptr ? s->live_previous->live_next : h.live) = s->live_next;
+  s->live_next = h.unused;
+  h.unused = s;
+}
+
+void recategorize(Storage* s, Category category) {
+  if (s->category == category) return;
+  Guard guard(heap().lock);
+  const auto bytes = static_cast<std::int64_t>(s->bytes);
+  const auto move = [&](Ledger& ledger) {
+    ledger.change(s->category, -bytes);
+    ledger.change(category, bytes);
+  };
+  if (dry_ledger != nullptr) move(*dry_ledger);
+  if (!s->dry) move(heap().real);
+  s->category = category;
+}
+
+DryLedger::DryLedger() {
+  if (dry_ledger != nullptr) fail("dry run: a dry run is already in progress on this thread; dry runs do not nest");
+  auto* ledger = new Ledger;
+  Guard guard(heap().lock);
+  ledger->live = heap().real.live;
+  ledger->reset_peak();
+  dry_ledger = ledger;
+}
+
+DryLedger::~DryLedger() {
+  delete dry_ledger->timeline;
+  delete dry_ledger;
+  dry_ledger = nullptr;
+}
+
+bool DryLedger::active() { return dry_ledger != nullptr; }
+
+namespace memory {
+
+Usage live() {
+  Guard guard(heap().lock);
+  return ledger_now().live;
+}
+Usage peak() {
+  Guard guard(heap().lock);
+  return ledger_now().peak;
+}
+Usage at_peak() {
+  Guard guard(heap().lock);
+  return ledger_now().at_peak;
+}
+void reset_peak() {
+  Guard guard(heap().lock);
+  ledger_now().reset_peak();
+}
+void set_limit(std::size_t bytes) {
+  Guard guard(heap().lock);
+  heap().limit = bytes;
+}
+std::size_t limit() {
+  Guard guard(heap().lock);
+  return heap().limit;
+}
+void fail_at(std::uint64_t n) {
+  Guard guard(heap().lock);
+  heap().fail_countdown = n;
+}
+std::vector<Holding> largest(int count) {
+  Guard guard(heap().lock);
+  return largest_locked(count);
+}
+std::size_t resident() {
+  Guard guard(heap().lock);
+  return heap().small.resident() + heap().large.resident();
+}
+
+CategoryScope::CategoryScope(Category category) : saved_(category_now) { category_now = category; }
+CategoryScope::~CategoryScope() { category_now = saved_; }
+Category current_category() { return category_now; }
+
+Scope::Scope() {
+  Guard guard(heap().lock);
+  Ledger& ledger = ledger_now();
+  before_ = ledger.live;
+  outer_peak_ = ledger.peak;
+  outer_at_peak_ = ledger.at_peak;
+  ledger.reset_peak();
+}
+Scope::~Scope() {
+  Guard guard(heap().lock);
+  Ledger& ledger = ledger_now();
+  for (int c = 0; c < category_count; ++c) ledger.peak.bytes[c] = std::max(ledger.peak.bytes[c], outer_peak_.bytes[c]);
+  if (outer_peak_.total >= ledger.peak.total) {
+    ledger.peak.total = outer_peak_.total;
+    ledger.at_peak = outer_at_peak_;
+  }
+}
+Usage Scope::peak() const { return memory::peak(); }
+Usage Scope::at_peak() const { return memory::at_peak(); }
+
+void start_timeline() {
+  Guard guard(heap().lock);
+  Ledger& ledger = ledger_now();
+  if (ledger.timeline == nullptr) ledger.timeline = new std::vector<Event>;
+  ledger.timeline->clear();
+}
+std::vector<Event> stop_timeline() {
+  Guard guard(heap().lock);
+  Ledger& ledger = ledger_now();
+  std::vector<Event> events;
+  if (ledger.timeline != nullptr) events.swap(*ledger.timeline);
+  delete ledger.timeline;
+  ledger.timeline = nullptr;
+  return events;
+}
+
+std::string human(std::size_t bytes) {
+  constexpr const char* units[] = {"B", "kB", "MB", "GB", "TB"};
+  if (bytes < 1000) return str(bytes, " B");
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  for (; value >= 999.95 && unit < 4; ++unit) value /= 1000;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f %s", value, units[unit]);
+  return text;
+}
+
+std::string report() {
+  const Usage now = live(), most = peak(), then = at_peak();
+  char line[128];
+  std::snprintf(line, sizeof line, "%-16s %12s %12s %12s\n", "memory", "live", "own peak", "at the peak");
+  std::string text = line;
+  const auto row = [&](const char* name, std::size_t a, std::size_t b, std::size_t c) {
+    std::snprintf(line, sizeof line, "%-16s %12s %12s %12s\n", name, human(a).c_str(), human(b).c_str(), human(c).c_str());
+    text += line;
+  };
+  for (int c = 0; c < category_count; ++c) row(name_of(static_cast<Category>(c)), now.bytes[c], most.bytes[c], then.bytes[c]);
+  row("total", now.total, most.total, most.total);
+  return text;
+}
+
+}  // namespace memory
+}  // namespace rewind_lib

@@ -1,0 +1,53 @@
+#pragma once
+// Storage: a counted block of bytes with a category, shared by the tensors that view it.
+
+#include <rewind/core/memory.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace rewind_lib {
+
+struct alignas(64) Storage {
+  std::atomic<std::uint32_t> refs;
+  std::uint32_t version;  ///< moves on every write to a tensor's data, so that a stale save is noticed
+  Category category;
+  bool dry;               ///< counted but without bytes (a dry run)
+  std::byte* data;        ///< 64-byte aligned; nullptr when dry
+  std::size_t bytes;
+  const char* op;         ///< the op that made it, "" outside ops
+  const char* module;     ///< the module path it was made in, "" outside modules
+  Storage* live_next;
+  Storage* live_previous;
+};
+
+/// A new storage with one reference. Throws OutOfMemory.
+Storage* new_storage(std::size_t bytes, Category category);
+void destroy(Storage* storage) noexcept;
+inline void retain(Storage* s) { s->refs.fetch_add(1, std::memory_order_relaxed); }
+inline void release(Storage* s) noexcept {
+  if (s->refs.load(std::memory_order_acquire) == 1 || s->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) destroy(s);
+}
+/// Counts the storage's bytes in another category from now on.
+void recategorize(Storage* storage, Category category);
+
+/// Where the running thread is, for storages and events to be labelled with. Set by the choke point and by modules.
+struct Location {
+  const char* op = "";
+  const char* module = "";
+};
+Location& location();
+
+/// While alive, new storages on this thread have no bytes and are counted in a ledger of their own that starts as a copy
+/// of the real one. Not nestable.
+class DryLedger {
+ public:
+  DryLedger();
+  ~DryLedger();
+  DryLedger(const DryLedger&) = delete;
+  DryLedger& operator=(const DryLedger&) = delete;
+  static bool active();
+};
+
+}  // namespace rewind_lib

@@ -1,0 +1,195 @@
+#pragma once
+// Tensor: a handle on contiguous elements with a shape and a dtype. Copying a Tensor copies the handle, not the data.
+//
+// Pass tensors by value and move them (`h = relu(std::move(h))`): the last handle on a value lets an op write its result
+// into the same buffer, and lets memory go as early as it can.
+
+#include <rewind/core/dtype.h>
+#include <rewind/core/shape.h>
+#include <rewind/core/storage.h>
+
+#include <initializer_list>
+#include <iosfwd>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace rewind_lib {
+
+/// Where the recipe of a recorded value lives. core carries this for the tape and never looks inside; the tape learns
+/// through dropped() that the last handle on a value is gone.
+class Recorder {
+ public:
+  virtual void dropped(std::uint32_t entry, std::uint64_t serial) noexcept = 0;
+
+ protected:
+  ~Recorder() = default;
+};
+
+/// The value `output` of the entry `entry` of a tape; `serial` tells that entry from later ones in the same place.
+struct ValueRef {
+  Recorder* recorder = nullptr;
+  std::uint64_t serial = 0;
+  std::uint32_t entry = 0;
+  std::uint32_t output = 0;
+};
+
+class Tensor;
+
+namespace detail {
+struct TensorImpl {
+  std::atomic<std::uint32_t> refs;
+  DType dtype;
+  bool requires_grad;  // a leaf that collects a gradient, or computed from one
+  Storage* storage;
+  std::size_t offset;  // bytes from storage->data
+  Shape shape;
+  ValueRef value;      // recorder == nullptr for leaves and constants
+  TensorImpl* grad;    // a leaf's gradient; owned
+};
+TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, DType dtype);  // takes over the storage reference
+void destroy(TensorImpl* impl) noexcept;
+}  // namespace detail
+
+class Tensor {
+ public:
+  /// An undefined tensor: no shape, no data; defined() is false.
+  Tensor() = default;
+  Tensor(const Tensor& other) : impl_(other.impl_) {
+    if (impl_ != nullptr) impl_->refs.fetch_add(1, std::memory_order_relaxed);
+  }
+  Tensor(Tensor&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
+  Tensor& operator=(Tensor other) noexcept {
+    std::swap(impl_, other.impl_);
+    return *this;
+  }
+  ~Tensor() {
+    if (impl_ != nullptr && (impl_->refs.load(std::memory_order_acquire) == 1 || impl_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1))
+      detail::destroy(impl_);
+  }
+
+  bool defined() const { return impl_ != nullptr; }
+  const Shape& shape() const { return impl().shape; }
+  int rank() const { return impl().shape.rank(); }
+  std::int64_t size(int axis) const { return impl().shape[axis]; }
+  std::int64_t numel() const { return impl().shape.numel(); }
+  DType dtype() const { return impl().dtype; }
+  /// Bytes of this tensor's elements (a view's own share, not its storage's).
+  std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype()); }
+  Category category() const { return impl().storage->category; }
+  /// Counts the bytes under this tensor in another category from now on.
+  void set_category(Category category) const { recategorize(impl().storage, category); }
+
+  /// The elements, row by row, for reading. Throws Error when T is not the dtype or in a dry run.
+  template <class T>
+    requires is_element<T>
+  std::span<const T> values() const {
+    return {static_cast<const T*>(readable(dtype_of<T>)), static_cast<std::size_t>(numel())};
+  }
+  /// The elements for writing. A backward that saved them before will notice and throw.
+  template <class T>
+    requires is_element<T>
+  std::span<T> mutate() {
+    return {static_cast<T*>(writable(dtype_of<T>)), static_cast<std::size_t>(numel())};
+  }
+  /// The one element of a tensor of any shape with numel() == 1, converted to T. Throws Error otherwise.
+  template <class T = double>
+    requires std::is_arithmetic_v<T>
+  T item() const {
+    return static_cast<T>(item_as_double());
+  }
+  /// A copy of the elements. Throws Error when T is not the dtype.
+  template <class T>
+    requires is_element<T>
+  std::vector<T> to_vector() const {
+    const auto v = values<T>();
+    return {v.begin(), v.end()};
+  }
+
+  /// In place: every element becomes `value`; every element is copied from `source` (same shape, any dtype).
+  void fill(double value);
+  void copy_from(const Tensor& source);
+  /// A tensor with its own copy of the elements; and one converted to another dtype. Neither carries a gradient.
+  Tensor clone() const;
+  Tensor to(DType dtype) const;
+  /// The same elements without a history: no gradient flows through.
+  Tensor detach() const;
+
+  /// Marks a leaf whose gradient backward() collects. Throws Error on a computed tensor or an integer one.
+  Tensor& set_requires_grad(bool on = true);
+  bool requires_grad() const { return impl().requires_grad; }
+  /// True when this tensor was not computed by a recorded op.
+  bool is_leaf() const { return impl().value.recorder == nullptr; }
+  /// The gradient collected so far; undefined when there is none.
+  Tensor grad() const;
+  void set_grad(Tensor grad) const;
+
+  /// Whether two handles are the same tensor object, and whether two tensors share memory.
+  bool same(const Tensor& other) const { return impl_ == other.impl_; }
+  bool shares_storage(const Tensor& other) const { return impl().storage == other.impl().storage; }
+
+  // For the tape and for ops; user code has no need of them.
+  detail::TensorImpl& impl() const {
+    if (impl_ == nullptr) undefined();
+    return *impl_;
+  }
+  static Tensor adopt(detail::TensorImpl* impl) {
+    Tensor t;
+    t.impl_ = impl;
+    return t;
+  }
+  /// Raw bytes without checks, for kernels; nullptr in a dry run.
+  template <class T>
+  T* raw() const {
+    Storage* s = impl().storage;
+    return s->data == nullptr ? nullptr : reinterpret_cast<T*>(s->data + impl().offset);
+  }
+
+ private:
+  [[noreturn]] static void undefined();
+  const void* readable(DType as) const;
+  void* writable(DType as);
+  double item_as_double() const;
+
+  detail::TensorImpl* impl_ = nullptr;
+};
+
+/// Uninitialised elements. All factories allocate in the current memory category (CategoryScope).
+Tensor empty(const Shape& shape, DType dtype = float32);
+Tensor zeros(const Shape& shape, DType dtype = float32);
+Tensor ones(const Shape& shape, DType dtype = float32);
+Tensor full(const Shape& shape, double value, DType dtype = float32);
+/// Rank 0.
+Tensor scalar(double value, DType dtype = float32);
+/// 0, 1, ..., n - 1.
+Tensor arange(std::int64_t n, DType dtype = float32);
+/// Copies elements in row-major order. Throws Error when their number is not shape.numel().
+template <class T>
+  requires is_element<T>
+Tensor from(std::span<const T> elements, const Shape& shape);
+template <class T>
+  requires is_element<T>
+Tensor from(std::initializer_list<T> elements, const Shape& shape) {
+  return from(std::span<const T>(elements.begin(), elements.size()), shape);
+}
+template <class T>
+  requires is_element<T>
+Tensor from(const std::vector<T>& elements, const Shape& shape) {
+  return from(std::span<const T>(elements), shape);
+}
+/// Standard normal, and uniform on [low, high), from the thread's default generator (random.h). Float dtypes.
+Tensor randn(const Shape& shape, DType dtype = float32);
+Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = float32);
+
+/// A tensor on the same memory: the same elements in another shape; rows [begin, end) of the leading axis. These views
+/// carry no gradient; rewind::reshape and rewind::slice do.
+Tensor view_as(const Tensor& tensor, const Shape& shape);
+Tensor view_rows(const Tensor& tensor, std::int64_t begin, std::int64_t end);
+
+/// "float32 [2, 3] [[1, 2, 3], [4, 5, 6]]", long axes cut in the middle.
+std::string to_string(const Tensor& tensor);
+std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
+
+}  // namespace rewind_lib

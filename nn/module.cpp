@@ -1,0 +1,135 @@
+#include <rewind/nn/module.h>
+
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <typeinfo>
+
+namespace rewind_lib::nn {
+namespace {
+
+std::string join(const std::string& path, std::string_view name) { return path.empty() ? std::string(name) : path + "." + std::string(name); }
+
+/// Paths outlive the modules that they name: tape entries and error texts point at them.
+const char* intern(const std::string& text) {
+  static std::mutex mutex;
+  static auto* const texts = new std::set<std::string>;
+  const std::lock_guard guard(mutex);
+  return texts->insert(text).first->c_str();
+}
+
+/// Fields that goes down into children and hands on what it finds with its path.
+class Walk : public Fields {
+ public:
+  void start(Module& root) { enter("", root); }
+  void parameter(std::string_view name, Tensor& value) final { on_parameter(join(path_, name), value); }
+  void buffer(std::string_view name, Tensor& value) final { on_buffer(join(path_, name), value); }
+  void child(std::string_view name, Module& module) final { enter(join(path_, name), module); }
+
+ protected:
+  virtual void on_module(const std::string&, Module&) {}
+  virtual void on_parameter(std::string, Tensor&) {}
+  virtual void on_buffer(std::string, Tensor&) {}
+
+ private:
+  void enter(std::string path, Module& module) {
+    std::swap(path_, path);
+    on_module(path_, module);
+    module.describe(*this);
+    std::swap(path_, path);
+  }
+  std::string path_;
+};
+
+class Collect final : public Walk {
+ public:
+  explicit Collect(bool buffers) : buffers_(buffers) {}
+  std::vector<Parameter> found;
+
+ private:
+  void add(std::string path, const Tensor& value) {
+    if (value.defined() && std::ranges::none_of(found, [&](const Parameter& p) { return p.value.same(value); })) found.push_back({std::move(path), value});
+  }
+  void on_parameter(std::string path, Tensor& value) override {
+    if (!buffers_) add(std::move(path), value);
+  }
+  void on_buffer(std::string path, Tensor& value) override {
+    if (buffers_) add(std::move(path), value);
+  }
+  bool buffers_;
+};
+
+class Visit final : public Walk {
+ public:
+  explicit Visit(ModuleVisitor& visitor) : visitor_(visitor) {}
+
+ private:
+  void on_module(const std::string& path, Module& module) override { visitor_.visit(path, module); }
+  ModuleVisitor& visitor_;
+};
+
+}  // namespace
+
+class PathNaming final : public ModuleVisitor {
+ public:
+  void visit(const std::string& path, Module& module) override { module.path_ = intern(path); }
+};
+
+void for_each_module(Module& root, ModuleVisitor& visitor) { Visit(visitor).start(root); }
+
+std::string Module::type() const {
+  int status = 0;
+  char* demangled = abi::__cxa_demangle(typeid(*this).name(), nullptr, nullptr, &status);
+  std::string name = demangled != nullptr ? demangled : typeid(*this).name();
+  std::free(demangled);
+  const auto colon = name.rfind(':');
+  return colon == name.npos ? name : name.substr(colon + 1);
+}
+
+Tensor Module::operator()(Tensor x) {
+  if (path_ == nullptr) {
+    PathNaming naming;
+    for_each_module(*this, naming);
+  }
+  class Label {
+   public:
+    explicit Label(const char* path) : saved_(std::exchange(location().module, path)) {}
+    ~Label() { location().module = saved_; }
+    Label(const Label&) = delete;
+    Label& operator=(const Label&) = delete;
+
+   private:
+    const char* saved_;
+  };
+  const Label label(path_);
+  return forward(std::move(x));
+}
+
+std::vector<Parameter> Module::parameters() {
+  Collect collect(false);
+  collect.start(*this);
+  return std::move(collect.found);
+}
+
+std::vector<Parameter> Module::buffers() {
+  Collect collect(true);
+  collect.start(*this);
+  return std::move(collect.found);
+}
+
+void Module::train(bool on) {
+  class SetTraining final : public ModuleVisitor {
+   public:
+    explicit SetTraining(bool value) : value_(value) {}
+    void visit(const std::string&, Module& module) override { module.training_ = value_; }
+
+   private:
+    bool value_;
+  } set(on);
+  for_each_module(*this, set);
+}
+
+}  // namespace rewind_lib::nn

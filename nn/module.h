@@ -1,0 +1,78 @@
+#pragma once
+// Module: a computation with named parameters, buffers and children.
+//
+// A module of your own holds its layers as members, lists them in describe(), and computes in forward():
+//
+//   struct Net : rw::nn::Module {
+//     rw::nn::Linear hidden{784, 128}, out{128, 10};
+//     void describe(rw::nn::Fields& f) override { f.child("hidden", hidden); f.child("out", out); }
+//     rw::Tensor forward(rw::Tensor x) override { return out(rw::relu(hidden(std::move(x)))); }
+//   };
+
+#include <rewind/autograd/parameter.h>
+#include <rewind/core/tensor.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rewind_lib::nn {
+
+class Module;
+
+/// Where describe() lists what a module has. Who asks decides what happens with it.
+class Fields {
+ public:
+  virtual ~Fields() = default;
+  /// A tensor that an optimizer updates.
+  virtual void parameter(std::string_view name, Tensor& value) = 0;
+  /// A tensor that is part of the state but is not trained (running statistics).
+  virtual void buffer(std::string_view name, Tensor& value) = 0;
+  virtual void child(std::string_view name, Module& module) = 0;
+};
+
+class Module {
+ public:
+  Module() = default;
+  virtual ~Module() = default;
+  Module(Module&&) noexcept = default;
+  Module& operator=(Module&&) noexcept = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  /// What the module computes. Move x along, so that its memory can go early.
+  virtual Tensor forward(Tensor x) = 0;
+  /// Lists parameters, buffers and children, each under its name. Nothing by default.
+  virtual void describe(Fields&) {}
+  /// The name of the type, as summary() prints it; by default that of the class.
+  virtual std::string type() const;
+
+  /// Runs forward(); meanwhile errors, profiles and the NaN guard name this module by its path ("features.3.conv.0").
+  Tensor operator()(Tensor x);
+
+  /// All of this module and its children, named by path, each tensor once.
+  std::vector<Parameter> parameters();
+  std::vector<Parameter> buffers();
+  /// Training or evaluation, for this module and its children: dropout and batch normalisation behave differently.
+  void train(bool on = true);
+  void eval() { train(false); }
+  bool training() const { return training_; }
+
+  /// The path from the module that was called first, "" for that one itself and before the first call.
+  const char* path() const { return path_ == nullptr ? "" : path_; }
+
+ private:
+  friend class PathNaming;
+  const char* path_ = nullptr;  // interned
+  bool training_ = true;
+};
+
+/// Visits a module and everything below it, parents first: visit(path, module).
+class ModuleVisitor {
+ public:
+  virtual ~ModuleVisitor() = default;
+  virtual void visit(const std::string& path, Module& module) = 0;
+};
+void for_each_module(Module& root, ModuleVisitor& visitor);
+
+}  // namespace rewind_lib::nn

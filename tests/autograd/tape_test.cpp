@@ -1,0 +1,321 @@
+// The tape: what backward computes, what it frees and when, and what it says when it is misused.
+
+#include <rewind/autograd/backward.h>
+#include <rewind/autograd/checkpoint.h>
+#include <rewind/autograd/functional.h>
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/observer.h>
+#include <rewind/core/memory.h>
+
+#include <doctest/doctest.h>
+
+#include <string>
+#include <thread>
+
+namespace rw = rewind;
+using rw::Tensor;
+
+namespace {
+
+Tensor leaf(std::initializer_list<double> v) {
+  Tensor t = rw::from<double>(v, {static_cast<std::int64_t>(v.size())});
+  t.set_requires_grad();
+  return t;
+}
+
+std::size_t live() { return rw::memory::live().total; }
+
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const rw::Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const char* part) { return text.find(part) != text.npos; }
+
+}  // namespace
+
+TEST_CASE("backward adds to leaves, step after step") {
+  Tensor x = leaf({1, 2, 3});
+  rw::backward(rw::sum_to(x * x, {}));
+  CHECK(x.grad().to_vector<double>() == std::vector<double>{2, 4, 6});
+  rw::backward(rw::sum_to(x * x, {}));
+  CHECK(x.grad().to_vector<double>() == std::vector<double>{4, 8, 12});
+}
+
+TEST_CASE("a value that is used twice collects both gradients") {
+  Tensor x = leaf({3});
+  Tensor y = x * x;
+  rw::backward(rw::sum_to(y * y + y, {}));  // x^4 + x^2
+  CHECK(x.grad().item() == doctest::Approx(4 * 27 + 6));
+}
+
+TEST_CASE("backward frees everything that forward saved") {
+  Tensor x = leaf({1, 2, 3});
+  const std::size_t before = live();
+  {
+    Tensor y = rw::sum_to(rw::exp(x * x), {});
+    CHECK(live() > before);
+    rw::backward(std::move(y));
+  }
+  x.set_grad({});
+  CHECK(live() == before);
+}
+
+TEST_CASE("a graph that nobody goes back through is dropped with its last handle") {
+  Tensor x = leaf({1, 2, 3});
+  const std::size_t before = live();
+  {
+    Tensor y = rw::exp(x * x);
+    Tensor z = rw::tanh(y * y);
+    CHECK(live() > before);
+  }
+  CHECK(live() == before);
+}
+
+TEST_CASE("dropping a very long graph does not recurse") {
+  Tensor x = leaf({1});
+  const std::size_t before = live();
+  {
+    Tensor y = x * x;
+    for (int i = 0; i < 200000; ++i) y = y * 1.0;
+  }
+  CHECK(live() == before);
+}
+
+TEST_CASE("graphs may be interleaved, kept and gone back through in any order") {
+  Tensor x = leaf({2});
+  Tensor a = x * x;
+  Tensor b = x * x * x;
+  Tensor c = x + 1.0;
+  rw::backward(rw::sum_to(a, {}));
+  CHECK(x.grad().item() == 4);
+  x.set_grad({});
+  rw::backward(rw::sum_to(c, {}));
+  CHECK(x.grad().item() == 1);
+  x.set_grad({});
+  rw::backward(rw::sum_to(b, {}));
+  CHECK(x.grad().item() == 12);
+}
+
+TEST_CASE("a second backward over the same tape is an error that says so") {
+  Tensor x = leaf({1, 2});
+  Tensor y = rw::sum_to(x * x, {});
+  rw::backward(y);
+  CHECK(contains(message_of([&] { rw::backward(y); }), "already consumed by an earlier backward"));
+
+  Tensor trunk = x * x;
+  Tensor one = rw::sum_to(trunk, {}), two = rw::sum_to(trunk * 2.0, {});
+  rw::backward(one);
+  x.set_grad({});
+  CHECK(contains(message_of([&] { rw::backward(two); }), "already consumed by an earlier backward"));
+}
+
+TEST_CASE("a saved tensor that is modified in place is noticed") {
+  Tensor x = leaf({1, 2});
+  Tensor y = x + 1.0;
+  Tensor z = rw::sum_to(y * y, {});
+  y.mutate<double>()[0] = 7;
+  const std::string text = message_of([&] { rw::backward(z); });
+  CHECK(contains(text, "of mul, shape [2]"));
+  CHECK(contains(text, "modified in place"));
+}
+
+TEST_CASE("backward from several elements or from a constant is an error that says what to do") {
+  Tensor x = leaf({1, 2});
+  CHECK(contains(message_of([&] { rw::backward(x * x); }), "has shape [2]; reduce it with sum() or mean()"));
+  CHECK(contains(message_of([&] { rw::backward(rw::scalar(1)); }), "has no history"));
+  {
+    const rw::NoGrad no_grad;
+    Tensor y = rw::sum_to(x * x, {});
+    CHECK_FALSE(y.requires_grad());
+  }
+  CHECK(contains(message_of([&] { rw::backward(x * x, rw::ones({3}, rw::float64)); }), "output gradient is float64 [3]"));
+}
+
+TEST_CASE("backward with a given output gradient weighs the outputs") {
+  Tensor x = leaf({1, 2, 3});
+  rw::backward(x * x, rw::from<double>({1, 0, -1}, {3}));
+  CHECK(x.grad().to_vector<double>() == std::vector<double>{2, 0, -6});
+}
+
+TEST_CASE("grad returns gradients of leaves and of computed values, and leaves the leaves alone") {
+  Tensor x = leaf({2}), w = leaf({3});
+  Tensor h = x * w;
+  Tensor y = rw::sum_to(h * h, {});
+  const auto g = rw::grad(y, {x, h});
+  CHECK(g[0].item() == 2 * 6 * 3);
+  CHECK(g[1].item() == 12);
+  CHECK_FALSE(x.grad().defined());
+  CHECK_FALSE(w.grad().defined());
+}
+
+TEST_CASE("grad says which input has no influence") {
+  Tensor x = leaf({2}), w = leaf({3});
+  Tensor y = rw::sum_to(x * x, {});
+  CHECK(contains(message_of([&] { rw::grad(y, {x, w}); }), "y does not depend on x[1]"));
+}
+
+TEST_CASE("create_graph differentiates again and again") {
+  Tensor x = leaf({2});
+  Tensor y = rw::sum_to(x * x * x * x, {});
+  Tensor d1 = rw::grad(y, {x}, {.create_graph = true})[0];
+  CHECK(d1.item() == doctest::Approx(32));
+  Tensor d2 = rw::grad(rw::sum_to(d1, {}), {x}, {.create_graph = true})[0];
+  CHECK(d2.item() == doctest::Approx(48));
+  Tensor d3 = rw::grad(rw::sum_to(d2, {}), {x})[0];
+  CHECK(d3.item() == doctest::Approx(48));
+}
+
+TEST_CASE("create_graph leaves nothing behind once its handles are gone") {
+  Tensor x = leaf({2});
+  const std::size_t before = live();
+  {
+    Tensor y = rw::sum_to(rw::tanh(x * x), {});
+    Tensor d = rw::grad(y, {x}, {.create_graph = true})[0];
+    Tensor d2 = rw::grad(rw::sum_to(d, {}), {x}, {.create_graph = true})[0];
+    CHECK(live() > before);
+  }
+  CHECK(live() == before);
+}
+
+TEST_CASE("checkpoint recomputes, once a backward, and keeps only its inputs") {
+  Tensor x = rw::randn({1000}, rw::float64).set_requires_grad();
+  int calls = 0;
+  const auto f = [&calls](Tensor h) {
+    ++calls;
+    return rw::tanh(rw::exp(rw::sigmoid(std::move(h))));
+  };
+  rw::backward(rw::sum_to(f(x), {}));
+  const Tensor expected = x.grad();
+  x.set_grad({});
+  calls = 0;
+  const std::size_t before = live();
+  Tensor y = rw::checkpoint(f, x);
+  CHECK(calls == 1);
+  CHECK(live() - before == y.bytes());
+  rw::backward(rw::sum_to(std::move(y), {}));
+  CHECK(calls == 2);
+  CHECK(x.grad().to_vector<double>() == expected.to_vector<double>());
+  CHECK(live() - before == x.bytes());  // the gradient
+}
+
+TEST_CASE("checkpoints nest, take several inputs, give several outputs and capture parameters and computed values") {
+  Tensor x = rw::randn({50}, rw::float64).set_requires_grad(), w = rw::randn({50}, rw::float64).set_requires_grad();
+  const auto run = [&](bool recompute) {
+    Tensor h = x * w;  // computed outside, captured inside
+    const auto inner = [&w](Tensor a, Tensor b) { return rw::sigmoid(std::move(a) * w) + rw::tanh(std::move(b)); };
+    const auto outer = [&, h](Tensor a, Tensor b) {
+      Tensor c = recompute ? rw::checkpoint(inner, a, b) : inner(a, b);
+      return std::vector<Tensor>{rw::exp(c) * h, c * b, a};
+    };
+    Tensor a = x + 1.0, b = x * 0.5;
+    const auto out = recompute ? rw::checkpoint(outer, a, b) : outer(a, b);
+    Tensor loss = rw::sum_to(out[0] * out[1] + out[2], {});
+    h = Tensor();
+    rw::backward(loss);
+    std::vector<double> all = x.grad().to_vector<double>();
+    const auto more = w.grad().to_vector<double>();
+    all.insert(all.end(), more.begin(), more.end());
+    x.set_grad({});
+    w.set_grad({});
+    return all;
+  };
+  CHECK(run(false) == run(true));
+}
+
+TEST_CASE("a checkpointed function whose inputs need no gradient still trains what it captured") {
+  Tensor w = leaf({3}), x = rw::from<double>({2}, {1});
+  rw::backward(rw::sum_to(rw::checkpoint([&](Tensor h) { return std::move(h) * w * w; }, x), {}));
+  CHECK(w.grad().item() == 12);
+}
+
+TEST_CASE("a value that escapes from a checkpointed function has no history and says so") {
+  Tensor x = leaf({2}), escaped;
+  Tensor y = rw::checkpoint(
+      [&](Tensor h) {
+        escaped = h * h;
+        return escaped + 1.0;
+      },
+      x);
+  CHECK(contains(message_of([&] { escaped* x; }), "was made inside a checkpointed function"));
+}
+
+TEST_CASE("a checkpointed function cannot be differentiated twice, and says so") {
+  Tensor x = leaf({2});
+  Tensor y = rw::sum_to(rw::checkpoint([](Tensor h) { return h * h; }, x), {});
+  CHECK(contains(message_of([&] { rw::grad(y, {x}, {.create_graph = true}); }), "cannot be differentiated twice"));
+}
+
+TEST_CASE("grad reaches through a checkpoint") {
+  Tensor x = leaf({2}), w = leaf({5});
+  Tensor h = x * 3.0;
+  Tensor y = rw::sum_to(rw::checkpoint([&](Tensor a) { return std::move(a) * w * w; }, h), {});
+  const auto g = rw::grad(y, {x, w});
+  CHECK(g[0].item() == 75);
+  CHECK(g[1].item() == 60);
+}
+
+TEST_CASE("an exception in the middle of backward drops half gradients and leaves a usable tape") {
+  Tensor x = rw::randn({100}, rw::float64).set_requires_grad();
+  const std::size_t before = live();
+  const auto step = [&] { rw::backward(rw::sum_to(rw::tanh(rw::exp(x * x)) * x, {})); };
+  step();
+  const auto expected = x.grad().to_vector<double>();
+  x.set_grad({});
+  bool finished = false;
+  for (std::uint64_t n = 1; !finished; ++n) {
+    rw::memory::fail_at(n);
+    try {
+      step();
+      finished = true;
+    } catch (const rw::OutOfMemory&) {
+      CHECK_FALSE(x.grad().defined());
+    }
+    rw::memory::fail_at(0);
+    if (finished) break;
+    CHECK(live() == before);
+    step();
+    CHECK(x.grad().to_vector<double>() == expected);
+    x.set_grad({});
+  }
+  x.set_grad({});
+  CHECK(live() == before);
+}
+
+TEST_CASE("moved tensors hold two buffers along a chain of element-wise ops") {
+  const std::int64_t n = 100000;
+  const rw::NoGrad no_grad;
+  Tensor x = rw::randn({n});
+  rw::memory::Scope scope;
+  x = rw::relu(rw::tanh(rw::exp(rw::sigmoid(std::move(x)))));
+  CHECK(scope.peak().total - scope.before().total == 0);
+}
+
+TEST_CASE("the NaN guard names the first op that makes a value that is not finite") {
+  Tensor x = leaf({-1, 1});
+  const rw::NanGuard guard;
+  CHECK(contains(message_of([&] { rw::exp(rw::log(x)); }), "op log made"));
+  Tensor z = leaf({0});
+  Tensor y = rw::sum_to(rw::sqrt(z), {});
+  CHECK(contains(message_of([&] { rw::backward(y); }), "the gradient of sqrt"));
+}
+
+TEST_CASE("threads record on tapes of their own") {
+  std::vector<std::thread> threads;
+  std::atomic<int> good{0};
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&good, t] {
+      for (int i = 0; i < 100; ++i) {
+        Tensor x = leaf({1.0 + t});
+        rw::backward(rw::sum_to(x * x * x, {}));
+        if (x.grad().item() == 3 * (1.0 + t) * (1.0 + t)) ++good;
+      }
+    });
+  for (auto& t : threads) t.join();
+  CHECK(good == 400);
+}
