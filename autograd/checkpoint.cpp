@@ -12,6 +12,7 @@ struct Call {
   Closure* closure;
   random::Generator generator;    // where the random numbers stood before the first run
   std::uint64_t differentiable;   // which results the entry's outputs are
+  std::uint32_t given;            // which inputs are defined
 };
 
 const Call& call_of(const void* attr) { return *static_cast<const Call*>(attr); }
@@ -58,7 +59,7 @@ void replay(Vjp& v, const void* attr) {
     const ReplayedGenerator generator(call.generator);
     std::vector<Tensor> inputs;
     for (int i = 0; i < v.inputs(); ++i) {
-      inputs.push_back(v.input(i));
+      inputs.push_back((call.given & bit(i)) != 0 ? v.input(i) : Tensor());
       if (!v.needs(i)) continue;
       entry_of[static_cast<std::size_t>(i)] = tape.size();
       tape.record(input_decl, nullptr, {}, std::span(&inputs.back(), 1), 0, {});
@@ -126,11 +127,11 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
   Saves saves;
   std::uint32_t needs = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (!inputs[i].defined()) fail(str("checkpoint: input ", i, " is undefined"));
+    if (!inputs[i].defined()) continue;
     saves.inputs |= bit(static_cast<int>(i));
     if (inputs[i].requires_grad()) needs |= bit(static_cast<int>(i));
   }
-  const Call call{closure, before, differentiable};
+  const Call call{closure, before, differentiable, saves.inputs};
   Tape::current().record(checkpoint_decl, &call, inputs, results, needs, saves);
   owner.release();
   return out;

@@ -4,6 +4,7 @@
 #include <rewind/core/tensor.h>
 
 #include <string>
+#include <vector>
 
 namespace rewind_lib {
 
@@ -13,5 +14,12 @@ struct Parameter {
   std::string name;
   Tensor value;
 };
+
+/// Elements of all of them together: "the number of parameters".
+inline std::int64_t count_elements(const std::vector<Parameter>& parameters) {
+  std::int64_t n = 0;
+  for (const Parameter& p : parameters) n += p.value.numel();
+  return n;
+}
 
 }  // namespace rewind_lib

@@ -249,7 +249,7 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
     return;
   }
   touched_.push_back(leaf);
-  Tensor old = Tensor::adopt(std::exchange(leaf.impl().grad, nullptr));
+  Tensor old = leaf.take_grad();
   if (old.defined()) {
     gradient = add(std::move(old), std::move(gradient));
   } else if (gradient.impl().refs.load() > 1 || gradient.impl().storage->refs.load() > 1) {

@@ -1,5 +1,6 @@
 #include <rewind/core/allocator.h>
 #include <rewind/core/storage.h>
+#include <rewind/core/tensor.h>
 
 #include <unistd.h>
 
@@ -14,6 +15,7 @@ namespace {
 
 // A ledger counts bytes. The real one follows real storages; a dry run counts in one of its own.
 struct Ledger {
+  std::uint32_t dry_run = 0;
   memory::Usage live, peak, at_peak;
   std::vector<memory::Event>* timeline = nullptr;
 
@@ -80,6 +82,12 @@ struct Heap {
     Storage* record = unused;
     unused = record->live_next;
     return record;
+  }
+
+  void enlist(Storage* s, Category category, std::uint32_t dry, std::byte* data, std::size_t bytes) {
+    new (s) Storage{1, 0, category, dry, data, bytes, location().op, location().module, live, nullptr};
+    if (live != nullptr) live->live_previous = s;
+    live = s;
   }
 
   std::byte* take_bytes(std::size_t bytes) {
@@ -163,22 +171,20 @@ Storage* new_storage(std::size_t bytes, Category category) {
     Ledger& ledger = ledger_now();
     if (h.fail_countdown > 0 && --h.fail_countdown == 0) {
       reason = "a test asked for this failure";
-    } else if (h.limit > 0 && ledger.live.total + bytes > h.limit) {
+    } else if (dry_ledger == nullptr && h.limit > 0 && ledger.live.total + bytes > h.limit) {
       reason = "the limit is ";
       limit = h.limit;
     } else if (Storage* s = h.take_record(); s == nullptr) {
       reason = "the system has no more memory";
     } else {
-      const bool dry = dry_ledger != nullptr;
-      std::byte* data = dry ? nullptr : h.take_bytes(bytes);
-      if (data == nullptr && !dry) {
+      const std::uint32_t dry = ledger.dry_run;
+      std::byte* data = dry != 0 ? nullptr : h.take_bytes(bytes);
+      if (data == nullptr && dry == 0) {
         s->live_next = h.unused;
         h.unused = s;
         reason = "the system has no more memory";
       } else {
-        new (s) Storage{1, 0, category, dry, data, bytes, location_now.op, location_now.module, h.live, nullptr};
-        if (h.live != nullptr) h.live->live_previous = s;
-        h.live = s;
+        h.enlist(s, category, dry, data, bytes);
         ledger.change(category, static_cast<std::int64_t>(bytes));
         return s;
       }
@@ -191,8 +197,8 @@ void destroy(Storage* s) noexcept {
   Heap& h = heap();
   Guard guard(h.lock);
   const auto delta = -static_cast<std::int64_t>(s->bytes);
-  if (dry_ledger != nullptr) dry_ledger->change(s->category, delta);
-  if (!s->dry) {
+  if (dry_ledger != nullptr && !is_stale(*s)) dry_ledger->change(s->category, delta);
+  if (s->dry == 0) {
     h.real.change(s->category, delta);
     h.give_bytes(s->data, s->bytes);
   }
@@ -210,14 +216,16 @@ void recategorize(Storage* s, Category category) {
     ledger.change(s->category, -bytes);
     ledger.change(category, bytes);
   };
-  if (dry_ledger != nullptr) move(*dry_ledger);
-  if (!s->dry) move(heap().real);
+  if (dry_ledger != nullptr && !is_stale(*s)) move(*dry_ledger);
+  if (s->dry == 0) move(heap().real);
   s->category = category;
 }
 
 DryLedger::DryLedger() {
   if (dry_ledger != nullptr) fail("dry run: a dry run is already in progress on this thread; dry runs do not nest");
   auto* ledger = new Ledger;
+  static std::atomic<std::uint32_t> runs{0};
+  ledger->dry_run = ++runs;
   Guard guard(heap().lock);
   ledger->live = heap().real.live;
   ledger->reset_peak();
@@ -225,12 +233,22 @@ DryLedger::DryLedger() {
 }
 
 DryLedger::~DryLedger() {
+  detail::restore_gradients();
   delete dry_ledger->timeline;
   delete dry_ledger;
   dry_ledger = nullptr;
 }
 
-bool DryLedger::active() { return dry_ledger != nullptr; }
+std::uint32_t DryLedger::current() { return dry_ledger != nullptr ? dry_ledger->dry_run : 0; }
+
+Storage* new_stand_in(const Storage& real) {
+  Heap& h = heap();
+  Guard guard(h.lock);
+  Storage* s = h.take_record();
+  if (s == nullptr) throw OutOfMemory("out of memory: the system has no memory for a storage record");
+  h.enlist(s, real.category, ledger_now().dry_run, nullptr, real.bytes);
+  return s;
+}
 
 namespace memory {
 

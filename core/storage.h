@@ -13,7 +13,7 @@ struct alignas(64) Storage {
   std::atomic<std::uint32_t> refs;
   std::uint32_t version;  ///< moves on every write to a tensor's data, so that a stale save is noticed
   Category category;
-  bool dry;               ///< counted but without bytes (a dry run)
+  std::uint32_t dry;      ///< the dry run that it belongs to: counted there, but without bytes; 0 for real ones
   std::byte* data;        ///< 64-byte aligned; nullptr when dry
   std::size_t bytes;
   const char* op;         ///< the op that made it, "" outside ops
@@ -40,14 +40,23 @@ struct Location {
 Location& location();
 
 /// While alive, new storages on this thread have no bytes and are counted in a ledger of their own that starts as a copy
-/// of the real one. Not nestable.
+/// of the real one; no limit applies. Not nestable.
 class DryLedger {
  public:
   DryLedger();
   ~DryLedger();
   DryLedger(const DryLedger&) = delete;
   DryLedger& operator=(const DryLedger&) = delete;
-  static bool active();
+  static bool active() { return current() != 0; }
+  /// The number of the dry run that goes on on this thread, 0 when there is none.
+  static std::uint32_t current();
 };
+
+/// Left over from a dry run that has ended: what holds it should forget it.
+inline bool is_stale(const Storage& s) { return s.dry != 0 && s.dry != DryLedger::current(); }
+
+/// Stands in for a real storage in the dry run that goes on: has its size and category, takes over its place in the dry
+/// ledger, and has no bytes.
+Storage* new_stand_in(const Storage& real);
 
 }  // namespace rewind_lib

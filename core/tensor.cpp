@@ -1,5 +1,5 @@
+#include <rewind/core/kernels/check.h>
 #include <rewind/core/kernels/copy.h>
-#include <rewind/core/kernels/pointwise.h>
 #include <rewind/core/pool.h>
 #include <rewind/core/random.h>
 #include <rewind/core/tensor.h>
@@ -20,7 +20,7 @@ TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, D
     release(storage);
     throw OutOfMemory("out of memory: the system has no memory for a tensor record");
   }
-  return new (impl) TensorImpl{1, dtype, false, storage, offset, shape, {}, nullptr};
+  return new (impl) TensorImpl{1, dtype, false, storage, offset, shape, {}, nullptr, 0};
 }
 
 void destroy(TensorImpl* impl) noexcept {
@@ -30,6 +30,36 @@ void destroy(TensorImpl* impl) noexcept {
   impl->~TensorImpl();
   Pool<TensorImpl>::give(impl);
   if (value.recorder != nullptr) value.recorder->dropped(value.entry, value.serial);
+}
+
+namespace {
+
+/// A leaf whose gradient changes in a dry run, and the gradient that it gets back.
+struct Shelved {
+  Tensor leaf, grad;
+};
+thread_local std::vector<Shelved> shelf;
+
+}  // namespace
+
+// The first time that a dry run touches the gradient of a real leaf: the real one is put aside, and a stand-in takes its
+// place, with the same bytes in the dry ledger.
+static void shelve_gradient(const Tensor& leaf) {
+  TensorImpl& t = leaf.impl();
+  if (t.storage->dry != 0 || t.shelved == DryLedger::current()) return;
+  t.shelved = DryLedger::current();
+  Tensor stand_in;
+  if (t.grad != nullptr) stand_in = Tensor::adopt(new_impl(new_stand_in(*t.grad->storage), 0, t.grad->shape, t.grad->dtype));
+  shelf.push_back({leaf, Tensor::adopt(t.grad)});
+  t.grad = stand_in.release();
+}
+
+void restore_gradients() noexcept {
+  for (Shelved& s : shelf) {
+    const Tensor dry = Tensor::adopt(std::exchange(s.leaf.impl().grad, s.grad.release()));
+    s.leaf.impl().shelved = 0;
+  }
+  shelf.clear();
 }
 
 }  // namespace detail
@@ -80,7 +110,7 @@ void Tensor::undefined() { fail("this tensor is undefined: it was default-constr
 const void* Tensor::readable(DType as) const {
   const detail::TensorImpl& t = impl();
   if (t.dtype != as) fail(str("values<T>: the tensor ", t.shape, " is ", t.dtype, " but was read as ", as, "; convert it with to(", as, ")"));
-  if (t.storage->dry) fail(str("values<T>: the tensor ", t.shape, " belongs to a dry run and has no data to read"));
+  if (t.storage->dry != 0) fail(str("values<T>: the tensor ", t.shape, " belongs to a dry run and has no data to read"));
   return t.storage->data + t.offset;
 }
 
@@ -137,7 +167,13 @@ Tensor Tensor::grad() const {
 void Tensor::set_grad(Tensor grad) const {
   if (grad.defined() && (!(grad.shape() == shape()) || grad.dtype() != dtype()))
     fail(str("set_grad: the gradient is ", grad.dtype(), " ", grad.shape(), " but the tensor is ", dtype(), " ", shape()));
-  const Tensor old = adopt(std::exchange(impl().grad, std::exchange(grad.impl_, nullptr)));
+  const Tensor old = take_grad();
+  impl().grad = std::exchange(grad.impl_, nullptr);
+}
+
+Tensor Tensor::take_grad() const {
+  if (DryLedger::active()) detail::shelve_gradient(*this);
+  return adopt(std::exchange(impl().grad, nullptr));
 }
 
 Tensor empty(const Shape& shape, DType dtype) {
@@ -225,10 +261,16 @@ Tensor view_rows(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
   return Tensor::adopt(detail::new_impl(t.storage, t.offset + static_cast<std::size_t>(begin * row) * size_of(t.dtype), shape, t.dtype));
 }
 
+std::uint64_t hash(const Tensor& tensor) {
+  return visit_dtype(tensor.dtype(), [&](auto zero) {
+    return kernels::hash(tensor.values<decltype(zero)>().data(), static_cast<std::int64_t>(tensor.bytes()));
+  });
+}
+
 std::string to_string(const Tensor& tensor) {
   if (!tensor.defined()) return "undefined";
   std::string out = str(tensor.dtype(), " ", tensor.shape());
-  if (tensor.impl().storage->dry) return out + " (dry)";
+  if (tensor.impl().storage->dry != 0) return out + " (dry)";
   out += ' ';
   if (tensor.numel() == 0) return out + "[]";
   visit_dtype(tensor.dtype(), [&](auto zero) { append_block(out, tensor.values<decltype(zero)>().data(), tensor.shape(), 0); });

@@ -48,9 +48,12 @@ struct TensorImpl {
   Shape shape;
   ValueRef value;      // recorder == nullptr for leaves and constants
   TensorImpl* grad;    // a leaf's gradient; owned
+  std::uint32_t shelved;  // the dry run that has put the real gradient aside
 };
 TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, DType dtype);  // takes over the storage reference
 void destroy(TensorImpl* impl) noexcept;
+/// At the end of a dry run: leaves get back the gradients that they had before it.
+void restore_gradients() noexcept;
 }  // namespace detail
 
 class Tensor {
@@ -125,6 +128,8 @@ class Tensor {
   /// The gradient collected so far; undefined when there is none.
   Tensor grad() const;
   void set_grad(Tensor grad) const;
+  /// Moves the gradient out, so that its buffer can be used again.
+  Tensor take_grad() const;
 
   /// Whether two handles are the same tensor object, and whether two tensors share memory.
   bool same(const Tensor& other) const { return impl_ == other.impl_; }
@@ -135,6 +140,7 @@ class Tensor {
     if (impl_ == nullptr) undefined();
     return *impl_;
   }
+  detail::TensorImpl* release() { return std::exchange(impl_, nullptr); }
   static Tensor adopt(detail::TensorImpl* impl) {
     Tensor t;
     t.impl_ = impl;
@@ -187,6 +193,9 @@ Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype 
 /// carry no gradient; rewind::reshape and rewind::slice do.
 Tensor view_as(const Tensor& tensor, const Shape& shape);
 Tensor view_rows(const Tensor& tensor, std::int64_t begin, std::int64_t end);
+
+/// 64 bits that depend on every bit of the elements in order, for comparing results of two runs.
+std::uint64_t hash(const Tensor& tensor);
 
 /// "float32 [2, 3] [[1, 2, 3], [4, 5, 6]]", long axes cut in the middle.
 std::string to_string(const Tensor& tensor);

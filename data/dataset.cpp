@@ -40,16 +40,6 @@ namespace {
 
 std::int64_t image_bytes(const Dataset& d) { return d.shape[1] * d.shape[2] * d.shape[3]; }
 
-// Users fill the struct as they like; what follows relies on this.
-void check(const Dataset& d) {
-  if (d.shape.rank() != 4 || static_cast<std::int64_t>(d.pixels.size()) != d.shape.numel())
-    fail(str("data set '", d.name, "': shape ", d.shape, " does not describe its ", d.pixels.size(),
-             " pixels; it is to be [samples, height, width, channels]"));
-  if (!d.labels.defined() || d.labels.dtype() != int64 || !(d.labels.shape() == Shape{d.shape[0]}))
-    fail(str("data set '", d.name, "': labels are to be int64 [", d.shape[0], "], and are ",
-             d.labels.defined() ? str(d.labels.dtype(), " ", d.labels.shape()) : std::string("undefined")));
-}
-
 void check_rows(const Dataset& d, std::int64_t begin, std::int64_t end) {
   if (begin < 0 || begin > end || end > d.samples())
     fail(str("data set '", d.name, "': samples [", begin, ", ", end, ") do not lie in its ", d.samples()));
@@ -74,8 +64,17 @@ void convert(const std::uint8_t* from, float* to, std::int64_t n, float white, c
 
 }  // namespace
 
+void Dataset::check() const {
+  if (shape.rank() != 4 || static_cast<std::int64_t>(pixels.size()) != shape.numel())
+    fail(str("data set '", name, "': shape ", shape, " does not describe its ", pixels.size(),
+             " pixels; it is to be [samples, height, width, channels]"));
+  if (!labels.defined() || labels.dtype() != int64 || !(labels.shape() == Shape{shape[0]}))
+    fail(str("data set '", name, "': labels are to be int64 [", shape[0], "], and are ",
+             labels.defined() ? str(labels.dtype(), " ", labels.shape()) : std::string("undefined")));
+}
+
 void Dataset::read(std::span<const std::int64_t> rows, const Batch& out) const {
-  check(*this);
+  check();
   const auto n = static_cast<std::int64_t>(rows.size());
   const std::int64_t size = image_bytes(*this);
   Batch to = out;
@@ -93,7 +92,7 @@ void Dataset::read(std::span<const std::int64_t> rows, const Batch& out) const {
 }
 
 Batch Dataset::read(std::int64_t begin, std::int64_t end) const {
-  check(*this);
+  check();
   check_rows(*this, begin, end);
   const memory::CategoryScope scope(Category::input);
   Batch out{empty({end - begin, shape[1], shape[2], shape[3]}), empty({end - begin}, int64)};
@@ -105,7 +104,7 @@ Batch Dataset::read(std::int64_t begin, std::int64_t end) const {
 }
 
 Dataset Dataset::slice(std::int64_t begin, std::int64_t end) const {
-  check(*this);
+  check();
   check_rows(*this, begin, end);
   Dataset part = *this;
   part.shape.set(0, end - begin);
@@ -115,7 +114,7 @@ Dataset Dataset::slice(std::int64_t begin, std::int64_t end) const {
 }
 
 Dataset Dataset::select(std::span<const std::int64_t> rows) const {
-  check(*this);
+  check();
   const memory::CategoryScope scope(Category::input);
   const std::int64_t size = image_bytes(*this);
   Dataset part = *this;
@@ -133,7 +132,7 @@ Dataset Dataset::select(std::span<const std::int64_t> rows) const {
 }
 
 Moments Dataset::moments() const {
-  check(*this);
+  check();
   const auto channels = static_cast<std::size_t>(shape[3]);
   if (pixels.size() == 0) fail(str("data set '", name, "': shape ", shape, " has no pixels to take moments of"));
   // In integers, so exact, whatever the order.
@@ -156,7 +155,7 @@ Moments Dataset::moments() const {
 }
 
 Dataset Dataset::normalized(Moments moments) const {
-  check(*this);
+  check();
   const auto channels = static_cast<std::size_t>(shape[3]);
   if (moments.mean.size() != channels || moments.stddev.size() != channels)
     fail(str("data set '", name, "': images ", shape, " have ", channels, " channels, and were given ", moments.mean.size(),

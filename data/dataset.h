@@ -58,6 +58,9 @@ struct Dataset {
 
   std::int64_t samples() const { return shape.rank() > 0 ? shape[0] : 0; }
 
+  /// Throws Error when shape, pixels and labels do not agree. All else here does this first.
+  void check() const;
+
   /// The samples [begin, end) as tensors of their own. Throws Error when they are not there.
   Batch read(std::int64_t begin, std::int64_t end) const;
   /// All of it, as a test set that fits into memory is read.

@@ -35,7 +35,9 @@ class File {
         if (code == Z_ERRNO) wrong(at, str("cannot be read: ", std::strerror(errno)));
         if (code == Z_MEM_ERROR) wrong(at, "zlib has no memory to read it");
         if (code == Z_BUF_ERROR) wrong(at, str("the gzip data is cut short; ", mend));
-        wrong(at, str("the gzip data is damaged (", reason, "); ", mend));
+        // zlib keeps to itself how much of a damaged block it could read, and begins its reason with the path.
+        if (std::string_view(reason).starts_with(path_)) reason += path_.size() + 2;
+        fail(str(path_, ": after byte ", at, ": the gzip data is damaged (", reason, "); ", mend));
       }
       if (got == 0) break;
       done += static_cast<std::size_t>(got);
@@ -85,7 +87,7 @@ const char* type_name(std::uint8_t type) {
 }
 
 // Above this, the file is read to its end once before memory is taken on its header's word.
-constexpr std::size_t believed = std::size_t{256} << 20;
+constexpr std::size_t believed = std::size_t{64} << 20;
 
 Idx read_idx(const std::string& path, int least_rank, int most_rank, const char* what, const std::string& hint) {
   File file(path, hint);

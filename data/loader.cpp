@@ -14,12 +14,10 @@ namespace {
 
 class DatasetSource final : public Source {
  public:
-  explicit DatasetSource(Dataset dataset) : dataset_(std::move(dataset)) {}
+  explicit DatasetSource(Dataset dataset) : dataset_(std::move(dataset)) { dataset_.check(); }
 
   Layout layout() const override {
     const Shape& s = dataset_.shape;
-    if (s.rank() != 4)
-      fail(str("DataLoader: data set '", dataset_.name, "' has shape ", s, ", not [samples, height, width, channels]"));
     return {.samples = s[0], .x = {s[1], s[2], s[3]}};
   }
   void read(std::span<const std::int64_t> rows, const Batch& out) override { dataset_.read(rows, out); }
@@ -79,7 +77,7 @@ Shape with_samples(std::int64_t n, const Shape& sample) {
 // Free to be written to: nobody else holds it, and it is not left over from a dry run.
 bool reusable(const Tensor& slot) {
   const Storage* s = slot.impl().storage;
-  return s->refs.load(std::memory_order_acquire) == 1 && (!s->dry || DryLedger::active());
+  return s->refs.load(std::memory_order_acquire) == 1 && !is_stale(*s);
 }
 
 // Streams of random numbers that others draw from the same seed are not to be ours.
@@ -120,10 +118,14 @@ struct DataLoader::Impl {
 
   void begin() {
     finish();
-    current = {};
+    job = current = {};
     ++loop;
     position = batches;  // until the first batch is there
     const bool dry = DryLedger::active();
+    {
+      const Allocating scope;
+      if (!reusable(order)) order = arange(layout.samples, int64);
+    }
     if (options.shuffle && order.raw<std::int64_t>() != nullptr) {
       const auto words = (random::permutation_words(layout.samples) + 63) / 64 * 64;
       random::fill_permutation(order.raw<std::int64_t>(), layout.samples, options.seed ^ stream,
@@ -239,7 +241,7 @@ DataLoader::DataLoader(Tensor x, Tensor y, const LoaderOptions& options) {
 DataLoader::DataLoader(Source& source, const LoaderOptions& options) : impl_(new Impl(nullptr, source, options)) {}
 DataLoader::DataLoader(DataLoader&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
 DataLoader& DataLoader::operator=(DataLoader&& other) noexcept {
-  std::swap(impl_, other.impl_);
+  delete std::exchange(impl_, std::exchange(other.impl_, nullptr));
   return *this;
 }
 DataLoader::~DataLoader() { delete impl_; }

@@ -89,23 +89,42 @@ std::string Module::type() const {
   return colon == name.npos ? name : name.substr(colon + 1);
 }
 
-Tensor Module::operator()(Tensor x) {
+namespace {
+
+thread_local ModuleObserver* observers = nullptr;
+
+/// Labels what happens meanwhile with a module's path.
+class Label {
+ public:
+  explicit Label(const char* path) : saved_(std::exchange(location().module, path)) {}
+  ~Label() { location().module = saved_; }
+  Label(const Label&) = delete;
+  Label& operator=(const Label&) = delete;
+
+ private:
+  const char* saved_;
+};
+
+}  // namespace
+
+ModuleObserver::ModuleObserver() : outer_(std::exchange(observers, this)) {}
+ModuleObserver::~ModuleObserver() { observers = outer_; }
+
+void Module::tell_observers(const Tensor& output) {
+  for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output);
+}
+
+Tensor Module::operator()(Tensor x) { return call(std::move(x), nullptr, Epilogue::none); }
+
+Tensor Module::call(Tensor x, Fusible* fused, Epilogue then) {
   if (path_ == nullptr) {
     PathNaming naming;
     for_each_module(*this, naming);
   }
-  class Label {
-   public:
-    explicit Label(const char* path) : saved_(std::exchange(location().module, path)) {}
-    ~Label() { location().module = saved_; }
-    Label(const Label&) = delete;
-    Label& operator=(const Label&) = delete;
-
-   private:
-    const char* saved_;
-  };
   const Label label(path_);
-  return forward(std::move(x));
+  Tensor y = fused != nullptr ? fused->forward(std::move(x), then) : forward(std::move(x));
+  tell_observers(y);
+  return y;
 }
 
 std::vector<Parameter> Module::parameters() {

@@ -9,8 +9,8 @@
 //     rw::Tensor forward(rw::Tensor x) override { return out(rw::relu(hidden(std::move(x)))); }
 //   };
 
+#include <rewind/autograd/functional.h>
 #include <rewind/autograd/parameter.h>
-#include <rewind/core/tensor.h>
 
 #include <string>
 #include <string_view>
@@ -29,6 +29,15 @@ class Fields {
   /// A tensor that is part of the state but is not trained (running statistics).
   virtual void buffer(std::string_view name, Tensor& value) = 0;
   virtual void child(std::string_view name, Module& module) = 0;
+};
+
+/// A module that applies a relu to its result while that is in cache. Sequential asks it to, where a ReLU or ReLU6 follows.
+class Fusible {
+ public:
+  virtual Tensor forward(Tensor x, Epilogue then) = 0;
+
+ protected:
+  ~Fusible() = default;
 };
 
 class Module {
@@ -63,6 +72,9 @@ class Module {
 
  private:
   friend class PathNaming;
+  friend struct Stage;
+  Tensor call(Tensor x, Fusible* fused, Epilogue then);
+  void tell_observers(const Tensor& output);
   const char* path_ = nullptr;  // interned
   bool training_ = true;
 };
@@ -74,5 +86,19 @@ class ModuleVisitor {
   virtual void visit(const std::string& path, Module& module) = 0;
 };
 void for_each_module(Module& root, ModuleVisitor& visitor);
+
+/// Sees what every module returns, on this thread while alive. summary() is one.
+class ModuleObserver {
+ public:
+  ModuleObserver();
+  virtual ~ModuleObserver();
+  ModuleObserver(const ModuleObserver&) = delete;
+  ModuleObserver& operator=(const ModuleObserver&) = delete;
+  virtual void returned(Module& module, const Tensor& output) = 0;
+
+ private:
+  friend class Module;
+  ModuleObserver* outer_;
+};
 
 }  // namespace rewind_lib::nn

@@ -1,10 +1,12 @@
 #include <rewind/autograd/checkpoint.h>
+#include <rewind/nn/layers.h>
 #include <rewind/nn/sequential.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <memory>
+#include <typeinfo>
 
 namespace rewind_lib::nn {
 
@@ -62,36 +64,63 @@ Module& Sequential::operator[](int i) const {
   return *children_[static_cast<std::size_t>(i)].module;
 }
 
-std::vector<Module*> Sequential::stages() const {
-  std::vector<Module*> all;
+namespace {
+
+Epilogue epilogue_of(const Module* module) {
+  if (dynamic_cast<const ReLU*>(module) != nullptr) return Epilogue::relu;
+  if (dynamic_cast<const ReLU6*>(module) != nullptr) return Epilogue::relu6;
+  return Epilogue::none;
+}
+
+}  // namespace
+
+Tensor Stage::operator()(Tensor x) const {
+  Tensor y = module->call(std::move(x), fused, then);
+  if (activation != nullptr) activation->tell_observers(y);
+  return y;
+}
+
+void Sequential::append_modules(std::vector<Module*>& all) const {
   for (const Child& c : children_) {
-    const auto* inner = dynamic_cast<const Sequential*>(c.module);
+    // Not a class derived from Sequential, whose forward() may do more.
+    const auto* inner = typeid(*c.module) == typeid(Sequential) ? static_cast<const Sequential*>(c.module) : nullptr;
     if (inner != nullptr && inner->recompute_.keeps_everything()) {
-      const auto below = inner->stages();
-      all.insert(all.end(), below.begin(), below.end());
+      inner->append_modules(all);
     } else {
       all.push_back(c.module);
     }
   }
-  return all;
+}
+
+std::vector<Stage> Sequential::stages() const {
+  std::vector<Module*> modules;
+  append_modules(modules);
+  std::vector<Stage> chain;
+  for (std::size_t i = 0; i < modules.size(); ++i) {
+    chain.push_back({modules[i]});
+    Stage& stage = chain.back();
+    const Epilogue then = i + 1 < modules.size() ? epilogue_of(modules[i + 1]) : Epilogue::none;
+    if (then == Epilogue::none) continue;
+    stage.fused = dynamic_cast<Fusible*>(modules[i]);
+    if (stage.fused == nullptr) continue;
+    stage.activation = modules[++i];
+    stage.then = then;
+  }
+  return chain;
 }
 
 Tensor Sequential::forward(Tensor x) {
-  const auto run = [](const std::vector<Module*>& chain, std::size_t begin, std::size_t end, Tensor h) {
-    for (std::size_t i = begin; i < end; ++i) h = (*chain[i])(std::move(h));
+  const auto run = [](std::span<const Stage> part, Tensor h) {
+    for (const Stage& stage : part) h = stage(std::move(h));
     return h;
   };
-  std::vector<Module*> chain = stages();
+  const std::vector<Stage> chain = stages();
   const std::size_t n = chain.size(), k = n == 0 ? 1 : static_cast<std::size_t>(recompute_.segment_count(static_cast<int>(n)));
-  for (std::size_t s = 0; s < k; ++s) {
-    const std::size_t begin = s * n / k, end = (s + 1) * n / k;
-    if (s + 1 < k) {
-      x = checkpoint([=](Tensor h) { return run(chain, begin, end, std::move(h)); }, std::move(x));
-    } else {
-      x = run(chain, begin, end, std::move(x));
-    }
+  for (std::size_t s = 0; s + 1 < k; ++s) {
+    const std::vector<Stage> part(chain.begin() + static_cast<std::ptrdiff_t>(s * n / k), chain.begin() + static_cast<std::ptrdiff_t>((s + 1) * n / k));
+    x = checkpoint([=](Tensor h) { return run(part, std::move(h)); }, std::move(x));
   }
-  return x;
+  return run(std::span(chain).subspan((k - 1) * n / k), std::move(x));
 }
 
 void Sequential::describe(Fields& f) {

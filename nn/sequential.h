@@ -31,6 +31,17 @@ class Recompute {
   int count_;
 };
 
+/// A link of a chain: a module, and the ReLU or ReLU6 after it where the module applies that itself. One pass over the data
+/// instead of two, and the same bits.
+struct Stage {
+  Module* module;
+  Fusible* fused = nullptr;      ///< the module, when it takes the activation over
+  Module* activation = nullptr;  ///< the one taken over
+  Epilogue then = Epilogue::none;
+
+  Tensor operator()(Tensor x) const;
+};
+
 class Sequential : public Module {
  public:
   Sequential() = default;
@@ -65,8 +76,8 @@ class Sequential : public Module {
   /// Chooses what is kept for backward from the next forward on. Sequentials inside this one count with their own children
   /// as stages, so a net of nested Sequentials is one chain, unless they were told themselves what to keep.
   void recompute(Recompute how) { recompute_ = how; }
-  /// The stages of the chain: children, with nested Sequentials taken apart.
-  std::vector<Module*> stages() const;
+  /// The stages of the chain: children, with nested Sequentials taken apart and activations joined to what they follow.
+  std::vector<Stage> stages() const;
 
   Tensor forward(Tensor x) override;
   void describe(Fields& f) override;
@@ -78,6 +89,7 @@ class Sequential : public Module {
   };
   void adopt(std::string name, Module* owned);
   void clear();
+  void append_modules(std::vector<Module*>& all) const;
 
   std::vector<Child> children_;
   Recompute recompute_ = Recompute::vanilla();

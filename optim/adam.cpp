@@ -42,7 +42,8 @@ struct AdamUpdate {
       for (const std::int64_t step : {1, 2, 1000})
         for (const Shape& shape : {Shape{}, Shape{7}, Shape{3, 17}})
           s.add({sample(shape), sample(shape), sample(shape), sample(shape, 0, 1)}, {options, step});
-    s.error({sample({2, 3}), sample({3}), sample({2, 3}), sample({2, 3})}, {plain, 1}, "the parameter is float64 [2, 3], but the gradient is");
+    s.error({sample({2, 3}), sample({3}), sample({2, 3}), sample({2, 3})}, {plain, 1},
+            "the parameter is float64 [2, 3], but the gradient is");
     s.error({sample({2}), sample({2}), sample({2}), sample({4})}, {plain, 1}, "state 1 is float64 [4]");
     s.error({sample({2}), sample({2}).to(float32), sample({2}), sample({2})}, {plain, 1}, "the gradient is float32 [2]");
     s.error({sample({2}), sample({2}), Tensor(), sample({2})}, {plain, 1}, "state 0 is undefined");
@@ -83,7 +84,9 @@ void AdamWOptions::check() const { check_adam("AdamW", *this); }
 Adam::Adam(std::vector<Parameter> parameters, const AdamOptions& options) : OptimizerOf("Adam") {
   add_group(std::move(parameters), options);
 }
-Adam::Adam(std::vector<Tensor> tensors, const AdamOptions& options) : OptimizerOf("Adam") { add_group(std::move(tensors), options); }
+Adam::Adam(std::vector<Tensor> tensors, const AdamOptions& options) : OptimizerOf("Adam") {
+  add_group(std::move(tensors), options);
+}
 std::span<const char* const> Adam::slots(int) const { return moments; }
 void Adam::update(const Update& u) {
   const AdamAttr attr = attr_for(options(u.group), u);
@@ -93,7 +96,9 @@ void Adam::update(const Update& u) {
 AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options) : OptimizerOf("AdamW") {
   add_group(std::move(parameters), options);
 }
-AdamW::AdamW(std::vector<Tensor> tensors, const AdamWOptions& options) : OptimizerOf("AdamW") { add_group(std::move(tensors), options); }
+AdamW::AdamW(std::vector<Tensor> tensors, const AdamWOptions& options) : OptimizerOf("AdamW") {
+  add_group(std::move(tensors), options);
+}
 std::span<const char* const> AdamW::slots(int) const { return moments; }
 void AdamW::update(const Update& u) {
   const AdamAttr attr = attr_for(options(u.group), u);

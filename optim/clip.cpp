@@ -21,7 +21,8 @@ Specs infer_clip(const char* op, const Tensor& gradient, const Tensor& total) {
     if (!is_float(t->dtype())) fail(str(op, ": needs float32 or float64, but ", what, " is ", t->dtype(), " ", t->shape()));
   }
   if (total.dtype() != float64 || total.rank() != 0)
-    fail(str(op, ": the sum of squares must be float64 [], got ", total.dtype(), " ", total.shape(), " for a gradient ", gradient.shape()));
+    fail(str(op, ": the sum of squares must be float64 [], got ", total.dtype(), " ", total.shape(), " for a gradient ",
+             gradient.shape()));
   return {};
 }
 

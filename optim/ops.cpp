@@ -20,7 +20,8 @@ Specs infer_update(const char* op, Inputs in) {
     if (!is_float(in[i].dtype()))
       fail(str(op, ": needs float32 or float64, but ", role(i), " is ", in[i].dtype(), " ", in[i].shape()));
     if (in[i].dtype() != in[0].dtype() || !(in[i].shape() == in[0].shape()))
-      fail(str(op, ": the parameter is ", in[0].dtype(), " ", in[0].shape(), ", but ", role(i), " is ", in[i].dtype(), " ", in[i].shape()));
+      fail(str(op, ": the parameter is ", in[0].dtype(), " ", in[0].shape(), ", but ", role(i), " is ", in[i].dtype(), " ",
+               in[i].shape()));
   }
   return {};
 }

@@ -1,6 +1,6 @@
 #include <rewind/autograd/grad_mode.h>
-#include <rewind/optim/optimizer.h>
 #include <rewind/optim/ops.h>
+#include <rewind/optim/optimizer.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +15,7 @@ void check_rate(const char* optimizer, double lr) {
 }
 
 /// State that a dry run left behind: it was counted there, has no bytes, and does not exist outside.
-bool left_by_dry_run(const Tensor& state) { return state.defined() && state.impl().storage->dry && !DryLedger::active(); }
+bool left_by_dry_run(const Tensor& state) { return state.defined() && is_stale(*state.impl().storage); }
 
 /// Labels allocations with who makes them.
 class Label {
@@ -37,7 +37,8 @@ void Optimizer::add_parameters(std::vector<Parameter> parameters, double lr) {
   for (const Parameter& p : parameters) {
     if (!p.value.defined()) fail(str(name_, ": ", described(p), " is undefined (default-constructed or moved from)"));
     if (!is_float(p.value.dtype()))
-      fail(str(name_, ": ", described(p), " is ", p.value.dtype(), " ", p.value.shape(), "; only float32 and float64 can be optimized"));
+      fail(str(name_, ": ", described(p), " is ", p.value.dtype(), " ", p.value.shape(),
+               "; only float32 and float64 can be optimized"));
     if (!p.value.is_leaf())
       fail(str(name_, ": ", described(p), ", shape ", p.value.shape(),
                ", was computed by a recorded op; optimize the leaves that it was computed from, or detach() it"));
@@ -50,7 +51,8 @@ void Optimizer::add_parameters(std::vector<Parameter> parameters, double lr) {
   std::ranges::sort(known);
   if (const auto twice = std::ranges::adjacent_find(known); twice != known.end()) {
     const auto p = std::ranges::find(parameters, *twice, [](const Parameter& q) { return &q.value.impl(); });
-    fail(str(name_, ": ", described(*p), ", shape ", p->value.shape(), ", is given twice, in one group or in two; it would move twice a step"));
+    fail(str(name_, ": ", described(*p), ", shape ", p->value.shape(),
+             ", is given twice, in one group or in two; it would move twice a step"));
   }
 
   members_.reserve(members_.size() + parameters.size());

@@ -28,7 +28,7 @@ struct SlotBytes {
 struct Update {
   std::span<Tensor> in;  ///< the parameter, its gradient, then its slots in order
   int group;
-  std::int64_t step;     ///< how often this parameter has moved, this time included: counts from 1
+  std::int64_t step;  ///< how often this parameter has moved, this time included: counts from 1
   double lr;
 };
 

@@ -28,7 +28,8 @@ struct SgdUpdate {
   }
   static void samples(Samples<Attr> s) {
     for (const double weight_decay : {0.0, 0.1})
-      for (const Shape& shape : {Shape{}, Shape{1}, Shape{7}, Shape{3, 17}}) s.add({sample(shape), sample(shape)}, {0.1, weight_decay});
+      for (const Shape& shape : {Shape{}, Shape{1}, Shape{7}, Shape{3, 17}})
+        s.add({sample(shape), sample(shape)}, {0.1, weight_decay});
     s.error({sample({2, 3}), sample({3})}, {0.1, 0}, "the parameter is float64 [2, 3], but the gradient is float64 [3]");
     s.error({sample({2}), sample({2}).to(float32)}, {0.1, 0}, "the gradient is float32 [2]");
     s.error({arange(2, int64), sample({2})}, {0.1, 0}, "the parameter is int64 [2]");
@@ -55,12 +56,15 @@ struct MomentumUpdate {
     });
   }
   static void samples(Samples<Attr> s) {
-    const MomentumOptions plain{.lr = 0.1, .momentum = 0.9}, dampened{.lr = 0.1, .momentum = 0.9, .dampening = 0.5, .weight_decay = 0.1},
+    const MomentumOptions plain{.lr = 0.1, .momentum = 0.9},
+        dampened{.lr = 0.1, .momentum = 0.9, .dampening = 0.5, .weight_decay = 0.1},
         nesterov{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.1, .nesterov = true};
     for (const MomentumOptions& options : {plain, dampened, nesterov})
       for (const std::int64_t step : {1, 2})
-        for (const Shape& shape : {Shape{}, Shape{7}, Shape{3, 17}}) s.add({sample(shape), sample(shape), sample(shape)}, {options, step});
-    s.error({sample({2, 3}), sample({3}), sample({2, 3})}, {plain, 1}, "the parameter is float64 [2, 3], but the gradient is float64 [3]");
+        for (const Shape& shape : {Shape{}, Shape{7}, Shape{3, 17}})
+          s.add({sample(shape), sample(shape), sample(shape)}, {options, step});
+    s.error({sample({2, 3}), sample({3}), sample({2, 3})}, {plain, 1},
+            "the parameter is float64 [2, 3], but the gradient is float64 [3]");
     s.error({sample({2}), sample({2}), sample({4})}, {plain, 1}, "state 0 is float64 [4]");
     s.error({sample({2}), arange(2, int32), sample({2})}, {plain, 1}, "the gradient is int32 [2]");
     s.error({sample({2}), sample({2}), Tensor()}, {plain, 1}, "state 0 is undefined");

@@ -7,7 +7,7 @@ namespace rewind_lib::optim {
 
 struct SGDOptions {
   double lr = 1e-3;
-  double momentum = 0;      ///< 0: plain descent, without state
+  double momentum = 0;  ///< 0: plain descent, without state
   double dampening = 0;
   double weight_decay = 0;  ///< times the parameter, added to the gradient (L2)
   bool nesterov = false;    ///< needs momentum and no dampening

@@ -78,7 +78,7 @@ struct Linear {
       for (const bool has_bias : {false, true})
         for (const Epilogue epilogue : {Epilogue::none, Epilogue::relu, Epilogue::relu6}) {
           const auto inputs = [&](int salt) -> std::vector<Tensor> {
-            return {sample(c.x, -3, 3, salt), sample({c.out, c.x[-1]}, -2, 3, salt + 1), has_bias ? sample({c.out}, -1, 2, salt + 2) : Tensor()};
+            return {sample(c.x, -3, 4, salt), sample({c.out, c.x[-1]}, -2, 3, salt + 1), has_bias ? sample({c.out}, -1, 2, salt + 2) : Tensor()};
           };
           const int salt = ops::salt_avoiding_kinks(epilogue, [&](int at) {
             std::vector<Tensor> in = inputs(at);

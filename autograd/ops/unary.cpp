@@ -58,7 +58,10 @@ struct UnaryOp {
   struct Attr {};
   static constexpr std::uint32_t donates = bit(0);
 
-  static Specs infer(Inputs in, const Attr&) { return {{in[0].shape(), check_floats(name, in)}}; }
+  static Specs infer(Inputs in, const Attr&) {
+    const DType dtype = check_floats(name, in);
+    return {{in[0].shape(), dtype}};
+  }
   static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 1); }
   static void forward(const Forward& f, const Attr&) {
     visit_float(f.out_dtype(0), [&](auto zero) {
@@ -84,10 +87,10 @@ struct UnaryOp {
   }
 };
 
-/// What a derivative op reads: outputs where the function saves its output.
+/// What a derivative op reads: outputs where the function saves its output (but not at the kinks, where relu puts them).
 Tensor saved_for(Unary u, const Shape& shape, int salt) {
   Tensor x = sample_for(u, shape, salt);
-  if (!kernels::saves_output(u)) return x;
+  if (!kernels::saves_output(u) || u == Unary::relu || u == Unary::relu6) return x;
   auto v = x.mutate<double>();
   kernels::unary(u, v.data(), v.data(), x.numel());
   return x;
@@ -144,7 +147,10 @@ struct Affine {
   };
   static constexpr std::uint32_t donates = bit(0);
 
-  static Specs infer(Inputs in, const Attr&) { return {{in[0].shape(), check_floats(name, in)}}; }
+  static Specs infer(Inputs in, const Attr&) {
+    const DType dtype = check_floats(name, in);
+    return {{in[0].shape(), dtype}};
+  }
   static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 2); }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {

@@ -1,0 +1,86 @@
+#pragma once
+// What the training programs share around the training itself: a progress line, Ctrl-C, and the report in JSON.
+
+#include <rewind/rewind.h>
+
+#include <nlohmann/json.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <unistd.h>
+
+namespace support {
+
+using Clock = std::chrono::steady_clock;
+inline double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Ctrl-C asks for an end; the step that is going on is finished, and the program reports what it has. A second one kills.
+inline std::atomic<bool> interrupted{false};
+inline void finish_on_interrupt() {
+  struct sigaction action{};
+  action.sa_handler = [](int) { interrupted.store(true); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+}
+
+/// One line that rewrites itself on a terminal, and a plain line now and then elsewhere.
+class Progress {
+ public:
+  Progress(std::int64_t steps, std::int64_t samples_per_step) : steps_(steps), samples_(samples_per_step) {}
+
+  void step(int epoch, double loss, double accuracy) {
+    ++done_;
+    const double elapsed = seconds_since(start_), since = seconds_since(printed_);
+    if (since < (terminal_ ? 0.1 : 2.0) && done_ != steps_) return;
+    printed_ = Clock::now();
+    const double rate = static_cast<double>(done_) / elapsed;
+    std::printf("%sepoch %d  step %lld/%lld  loss %.4f  accuracy %.2f %%  %.0f images/s  %.0f s left%s", terminal_ ? "\r\x1b[K" : "", epoch,
+                static_cast<long long>(done_), static_cast<long long>(steps_), loss, 100 * accuracy, rate * static_cast<double>(samples_),
+                static_cast<double>(steps_ - done_) / rate, terminal_ ? "" : "\n");
+    std::fflush(stdout);
+  }
+  void finish() const {
+    if (terminal_ && done_ > 0) std::printf("\n");
+  }
+
+ private:
+  std::int64_t steps_, samples_, done_ = 0;
+  bool terminal_ = isatty(STDOUT_FILENO) != 0;
+  Clock::time_point start_ = Clock::now(), printed_ = start_ - std::chrono::hours(1);
+};
+
+/// {"parameter": bytes, ..., "total": bytes}
+inline nlohmann::json to_json(const rewind::memory::Usage& usage) {
+  nlohmann::json j;
+  for (int c = 0; c < rewind::category_count; ++c) j[rewind::name_of(static_cast<rewind::Category>(c))] = usage.bytes[c];
+  j["total"] = usage.total;
+  return j;
+}
+
+/// Writes what a program has printed, for other programs. Nothing for an empty path.
+inline void write_json(const std::string& path, const nlohmann::json& j) {
+  if (path.empty()) return;
+  std::ofstream file(path);
+  file << j.dump(2) << "\n";
+  if (!file) throw rewind::Error("cannot write " + path + ": check that the folder exists and has room");
+}
+
+/// Runs a program's body; what goes wrong is one line on standard error and exit status 1.
+template <class F>
+int run(F&& body) {
+  try {
+    finish_on_interrupt();
+    body();
+    return 0;
+  } catch (const std::exception& e) {
+    std::cerr << "error: " << e.what() << "\n";
+    return 1;
+  }
+}
+
+}  // namespace support

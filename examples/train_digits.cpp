@@ -1,0 +1,48 @@
+// Trains a small inverted-bottleneck network on 8x8 handwritten digits: over 97 % of the test set in seconds.
+
+#include "support/classifier.h"
+#include "support/digits_net.h"
+
+#include <CLI/CLI.hpp>
+
+namespace rw = rewind;
+
+int main(int argc, char** argv) {
+  support::Options options{.epochs = 20, .batch = 64, .seed = 1, .lr = 4e-3};
+  int threads = rw::parallel::threads();
+  std::string json, recompute = "vanilla";
+  CLI::App app{"Trains an inverted-bottleneck network on the UCI digits"};
+  app.add_option("--epochs", options.epochs)->check(CLI::PositiveNumber);
+  app.add_option("--seed", options.seed);
+  app.add_option("--threads", threads)->check(CLI::PositiveNumber);
+  app.add_option("--recompute", recompute, "vanilla, sqrt or segments:K");
+  app.add_option("--json", json, "write the results to this file");
+  CLI11_PARSE(app, argc, argv);
+
+  return support::run([&] {
+    rw::parallel::set_threads(threads);
+    rw::random::seed(options.seed);
+    const rw::data::Split data = rw::data::digits();
+    rw::nn::Sequential net = support::digits_net();
+    net.recompute(rw::nn::Recompute::parse(recompute));
+    rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
+
+    const support::Result result = support::train(net, adam, data, options);
+
+    const std::int64_t parameters = rw::count_elements(net.parameters());
+    std::cout << "test accuracy " << 100 * result.test_accuracy << " % after " << result.epochs << " epochs, " << result.seconds << " s; "
+              << parameters << " parameters\n"
+              << rw::memory::report();
+    support::write_json(json, {{"test_accuracy", result.test_accuracy},
+                               {"train_loss", result.train_loss},
+                               {"train_seconds", result.seconds},
+                               {"epochs", result.epochs},
+                               {"peak_bytes", rw::memory::peak().total},
+                               {"peak_bytes_by_category", support::to_json(rw::memory::peak())},
+                               {"parameters", parameters},
+                               {"optimizer_state_bytes", adam.state_bytes()},
+                               {"recompute", recompute},
+                               {"threads", threads},
+                               {"seed", options.seed}});
+  });
+}

@@ -1,0 +1,110 @@
+#include <rewind/nn/blocks.h>
+
+namespace rewind_lib::nn {
+
+Tensor activate(Tensor x, Activation activation) {
+  switch (activation) {
+    case Activation::relu: return relu(std::move(x));
+    case Activation::relu6: return relu6(std::move(x));
+    case Activation::silu: return silu(std::move(x));
+    case Activation::hardswish: return hardswish(std::move(x));
+    case Activation::hardsigmoid: return hardsigmoid(std::move(x));
+    case Activation::sigmoid: return sigmoid(std::move(x));
+    case Activation::tanh: return tanh(std::move(x));
+    case Activation::gelu: return gelu(std::move(x));
+    case Activation::none: break;
+  }
+  return x;
+}
+
+void add_activation(Sequential& chain, Activation activation) {
+  switch (activation) {
+    case Activation::relu: chain.add(ReLU{}); break;
+    case Activation::relu6: chain.add(ReLU6{}); break;
+    case Activation::silu: chain.add(SiLU{}); break;
+    case Activation::hardswish: chain.add(Hardswish{}); break;
+    case Activation::hardsigmoid: chain.add(Hardsigmoid{}); break;
+    case Activation::sigmoid: chain.add(Sigmoid{}); break;
+    case Activation::tanh: chain.add(Tanh{}); break;
+    case Activation::gelu: chain.add(GELU{}); break;
+    case Activation::none: break;
+  }
+}
+
+Sequential conv_norm(Conv2dOptions conv, Activation activation) {
+  conv.bias = false;
+  Sequential chain{Conv2d{conv}, BatchNorm2d{conv.out}};
+  add_activation(chain, activation);
+  return chain;
+}
+
+Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation) {
+  const Pair padding{kernel.h / 2, kernel.w / 2};
+  Sequential chain{DepthwiseConv2d{{.channels = channels, .kernel = kernel, .stride = stride, .padding = padding, .bias = false}},
+                   BatchNorm2d{channels}};
+  add_activation(chain, activation);
+  return chain;
+}
+
+Residual::Residual(Sequential main, Sequential shortcut, Activation activation)
+    : main_(std::move(main)), shortcut_(std::move(shortcut)), activation_(activation) {}
+
+Tensor Residual::forward(Tensor x) {
+  Tensor kept = shortcut_.size() > 0 ? shortcut_(x) : x;
+  Tensor y = main_.forward(std::move(x));
+  return activate(add(std::move(y), std::move(kept)), activation_);
+}
+
+void Residual::describe(Fields& f) {
+  main_.describe(f);
+  if (shortcut_.size() > 0) f.child("downsample", shortcut_);
+}
+
+DepthwiseSeparable::DepthwiseSeparable(DepthwiseSeparableOptions o)
+    : depthwise_(depthwise_norm(o.in, o.kernel, o.stride, o.activation)),
+      pointwise_(conv_norm({.in = o.in, .out = o.out, .kernel = 1}, o.activation)) {}
+
+Tensor DepthwiseSeparable::forward(Tensor x) { return pointwise_(depthwise_(std::move(x))); }
+
+void DepthwiseSeparable::describe(Fields& f) {
+  f.child("depthwise", depthwise_);
+  f.child("pointwise", pointwise_);
+}
+
+SqueezeExcite::SqueezeExcite(SqueezeExciteOptions o)
+    : fc1_({.in = o.channels, .out = o.squeeze}), fc2_({.in = o.squeeze, .out = o.channels}), activation_(o.activation), gate_(o.gate) {}
+
+Tensor SqueezeExcite::forward(Tensor x) {
+  const std::int64_t images = x.size(0), channels = x.size(-1);
+  Tensor s = reshape(global_avg_pool(x), Shape{images, 1, 1, channels});
+  s = activate(fc1_(std::move(s)), activation_);
+  s = activate(fc2_(std::move(s)), gate_);
+  return mul(std::move(x), std::move(s));
+}
+
+void SqueezeExcite::describe(Fields& f) {
+  f.child("fc1", fc1_);
+  f.child("fc2", fc2_);
+}
+
+InvertedBottleneck::InvertedBottleneck(InvertedBottleneckOptions o)
+    : residual_(o.stride.h == 1 && o.stride.w == 1 && o.in == o.out && o.kernel.h % 2 == 1 && o.kernel.w % 2 == 1) {
+  if (o.expand < 1) fail(str("InvertedBottleneck: expand must be at least 1, got ", o.expand));
+  if (o.squeeze_excite < 0) fail(str("InvertedBottleneck: squeeze_excite must not be negative, got ", o.squeeze_excite));
+  const int hidden = o.in * o.expand;
+  if (o.expand > 1) conv_.add(conv_norm({.in = o.in, .out = hidden, .kernel = 1}, o.activation));
+  conv_.add(depthwise_norm(hidden, o.kernel, o.stride, o.activation));
+  if (o.squeeze_excite > 0) conv_.add(SqueezeExcite{{.channels = hidden, .squeeze = o.squeeze_excite, .gate = o.gate}});
+  conv_.add(Conv2d{{.in = hidden, .out = o.out, .kernel = 1, .bias = false}});
+  conv_.add(BatchNorm2d{o.out});
+}
+
+Tensor InvertedBottleneck::forward(Tensor x) {
+  if (!residual_) return conv_(std::move(x));
+  Tensor y = conv_(x);
+  return add(std::move(y), std::move(x));
+}
+
+void InvertedBottleneck::describe(Fields& f) { f.child("conv", conv_); }
+
+}  // namespace rewind_lib::nn

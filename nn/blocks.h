@@ -1,0 +1,93 @@
+#pragma once
+// Blocks that nets are made of. Each holds a Sequential, so what it computes can be read off its constructor.
+
+#include <rewind/nn/layers.h>
+#include <rewind/nn/sequential.h>
+
+namespace rewind_lib::nn {
+
+enum class Activation : std::uint8_t { none, relu, relu6, silu, hardswish, hardsigmoid, sigmoid, tanh, gelu };
+Tensor activate(Tensor x, Activation activation);
+/// Appends the layer of that activation; nothing for none.
+void add_activation(Sequential& chain, Activation activation);
+
+/// Convolution without bias, batch normalisation, activation. The convolution's own `bias` is ignored.
+Sequential conv_norm(Conv2dOptions conv, Activation activation = Activation::relu);
+/// The same with a depthwise convolution, padded to keep height and width at stride 1.
+Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation = Activation::relu);
+
+/// activation(main(x) + shortcut(x)) (He et al. 2016). An empty shortcut is the identity. The children of `main` count as
+/// the block's own ("conv1"), the shortcut is named "downsample", as PyTorch names them in its ResNets.
+class Residual final : public Module {
+ public:
+  explicit Residual(Sequential main, Sequential shortcut = {}, Activation activation = Activation::none);
+  Tensor forward(Tensor x) override;
+  void describe(Fields& f) override;
+
+ private:
+  Sequential main_, shortcut_;
+  Activation activation_;
+};
+
+struct DepthwiseSeparableOptions {
+  int in = 0;
+  int out = 0;
+  Pair kernel = 3;
+  Pair stride = 1;
+  Activation activation = Activation::relu;
+};
+/// A depthwise convolution and a 1x1 convolution, each normalised and activated (Howard et al. 2017, figure 3).
+class DepthwiseSeparable final : public Module {
+ public:
+  explicit DepthwiseSeparable(DepthwiseSeparableOptions options);
+  Tensor forward(Tensor x) override;
+  void describe(Fields& f) override;
+
+ private:
+  Sequential depthwise_, pointwise_;
+};
+
+struct SqueezeExciteOptions {
+  int channels = 0;
+  int squeeze = 0;  ///< channels in the middle
+  Activation activation = Activation::relu;
+  Activation gate = Activation::sigmoid;
+};
+/// x times gate(fc2(activation(fc1(mean of x over height and width)))) (Hu et al. 2018).
+class SqueezeExcite final : public Module {
+ public:
+  explicit SqueezeExcite(SqueezeExciteOptions options);
+  Tensor forward(Tensor x) override;
+  void describe(Fields& f) override;
+
+ private:
+  Conv2d fc1_, fc2_;  // 1x1 on one pixel
+  Activation activation_, gate_;
+};
+
+struct InvertedBottleneckOptions {
+  int in = 0;
+  int out = 0;
+  int expand = 6;  ///< hidden channels: expand times in; no expanding convolution when 1
+  Pair kernel = 3;
+  Pair stride = 1;
+  int squeeze_excite = 0;  ///< channels of a SqueezeExcite after the depthwise convolution; 0: none
+  Activation activation = Activation::relu6;
+  Activation gate = Activation::sigmoid;  ///< of the SqueezeExcite
+};
+/// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1 and in == out (Sandler et al.
+/// 2018, MobileNetV2). Children are named as torchvision names them: "conv.0.0", ...
+class InvertedBottleneck final : public Module {
+ public:
+  explicit InvertedBottleneck(InvertedBottleneckOptions options);
+  Tensor forward(Tensor x) override;
+  void describe(Fields& f) override;
+  /// Whether x is added.
+  bool residual() const { return residual_; }
+
+ private:
+  Sequential conv_;
+  bool residual_;
+};
+
+}  // namespace rewind_lib::nn

@@ -1,0 +1,161 @@
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/nn/init.h>
+#include <rewind/nn/layers.h>
+
+#include <cmath>
+
+namespace rewind_lib::nn {
+namespace {
+
+Tensor parameter(const Shape& shape, double value = 0) {
+  const memory::CategoryScope scope(Category::parameter);
+  Tensor t = full(shape, value);
+  t.set_requires_grad();
+  return t;
+}
+
+Tensor buffer(const Shape& shape, double value, DType dtype = float32) {
+  const memory::CategoryScope scope(Category::parameter);
+  return full(shape, value, dtype);
+}
+
+void check_positive(const char* layer, const char* what, int value) {
+  if (value < 1) fail(str(layer, ": ", what, " must be at least 1, got ", value));
+}
+
+void check_window(const char* layer, Pair kernel, Pair stride, Pair padding, Pair dilation) {
+  const auto check = [&](const char* what, Pair p, int least) {
+    if (p.h < least || p.w < least) fail(str(layer, ": ", what, " must be at least ", least, ", got ", p.h, " x ", p.w));
+  };
+  check("kernel", kernel, 1);
+  check("stride", stride, 1);
+  check("padding", padding, 0);
+  check("dilation", dilation, 1);
+}
+
+}  // namespace
+
+Linear::Linear(LinearOptions o) {
+  check_positive("Linear", "in", o.in);
+  check_positive("Linear", "out", o.out);
+  weight = parameter({o.out, o.in});
+  const double bound = 1 / std::sqrt(static_cast<double>(o.in));
+  init::uniform(weight, -bound, bound);
+  if (o.bias) bias = parameter({o.out});
+}
+
+Tensor Linear::forward(Tensor x, Epilogue then) { return linear(std::move(x), weight, bias, then); }
+
+void Linear::describe(Fields& f) {
+  f.parameter("weight", weight);
+  f.parameter("bias", bias);
+}
+
+Conv2d::Conv2d(Conv2dOptions o) : options_{.stride = o.stride, .padding = o.padding, .dilation = o.dilation, .groups = o.groups} {
+  check_positive("Conv2d", "in", o.in);
+  check_positive("Conv2d", "out", o.out);
+  check_positive("Conv2d", "groups", o.groups);
+  check_window("Conv2d", o.kernel, o.stride, o.padding, o.dilation);
+  if (o.in % o.groups != 0 || o.out % o.groups != 0)
+    fail(str("Conv2d: ", o.groups, " groups divide neither or only one of ", o.in, " input and ", o.out, " output channels; they must divide both"));
+  weight = parameter({o.out, o.kernel.h, o.kernel.w, o.in / o.groups});
+  init::kaiming_normal(weight);
+  if (o.bias) bias = parameter({o.out});
+}
+
+Tensor Conv2d::forward(Tensor x, Epilogue then) {
+  ConvOptions options = options_;
+  options.epilogue = then;
+  return conv2d(std::move(x), weight, bias, options);
+}
+
+void Conv2d::describe(Fields& f) {
+  f.parameter("weight", weight);
+  f.parameter("bias", bias);
+}
+
+DepthwiseConv2d::DepthwiseConv2d(DepthwiseConv2dOptions o) : options_{.stride = o.stride, .padding = o.padding, .dilation = o.dilation} {
+  check_positive("DepthwiseConv2d", "channels", o.channels);
+  check_window("DepthwiseConv2d", o.kernel, o.stride, o.padding, o.dilation);
+  weight = parameter({o.kernel.h, o.kernel.w, o.channels});
+  init::kaiming_normal(weight);
+  if (o.bias) bias = parameter({o.channels});
+}
+
+Tensor DepthwiseConv2d::forward(Tensor x) { return depthwise_conv2d(std::move(x), weight, bias, options_); }
+
+void DepthwiseConv2d::describe(Fields& f) {
+  f.parameter("weight", weight);
+  f.parameter("bias", bias);
+}
+
+BatchNorm2d::BatchNorm2d(BatchNorm2dOptions o) : options_{.eps = o.eps, .momentum = o.momentum} {
+  check_positive("BatchNorm2d", "channels", o.channels);
+  const Shape shape{o.channels};
+  if (o.affine) {
+    weight = parameter(shape, 1);
+    bias = parameter(shape);
+  }
+  running_mean = buffer(shape, 0);
+  running_var = buffer(shape, 1);
+  num_batches_tracked = buffer({}, 0, int64);
+}
+
+Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
+  BatchNormOptions options = options_;
+  options.epilogue = then;
+  if (!training()) return batch_norm_inference(std::move(x), weight, bias, running_mean, running_var, options);
+  Tensor y = batch_norm(std::move(x), weight, bias, running_mean, running_var, options);
+  // The op leaves the running statistics alone in these two cases; so must the count.
+  if (!replaying() && !DryLedger::active()) ++num_batches_tracked.mutate<std::int64_t>()[0];
+  return y;
+}
+
+void BatchNorm2d::describe(Fields& f) {
+  f.parameter("weight", weight);
+  f.parameter("bias", bias);
+  f.buffer("running_mean", running_mean);
+  f.buffer("running_var", running_var);
+  f.buffer("num_batches_tracked", num_batches_tracked);
+}
+
+LayerNorm::LayerNorm(LayerNormOptions o) : eps_(o.eps) {
+  check_positive("LayerNorm", "features", o.features);
+  weight = parameter({o.features}, 1);
+  bias = parameter({o.features});
+}
+
+Tensor LayerNorm::forward(Tensor x) { return layer_norm(std::move(x), weight, bias, eps_); }
+
+void LayerNorm::describe(Fields& f) {
+  f.parameter("weight", weight);
+  f.parameter("bias", bias);
+}
+
+Tensor ReLU::forward(Tensor x) { return relu(std::move(x)); }
+Tensor ReLU6::forward(Tensor x) { return relu6(std::move(x)); }
+Tensor SiLU::forward(Tensor x) { return silu(std::move(x)); }
+Tensor Hardswish::forward(Tensor x) { return hardswish(std::move(x)); }
+Tensor Hardsigmoid::forward(Tensor x) { return hardsigmoid(std::move(x)); }
+Tensor Sigmoid::forward(Tensor x) { return sigmoid(std::move(x)); }
+Tensor Tanh::forward(Tensor x) { return tanh(std::move(x)); }
+Tensor GELU::forward(Tensor x) { return gelu(std::move(x)); }
+
+Tensor MaxPool2d::forward(Tensor x) { return max_pool2d(std::move(x), options_); }
+Tensor AvgPool2d::forward(Tensor x) { return avg_pool2d(std::move(x), options_); }
+Tensor GlobalAvgPool::forward(Tensor x) { return global_avg_pool(std::move(x)); }
+
+Dropout::Dropout(double p) : p_(p) {
+  if (!(p >= 0 && p < 1)) fail(str("Dropout: p must be in [0, 1), got ", p));
+}
+Tensor Dropout::forward(Tensor x) {
+  if (!training() || p_ == 0) return x;
+  return dropout(std::move(x), p_);
+}
+
+Tensor Flatten::forward(Tensor x) {
+  const std::int64_t rows = x.rank() == 0 ? 1 : x.size(0), columns = rows == 0 ? 0 : x.numel() / rows;
+  return reshape(std::move(x), Shape{rows, columns});
+}
+
+}  // namespace rewind_lib::nn

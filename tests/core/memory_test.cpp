@@ -1,0 +1,183 @@
+// The ledger, the limit, and the arena under them.
+
+#include <rewind/core/allocator.h>
+#include <rewind/core/memory.h>
+#include <rewind/core/random.h>
+#include <rewind/core/tensor.h>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+namespace rw = rewind;
+namespace memory = rewind::memory;
+using rw::Category;
+using rw::Tensor;
+
+TEST_CASE("live and peak bytes follow allocations, by category") {
+  const auto before = memory::live();
+  memory::Scope scope;
+  {
+    Tensor a = rw::empty({1000});
+    const memory::CategoryScope parameters(Category::parameter);
+    Tensor b = rw::empty({10}, rw::float64);
+    CHECK(memory::live()[Category::activation] == before[Category::activation] + 4000);
+    CHECK(memory::live()[Category::parameter] == before[Category::parameter] + 80);
+    b.set_category(Category::gradient);
+    CHECK(memory::live()[Category::gradient] == before[Category::gradient] + 80);
+    CHECK(memory::live()[Category::parameter] == before[Category::parameter]);
+  }
+  CHECK(memory::live() == before);
+  CHECK(scope.peak().total == before.total + 4080);
+  CHECK(scope.at_peak()[Category::activation] == before[Category::activation] + 4000);
+}
+
+TEST_CASE("a scope measures by itself and leaves the peak outside it right") {
+  memory::reset_peak();
+  { Tensor big = rw::empty({100000}); }
+  const std::size_t outer = memory::peak().total;
+  {
+    memory::Scope scope;
+    Tensor small = rw::empty({10});
+    CHECK(scope.peak().total == scope.before().total + 40);
+  }
+  CHECK(memory::peak().total == outer);
+}
+
+TEST_CASE("the timeline records every change in order") {
+  memory::start_timeline();
+  const std::size_t base = memory::live().total;
+  { Tensor a = rw::empty({4}); }
+  const auto events = memory::stop_timeline();
+  REQUIRE(events.size() == 2);
+  CHECK(events[0].delta == 16);
+  CHECK(events[0].total == base + 16);
+  CHECK(events[1].delta == -16);
+  { Tensor a = rw::empty({4}); }
+  CHECK(memory::stop_timeline().empty());
+}
+
+TEST_CASE("the limit refuses, names totals and the largest tensors, and leaves everything usable") {
+  Tensor a = rw::empty({1 << 20}), b = rw::empty({1 << 18});
+  memory::set_limit(memory::live().total + (1 << 16));
+  std::string text;
+  try {
+    rw::empty({1 << 15});
+  } catch (const rw::OutOfMemory& e) {
+    text = e.what();
+  }
+  CHECK(text.find("needs 131072 bytes") != text.npos);
+  CHECK(text.find("activation") != text.npos);
+  CHECK(text.find("4.2 MB activation; 1.0 MB activation;") != text.npos);
+  const auto live = memory::live();
+  Tensor c = rw::empty({1 << 13});
+  CHECK(memory::live().total == live.total + (1 << 15));
+  memory::set_limit(0);
+  Tensor d = rw::empty({1 << 20});
+}
+
+TEST_CASE("the n-th allocation fails on request, once") {
+  memory::fail_at(2);
+  Tensor a = rw::empty({1});
+  CHECK_THROWS_AS(rw::empty({1}), rw::OutOfMemory);
+  Tensor b = rw::empty({1});
+}
+
+TEST_CASE("sizes print in decimal units") {
+  CHECK(memory::human(999) == "999 B");
+  CHECK(memory::human(1234567) == "1.2 MB");
+  CHECK(memory::human(2000000000) == "2.0 GB");
+}
+
+TEST_CASE("the report lists every category and the total") {
+  const std::string text = memory::report();
+  for (const char* name : {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace", "total"})
+    CHECK(text.find(name) != text.npos);
+}
+
+TEST_CASE("tensors may be made and dropped on several threads at once") {
+  const auto before = memory::live();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([] {
+      for (int i = 0; i < 2000; ++i) {
+        Tensor a = rw::empty({i});
+        Tensor b = a;
+        a = rw::empty({i / 2 + 1});
+      }
+    });
+  for (auto& t : threads) t.join();
+  CHECK(memory::live() == before);
+}
+
+TEST_CASE("arena blocks are aligned, do not overlap, and join again when freed") {
+  rw::Arena arena(std::size_t{1} << 30);
+  struct Block {
+    unsigned char* data;
+    std::size_t bytes;
+    unsigned char mark;
+  };
+  std::vector<Block> blocks;
+  std::vector<std::int32_t> numbers(60000);
+  rw::random::fill_permutation(numbers.data(), 60000, 7, 0);
+  for (std::size_t step = 0; step < numbers.size(); ++step) {
+    const auto r = static_cast<std::size_t>(numbers[step]);
+    if (r % 5 < 3 || blocks.empty()) {
+      const std::size_t bytes = r % 11 == 0 ? r * 7 : r % 900;
+      auto* data = static_cast<unsigned char*>(arena.allocate(bytes));
+      REQUIRE(data != nullptr);
+      REQUIRE(reinterpret_cast<std::uintptr_t>(data) % rw::Arena::alignment == 0);
+      const auto mark = static_cast<unsigned char>(step);
+      std::fill(data, data + bytes, mark);
+      blocks.push_back({data, bytes, mark});
+    } else {
+      const std::size_t i = r % blocks.size();
+      const Block b = blocks[i];
+      REQUIRE(std::all_of(b.data, b.data + b.bytes, [&](unsigned char c) { return c == b.mark; }));
+      arena.deallocate(b.data);
+      blocks[i] = blocks.back();
+      blocks.pop_back();
+    }
+    if (step % 5000 == 0) arena.check();
+  }
+  for (const Block& b : blocks) arena.deallocate(b.data);
+  arena.check();
+  const std::size_t resident = arena.resident();
+  CHECK(resident > 0);
+  void* all = arena.allocate(resident - 1000);  // everything joined: one block fits where all were
+  CHECK(arena.resident() == resident);
+  arena.deallocate(all);
+  arena.purge(0);
+  CHECK(arena.resident() == 0);
+  arena.check();
+}
+
+TEST_CASE("an arena that is used up says so with a null pointer and goes on") {
+  rw::Arena arena(rw::Arena::chunk);
+  CHECK(arena.allocate(3 * rw::Arena::chunk) == nullptr);
+  void* a = arena.allocate(1000);
+  CHECK(a != nullptr);
+  arena.deallocate(a);
+  arena.check();
+}
+
+TEST_CASE("free chunks in the middle go back to the system and come again") {
+  rw::Arena arena(std::size_t{1} << 28);
+  constexpr std::size_t bytes = 8 * rw::Arena::chunk;
+  auto* a = static_cast<char*>(arena.allocate(bytes));
+  auto* b = static_cast<char*>(arena.allocate(bytes));
+  a[rw::Arena::chunk] = b[0] = 1;
+  arena.deallocate(a);
+  const std::size_t full = arena.resident();
+  arena.purge(0);
+  CHECK(arena.resident() < full - 6 * rw::Arena::chunk);
+  CHECK(b[0] == 1);
+  auto* c = static_cast<char*>(arena.allocate(bytes));
+  CHECK(c == a);
+  CHECK(arena.resident() == full);
+  CHECK(c[rw::Arena::chunk] == 0);  // a fresh page
+  arena.deallocate(b);
+  arena.deallocate(c);
+}
