@@ -1,6 +1,5 @@
 #include <rewind/autograd/checkpoint.h>
-#include <rewind/autograd/tape.h>
-#include <rewind/core/random.h>
+#include <rewind/autograd/replay.h>
 
 #include <memory>
 
@@ -17,75 +16,35 @@ struct Call {
 
 const Call& call_of(const void* attr) { return *static_cast<const Call*>(attr); }
 
-/// Puts the random numbers back to where the first run found them, and afterwards to where they are now.
-class ReplayedGenerator {
- public:
-  explicit ReplayedGenerator(const random::Generator& at) : saved_(std::exchange(random::default_generator(), at)) {}
-  ~ReplayedGenerator() { random::default_generator() = saved_; }
-  ReplayedGenerator(const ReplayedGenerator&) = delete;
-  ReplayedGenerator& operator=(const ReplayedGenerator&) = delete;
-
- private:
-  random::Generator saved_;
-};
-
-// Stands on the tape for an input of a function that runs again; its output collects that input's gradient.
-constexpr OpDecl input_decl = [] {
-  OpDecl d{};
-  d.name = "checkpoint_input";
-  d.kind = Kind::movement;
-  d.differentiable = 1;
-  return d;
-}();
-
 void replay(Vjp& v, const void* attr) {
   const Call& call = call_of(attr);
-  Tape& tape = Tape::current();
-  if (tape.create_graph())
+  if (Tape::current().create_graph())
     fail("checkpoint: a checkpointed function cannot be differentiated twice; call it without checkpoint() where create_graph is on");
 
   std::vector<Tensor> gradients;
   for (std::uint64_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
     gradients.push_back(v.has_grad(static_cast<int>(j)) ? v.grad(static_cast<int>(j)) : Tensor());
 
-  const ContextScope<&Context::phase> phase(Phase::recompute);
-  constexpr std::uint32_t not_needed = ~std::uint32_t{0};
-  std::vector<std::uint32_t> entry_of(static_cast<std::size_t>(v.inputs()), not_needed);
+  TapeSegment segment;
   std::vector<Tensor> results;
   {
-    const GradModeScope record(GradMode::record);
-    const ContextScope<&Context::replaying> replaying(true);
-    const ContextScope<&Context::gradient_of> gradient_of("");
-    const ReplayedGenerator generator(call.generator);
+    const ReplayScope scope(call.generator, GradMode::record);
     std::vector<Tensor> inputs;
+    std::uint32_t needs = 0;
     for (int i = 0; i < v.inputs(); ++i) {
       inputs.push_back((call.given & bit(i)) != 0 ? v.input(i) : Tensor());
-      if (!v.needs(i)) continue;
-      entry_of[static_cast<std::size_t>(i)] = tape.size();
-      tape.record(input_decl, nullptr, {}, std::span(&inputs.back(), 1), 0, {});
-      tape.pin(entry_of[static_cast<std::size_t>(i)]);
+      if (v.needs(i)) needs |= bit(i);
     }
-    const std::uint32_t first = tape.size();
+    segment.begin(inputs, needs);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
     for (std::size_t j = 0; j < all.size(); ++j)
       if (j < 64 && (call.differentiable >> j & 1) != 0) results.push_back(std::move(all[j]));
-    if (results.size() != gradients.size())
-      fail("checkpoint: the function returned fewer tensors when it ran again; it must compute the same every time");
-    all.clear();
-    entry_of.push_back(first);
   }
-  const std::uint32_t first = entry_of.back();
-  entry_of.pop_back();
-  {
-    const ContextScope<&Context::phase> backward(Phase::backward);
-    tape.sweep_segment(first, std::move(results), std::move(gradients));
-    for (std::size_t i = entry_of.size(); i-- > 0;)
-      if (entry_of[i] != not_needed) {
-        Tensor g = tape.take_gradient(entry_of[i], 0);
-        tape.unpin(entry_of[i]);
-        if (g.defined()) v.give(static_cast<int>(i), std::move(g));
-      }
-  }
+  if (results.size() != gradients.size())
+    fail("checkpoint: the function returned fewer tensors when it ran again; it must compute the same every time");
+  std::vector<Tensor> of_inputs = segment.sweep(std::move(results), std::move(gradients));
+  for (std::size_t i = of_inputs.size(); i-- > 0;)
+    if (of_inputs[i].defined()) v.give(static_cast<int>(i), std::move(of_inputs[i]));
 }
 
 constexpr OpDecl checkpoint_decl = [] {

@@ -85,8 +85,8 @@ constexpr std::uint64_t stream = 0x6c6f6164'00000000;
 
 }  // namespace
 
-// Who touches what: the loop's thread everything, but for `job` and `rows` while state_ is requested, which then are the
-// worker's. The worker holds no tensors, so all memory comes and goes on the loop's thread.
+// Who touches what: the loop's thread everything, but for `job` and `rows` while `state` is requested, which then are the
+// worker's. The worker owns no tensors, so all memory comes and goes on the loop's thread.
 struct DataLoader::Impl {
   Impl(std::unique_ptr<Source> own, Source& from, const LoaderOptions& o)
       : owned(std::move(own)), source(from), options(o), layout(from.layout()) {

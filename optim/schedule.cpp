@@ -18,7 +18,8 @@ double fraction(std::int64_t step, std::int64_t steps) { return static_cast<doub
 
 double StepDecay::at(std::int64_t step) const {
   check("StepDecay", "every", every, step);
-  return std::pow(factor, static_cast<double>(step / every));
+  const std::int64_t decays = step / every;
+  return std::pow(factor, static_cast<double>(decays));
 }
 
 double Cosine::at(std::int64_t step) const {

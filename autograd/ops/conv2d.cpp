@@ -17,14 +17,27 @@ using ops::check_floats;
 using ops::sample;
 
 ConvShape geometry(const Shape& x, const Shape& w, const ConvOptions& o) {
-  return {.n = x[0], .h = x[1], .w = x[2], .c = x[3], .o = w[0], .kh = w[1], .kw = w[2], .sh = o.stride.h, .sw = o.stride.w, .ph = o.padding.h,
-          .pw = o.padding.w, .dh = o.dilation.h, .dw = o.dilation.w, .groups = o.groups};
+  return {.n = x[0],
+          .h = x[1],
+          .w = x[2],
+          .c = x[3],
+          .o = w[0],
+          .kh = w[1],
+          .kw = w[2],
+          .sh = o.stride.h,
+          .sw = o.stride.w,
+          .ph = o.padding.h,
+          .pw = o.padding.w,
+          .dh = o.dilation.h,
+          .dw = o.dilation.w,
+          .groups = o.groups};
 }
 
 /// The shape of y; throws where x, w and the options do not fit.
 Shape check_convolution(const char* op, const Shape& x, const Shape& w, const ConvOptions& o) {
   const auto describe = [&] {
-    return str("x ", x, ", w ", w, ", stride ", o.stride, ", padding ", o.padding, ", dilation ", o.dilation, ", groups ", o.groups);
+    return str("x ", x, ", w ", w, ", stride ", o.stride, ", padding ", o.padding, ", dilation ", o.dilation, ", groups ",
+               o.groups);
   };
   if (x.rank() != 4) fail(str(op, ": x must be [N, H, W, C]: ", describe()));
   if (w.rank() != 4) fail(str(op, ": w must be [out, KH, KW, in / groups]: ", describe()));
@@ -98,7 +111,8 @@ struct Conv2d {
     const DType dtype = check_floats(name, in, 2);
     const Shape y = check_convolution(name, in[0].shape(), in[1].shape(), attr);
     if (in[2].defined() && !(in[2].shape() == Shape{y[3]}))
-      fail(str(name, ": bias must be [", y[3], "], one for each filter of w ", in[1].shape(), ", but is ", in[2].shape(), " (x is ", in[0].shape(), ")"));
+      fail(str(name, ": bias must be [", y[3], "], one for each filter of w ", in[1].shape(), ", but is ", in[2].shape(), " (x is ",
+               in[0].shape(), ")"));
     return {{y, dtype}};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& attr) {
@@ -107,13 +121,14 @@ struct Conv2d {
     return {.flops = 2 * macs + extras * out[0].shape.numel(), .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& attr) {
-    return static_cast<std::size_t>(kernels::conv2d_forward_workspace(geometry(in[0].shape(), in[1].shape(), attr))) * size_of(out[0].dtype);
+    return static_cast<std::size_t>(kernels::conv2d_forward_workspace(geometry(in[0].shape(), in[1].shape(), attr))) *
+           size_of(out[0].dtype);
   }
   static void forward(const Forward& f, const Attr& attr) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::conv2d_forward(geometry(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.in<T>(2), ops::activation_of(attr.epilogue),
-                              f.out<T>(0), f.workspace<T>());
+      kernels::conv2d_forward(geometry(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.in<T>(2),
+                              ops::activation_of(attr.epilogue), f.out<T>(0), f.workspace<T>());
     });
   }
   static Saves saves(const Attr& attr, std::uint32_t needs) {
@@ -172,7 +187,8 @@ struct Conv2dBackwardInput {
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
     const Shape &g = in[0].shape(), &w = in[1].shape();
-    if (g.rank() != 4 || w.rank() != 4) fail(str(name, ": needs g [N, OH, OW, out] and w [out, KH, KW, in / groups], but g is ", g, " and w is ", w));
+    if (g.rank() != 4 || w.rank() != 4)
+      fail(str(name, ": needs g [N, OH, OW, out] and w [out, KH, KW, in / groups], but g is ", g, " and w is ", w));
     const Shape x = image(g, w, a), y = check_convolution(name, x, w, a.options);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the convolution of ", x, " with ", w, " makes ", y));
     return {{x, dtype}};
@@ -182,12 +198,14 @@ struct Conv2dBackwardInput {
     return {.flops = 2 * macs, .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
-    return static_cast<std::size_t>(kernels::conv2d_backward_input_workspace(shape_of(in[0].shape(), in[1].shape(), a))) * size_of(out[0].dtype);
+    return static_cast<std::size_t>(kernels::conv2d_backward_input_workspace(shape_of(in[0].shape(), in[1].shape(), a))) *
+           size_of(out[0].dtype);
   }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::conv2d_backward_input(shape_of(f.in_shape(0), f.in_shape(1), a), f.in<T>(0), f.in<T>(1), f.out<T>(0), f.workspace<T>());
+      kernels::conv2d_backward_input(shape_of(f.in_shape(0), f.in_shape(1), a), f.in<T>(0), f.in<T>(1), f.out<T>(0),
+                                     f.workspace<T>());
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
@@ -213,13 +231,16 @@ struct Conv2dBackwardWeight {
   static constexpr Kind kind = Kind::contraction;
   using Attr = BackwardAttr;  // h, w: of the kernel
 
-  static Shape weight(const Shape& g, const Shape& x, const Attr& a) { return {g[3], a.h, a.w, a.options.groups < 1 ? 0 : x[3] / a.options.groups}; }
+  static Shape weight(const Shape& g, const Shape& x, const Attr& a) {
+    return {g[3], a.h, a.w, a.options.groups < 1 ? 0 : x[3] / a.options.groups};
+  }
   static ConvShape shape_of(const Shape& g, const Shape& x, const Attr& a) { return geometry(x, weight(g, x, a), a.options); }
 
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
     const Shape &g = in[0].shape(), &x = in[1].shape();
-    if (g.rank() != 4 || x.rank() != 4) fail(str(name, ": needs g [N, OH, OW, out] and x [N, H, W, in], but g is ", g, " and x is ", x));
+    if (g.rank() != 4 || x.rank() != 4)
+      fail(str(name, ": needs g [N, OH, OW, out] and x [N, H, W, in], but g is ", g, " and x is ", x));
     const Shape w = weight(g, x, a), y = check_convolution(name, x, w, a.options);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the convolution of ", x, " with ", w, " makes ", y));
     return {{w, dtype}};
@@ -229,12 +250,14 @@ struct Conv2dBackwardWeight {
     return {.flops = 2 * macs, .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
-    return static_cast<std::size_t>(kernels::conv2d_backward_weight_workspace(shape_of(in[0].shape(), in[1].shape(), a))) * size_of(out[0].dtype);
+    return static_cast<std::size_t>(kernels::conv2d_backward_weight_workspace(shape_of(in[0].shape(), in[1].shape(), a))) *
+           size_of(out[0].dtype);
   }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::conv2d_backward_weight(shape_of(f.in_shape(0), f.in_shape(1), a), f.in<T>(1), f.in<T>(0), f.out<T>(0), f.workspace<T>());
+      kernels::conv2d_backward_weight(shape_of(f.in_shape(0), f.in_shape(1), a), f.in<T>(1), f.in<T>(0), f.out<T>(0),
+                                      f.workspace<T>());
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }

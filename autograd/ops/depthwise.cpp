@@ -17,13 +17,25 @@ using ops::check_floats;
 using ops::sample;
 
 WindowShape geometry(const Shape& x, const Shape& w, const DepthwiseOptions& o) {
-  return {.n = x[0], .h = x[1], .w = x[2], .c = x[3], .kh = w[0], .kw = w[1], .sh = o.stride.h, .sw = o.stride.w, .ph = o.padding.h,
-          .pw = o.padding.w, .dh = o.dilation.h, .dw = o.dilation.w};
+  return {.n = x[0],
+          .h = x[1],
+          .w = x[2],
+          .c = x[3],
+          .kh = w[0],
+          .kw = w[1],
+          .sh = o.stride.h,
+          .sw = o.stride.w,
+          .ph = o.padding.h,
+          .pw = o.padding.w,
+          .dh = o.dilation.h,
+          .dw = o.dilation.w};
 }
 
 /// The shape of y; throws where x, w and the options do not fit.
 Shape check_convolution(const char* op, const Shape& x, const Shape& w, const DepthwiseOptions& o) {
-  const auto describe = [&] { return str("x ", x, ", w ", w, ", stride ", o.stride, ", padding ", o.padding, ", dilation ", o.dilation); };
+  const auto describe = [&] {
+    return str("x ", x, ", w ", w, ", stride ", o.stride, ", padding ", o.padding, ", dilation ", o.dilation);
+  };
   if (x.rank() != 4) fail(str(op, ": x must be [N, H, W, C]: ", describe()));
   if (w.rank() != 3) fail(str(op, ": w must be [KH, KW, C]: ", describe()));
   if (x[3] < 1 || x[3] != w[2])
@@ -93,7 +105,8 @@ struct Depthwise {
     const DType dtype = check_floats(name, in, 2);
     const Shape y = check_convolution(name, in[0].shape(), in[1].shape(), attr);
     if (in[2].defined() && !(in[2].shape() == Shape{y[3]}))
-      fail(str(name, ": bias must be [", y[3], "], one for each channel of x ", in[0].shape(), ", but is ", in[2].shape(), " (w is ", in[1].shape(), ")"));
+      fail(str(name, ": bias must be [", y[3], "], one for each channel of x ", in[0].shape(), ", but is ", in[2].shape(),
+               " (w is ", in[1].shape(), ")"));
     return {{y, dtype}};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& attr) {
@@ -103,7 +116,8 @@ struct Depthwise {
   static void forward(const Forward& f, const Attr& attr) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::depthwise_forward(geometry(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.in<T>(2), kernels::Activation::none, f.out<T>(0));
+      kernels::depthwise_forward(geometry(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.in<T>(2),
+                                 kernels::Activation::none, f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
@@ -125,7 +139,8 @@ struct Depthwise {
   }
   static void samples(Samples<Attr> s) {
     int number = 0;
-    for (const Case& c : cases()) s.add({sample(c.x), sample(c.w, -1, 2, 1), number++ % 2 == 0 ? sample({c.w[2]}, -1, 1, 2) : Tensor()}, c.options);
+    for (const Case& c : cases())
+      s.add({sample(c.x), sample(c.w, -1, 2, 1), number++ % 2 == 0 ? sample({c.w[2]}, -1, 1, 2) : Tensor()}, c.options);
     const Tensor x = sample({1, 5, 5, 4}), w = sample({3, 3, 4});
     s.error({sample({5, 5, 4}), w, Tensor()}, {}, "x must be [N, H, W, C]: x [5, 5, 4], w [3, 3, 4]");
     s.error({x, sample({4, 3, 3, 1}), Tensor()}, {}, "w must be [KH, KW, C]");
@@ -150,7 +165,8 @@ struct DepthwiseBackwardInput {
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
     const Shape &g = in[0].shape(), &w = in[1].shape();
-    if (g.rank() != 4 || w.rank() != 3) fail(str(name, ": needs g [N, OH, OW, C] and w [KH, KW, C], but g is ", g, " and w is ", w));
+    if (g.rank() != 4 || w.rank() != 3)
+      fail(str(name, ": needs g [N, OH, OW, C] and w [KH, KW, C], but g is ", g, " and w is ", w));
     const Shape x = image(g, a), y = check_convolution(name, x, w, a.options);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the convolution of ", x, " with ", w, " makes ", y));
     return {{x, dtype}};
@@ -190,7 +206,8 @@ struct DepthwiseBackwardWeight {
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
     const Shape &g = in[0].shape(), &x = in[1].shape();
-    if (g.rank() != 4 || x.rank() != 4) fail(str(name, ": needs g [N, OH, OW, C] and x [N, H, W, C], but g is ", g, " and x is ", x));
+    if (g.rank() != 4 || x.rank() != 4)
+      fail(str(name, ": needs g [N, OH, OW, C] and x [N, H, W, C], but g is ", g, " and x is ", x));
     const Shape w{a.h, a.w, g[3]}, y = check_convolution(name, x, w, a.options);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the convolution of ", x, " with ", w, " makes ", y));
     return {{w, dtype}};
@@ -206,7 +223,8 @@ struct DepthwiseBackwardWeight {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::depthwise_backward_weight(geometry(f.in_shape(1), f.out_shape(0), a.options), f.in<T>(1), f.in<T>(0), f.out<T>(0), f.workspace<T>());
+      kernels::depthwise_backward_weight(geometry(f.in_shape(1), f.out_shape(0), a.options), f.in<T>(1), f.in<T>(0), f.out<T>(0),
+                                         f.workspace<T>());
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
@@ -249,7 +267,8 @@ struct DepthwiseBackward {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::depthwise_backward(geometry(f.in_shape(1), f.in_shape(2), a), f.in<T>(1), f.in<T>(0), f.in<T>(2), f.out<T>(0), f.out<T>(1), f.workspace<T>());
+      kernels::depthwise_backward(geometry(f.in_shape(1), f.in_shape(2), a), f.in<T>(1), f.in<T>(0), f.in<T>(2), f.out<T>(0),
+                                  f.out<T>(1), f.workspace<T>());
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) {
@@ -279,7 +298,8 @@ struct DepthwiseBackward {
   static void samples(Samples<Attr> s) {
     for (const Case& c : cases()) s.add({sample(out_shape(c)), sample(c.x, -1, 2, 1), sample(c.w, -2, 1, 2)}, c.options);
     const Tensor g = sample({1, 3, 3, 2}), x = sample({1, 5, 5, 2}), w = sample({3, 3, 2});
-    s.error({g, sample({1, 6, 5, 2}), w}, {}, "g is [1, 3, 3, 2], but the convolution of [1, 6, 5, 2] with [3, 3, 2] makes [1, 4, 3, 2]");
+    s.error({g, sample({1, 6, 5, 2}), w}, {},
+            "g is [1, 3, 3, 2], but the convolution of [1, 6, 5, 2] with [3, 3, 2] makes [1, 4, 3, 2]");
     s.error({g, x, sample({3, 3, 4})}, {}, "x has 2 channels and w has 4");
     s.error({sample({3, 3, 2}), x, w}, {}, "g is [3, 3, 2]");
     s.error({g, x, w.to(float32)}, {}, "inputs must have one dtype");

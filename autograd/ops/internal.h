@@ -34,7 +34,8 @@ int salt_avoiding_kinks(Epilogue epilogue, Make make) {
   for (int salt = 0; salt < 1000; salt += 10) {
     const Tensor before = make(salt);
     bool clear = true;
-    for (const double v : before.template values<double>()) clear &= std::abs(v) > margin && (epilogue == Epilogue::relu || std::abs(v - 6) > margin);
+    for (const double v : before.template values<double>())
+      clear &= std::abs(v) > margin && (epilogue == Epilogue::relu || std::abs(v - 6) > margin);
     if (clear) return salt;
   }
   REWIND_CHECK(!"a sample that stays away from kinks");

@@ -37,12 +37,15 @@ struct Linear {
     const Shape &x = in[0].shape(), &w = in[1].shape();
     if (w.rank() != 2) fail(str(name, ": w must be [out, in], but is ", w, " (x is ", x, ")"));
     if (x.rank() < 1 || x[-1] != w[1])
-      fail(str(name, ": the last axis of x must be the ", w[1], " columns of w, but x is ", x, " and w is ", w, "; w is [out, in]"));
+      fail(
+          str(name, ": the last axis of x must be the ", w[1], " columns of w, but x is ", x, " and w is ", w, "; w is [out, in]"));
     if (in[2].defined() && !(in[2].shape() == Shape{w[0]}))
       fail(str(name, ": bias must be [", w[0], "], one for each row of w ", w, ", but is ", in[2].shape(), " (x is ", x, ")"));
     return {{with_last(x, w[0]), dtype}};
   }
-  static kernels::GemmShape gemm(const Shape& x, const Shape& w) { return {.m = rows_of(x), .n = w[0], .k = w[1], .transpose_b = true}; }
+  static kernels::GemmShape gemm(const Shape& x, const Shape& w) {
+    return {.m = rows_of(x), .n = w[0], .k = w[1], .transpose_b = true};
+  }
   static Cost cost(Inputs in, const Specs& out, const Attr& attr) {
     const std::int64_t macs = out[0].shape.numel() * in[1].size(1);
     const int extras = (in[2].defined() ? 1 : 0) + (attr.epilogue != Epilogue::none ? 1 : 0);
@@ -78,7 +81,8 @@ struct Linear {
       for (const bool has_bias : {false, true})
         for (const Epilogue epilogue : {Epilogue::none, Epilogue::relu, Epilogue::relu6}) {
           const auto inputs = [&](int salt) -> std::vector<Tensor> {
-            return {sample(c.x, -3, 4, salt), sample({c.out, c.x[-1]}, -2, 3, salt + 1), has_bias ? sample({c.out}, -1, 2, salt + 2) : Tensor()};
+            return {sample(c.x, -3, 4, salt), sample({c.out, c.x[-1]}, -2, 3, salt + 1),
+                    has_bias ? sample({c.out}, -1, 2, salt + 2) : Tensor()};
           };
           const int salt = ops::salt_avoiding_kinks(epilogue, [&](int at) {
             std::vector<Tensor> in = inputs(at);
@@ -86,7 +90,8 @@ struct Linear {
           });
           s.add(inputs(salt), {epilogue});
         }
-    s.error({sample({2, 3}), sample({4, 2}), Tensor()}, {}, "the last axis of x must be the 2 columns of w, but x is [2, 3] and w is [4, 2]");
+    s.error({sample({2, 3}), sample({4, 2}), Tensor()}, {},
+            "the last axis of x must be the 2 columns of w, but x is [2, 3] and w is [4, 2]");
     s.error({sample({2, 3}), sample({3}), Tensor()}, {}, "w must be [out, in], but is [3]");
     s.error({sample({2, 3}), sample({4, 3}), sample({3})}, {}, "bias must be [4]");
     s.error({sample({}), sample({4, 3}), Tensor()}, {}, "x is []");
@@ -107,7 +112,9 @@ struct LinearBackwardWeight {
       fail(str(name, ": needs g [..., out] and x [..., in] with the same leading axes, but g is ", g, " and x is ", x));
     return {{{g[-1], x[-1]}, dtype}};
   }
-  static kernels::GemmShape gemm(const Shape& g, const Shape& x) { return {.m = g[-1], .n = x[-1], .k = rows_of(x), .transpose_a = true}; }
+  static kernels::GemmShape gemm(const Shape& g, const Shape& x) {
+    return {.m = g[-1], .n = x[-1], .k = rows_of(x), .transpose_a = true};
+  }
   static Cost cost(Inputs in, const Specs& out, const Attr&) {
     const std::int64_t macs = out[0].shape.numel() * rows_of(in[1].shape());
     return {.flops = 2 * macs, .macs = macs};
@@ -150,7 +157,9 @@ constinit const OpDecl linear_op = declare<Linear>();
 constinit const OpDecl linear_backward_weight_op = declare<LinearBackwardWeight>();
 }  // namespace ops
 
-Tensor ops::linear_backward_weight(Tensor g, Tensor x) { return apply_one(linear_backward_weight_op, {std::move(g), std::move(x)}, nullptr); }
+Tensor ops::linear_backward_weight(Tensor g, Tensor x) {
+  return apply_one(linear_backward_weight_op, {std::move(g), std::move(x)}, nullptr);
+}
 
 Tensor linear(Tensor x, Tensor w, Tensor bias, Epilogue epilogue) {
   const Linear::Attr attr{epilogue};

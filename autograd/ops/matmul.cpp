@@ -22,7 +22,9 @@ struct Matmul {
 
   /// A plain b under an a of any rank is one product over all rows of a, a vector being one row; else one product for each
   /// position of the leading axes, a plain matrix taking part in each.
-  static bool by_rows(const Shape& a, const Shape& b, const Attr& attr) { return b.rank() == 2 && !attr.transpose_a && a.rank() >= 1; }
+  static bool by_rows(const Shape& a, const Shape& b, const Attr& attr) {
+    return b.rank() == 2 && !attr.transpose_a && a.rank() >= 1;
+  }
 
   static std::string describe(const Shape& a, const Shape& b, const Attr& attr) {
     return str("a ", a, attr.transpose_a ? " (transposed)" : "", " and b ", b, attr.transpose_b ? " (transposed)" : "");
@@ -32,10 +34,12 @@ struct Matmul {
     const DType dtype = check_floats(name, in);
     const Shape &a = in[0].shape(), &b = in[1].shape();
     if (!by_rows(a, b, attr) && (a.rank() < 2 || b.rank() < 2))
-      fail(str(name, ": needs matrices, [..., M, K] and [..., K, N], but got ", describe(a, b, attr), "; add an axis with reshape()"));
+      fail(str(name, ": needs matrices, [..., M, K] and [..., K, N], but got ", describe(a, b, attr),
+               "; add an axis with reshape()"));
     const std::int64_t inner = a[attr.transpose_a ? -2 : -1], inner_b = b[attr.transpose_b ? -1 : -2];
     if (inner != inner_b)
-      fail(str(name, ": inner extents differ, ", inner, " and ", inner_b, ": ", describe(a, b, attr), "; look at the transpose flags"));
+      fail(str(name, ": inner extents differ, ", inner, " and ", inner_b, ": ", describe(a, b, attr),
+               "; look at the transpose flags"));
     const Shape& most = a.rank() == 2 && b.rank() > 2 ? b : a;
     if (a.rank() > 2 && b.rank() > 2) {
       bool same = a.rank() == b.rank();
@@ -93,7 +97,8 @@ struct Matmul {
     }
     if (v.needs(0)) {
       Tensor b = v.input(1);
-      v.give(0, sum_to(ta ? matmul(std::move(b), std::move(g), tb, true) : matmul(std::move(g), std::move(b), false, !tb), v.input_shape(0)));
+      v.give(0, sum_to(ta ? matmul(std::move(b), std::move(g), tb, true) : matmul(std::move(g), std::move(b), false, !tb),
+                       v.input_shape(0)));
     }
   }
   static void samples(Samples<Attr> s) {
@@ -101,7 +106,8 @@ struct Matmul {
       Shape leading_a, leading_b;
       std::int64_t m, k, n;
     };
-    const Case cases[] = {{{}, {}, 3, 4, 2}, {{}, {}, 1, 5, 1}, {{2}, {2}, 2, 3, 4}, {{2, 3}, {2, 3}, 1, 2, 2}, {{3}, {}, 2, 3, 2}, {{}, {2}, 3, 2, 2}};
+    const Case cases[] = {{{}, {}, 3, 4, 2},         {{}, {}, 1, 5, 1},  {{2}, {2}, 2, 3, 4},
+                          {{2, 3}, {2, 3}, 1, 2, 2}, {{3}, {}, 2, 3, 2}, {{}, {2}, 3, 2, 2}};
     for (const Case& c : cases)
       for (const Attr attr : {Attr{false, false}, Attr{true, false}, Attr{false, true}, Attr{true, true}}) {
         Shape a = c.leading_a, b = c.leading_b;

@@ -18,7 +18,16 @@ using ops::check_floats;
 using ops::sample;
 
 WindowShape geometry(const Shape& x, const PoolOptions& o) {
-  return {.n = x[0], .h = x[1], .w = x[2], .c = x[3], .kh = o.kernel.h, .kw = o.kernel.w, .sh = o.stride.h, .sw = o.stride.w, .ph = o.padding.h, .pw = o.padding.w};
+  return {.n = x[0],
+          .h = x[1],
+          .w = x[2],
+          .c = x[3],
+          .kh = o.kernel.h,
+          .kw = o.kernel.w,
+          .sh = o.stride.h,
+          .sw = o.stride.w,
+          .ph = o.padding.h,
+          .pw = o.padding.w};
 }
 
 /// The shape of y; throws where x and the options do not fit.
@@ -56,7 +65,8 @@ Shape check_backward(const char* op, const Shape& g, const BackwardAttr& a) {
 /// Positions as the pool of some x makes them: int32, in the shape of its output.
 void check_positions(const char* op, const Tensor& positions, const Shape& y) {
   if (!positions.defined() || positions.dtype() != int32 || !(positions.shape() == y))
-    fail(str(op, ": needs positions int32 ", y, ", but got ", positions.defined() ? str(positions.dtype(), " ", positions.shape()) : "an undefined tensor"));
+    fail(str(op, ": needs positions int32 ", y, ", but got ",
+             positions.defined() ? str(positions.dtype(), " ", positions.shape()) : "an undefined tensor"));
 }
 
 struct Case {
@@ -112,10 +122,13 @@ struct MaxPool {
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
     const Shape &x = in[0].shape(), y = check_pool(name, x, a);
-    if (x[1] * x[2] > std::numeric_limits<std::int32_t>::max()) fail(str(name, ": images of more than 2^31 pixels are not supported, x is ", x));
+    if (x[1] * x[2] > std::numeric_limits<std::int32_t>::max())
+      fail(str(name, ": images of more than 2^31 pixels are not supported, x is ", x));
     return {{y, dtype}, {y, int32}};
   }
-  static Cost cost(Inputs, const Specs& out, const Attr& a) { return ops::pointwise_cost(out, std::int64_t{a.kernel.h} * a.kernel.w); }
+  static Cost cost(Inputs, const Specs& out, const Attr& a) {
+    return ops::pointwise_cost(out, std::int64_t{a.kernel.h} * a.kernel.w);
+  }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
@@ -223,7 +236,9 @@ struct AvgPool {
     const DType dtype = check_floats(name, in);
     return {{check_pool(name, in[0].shape(), a), dtype}};
   }
-  static Cost cost(Inputs, const Specs& out, const Attr& a) { return ops::pointwise_cost(out, std::int64_t{a.kernel.h} * a.kernel.w); }
+  static Cost cost(Inputs, const Specs& out, const Attr& a) {
+    return ops::pointwise_cost(out, std::int64_t{a.kernel.h} * a.kernel.w);
+  }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
@@ -251,7 +266,9 @@ struct AvgPoolBackward {
     const DType dtype = check_floats(name, in);
     return {{check_backward(name, in[0].shape(), a), dtype}};
   }
-  static Cost cost(Inputs in, const Specs&, const Attr& a) { return {.flops = in[0].numel() * a.options.kernel.h * a.options.kernel.w}; }
+  static Cost cost(Inputs in, const Specs&, const Attr& a) {
+    return {.flops = in[0].numel() * a.options.kernel.h * a.options.kernel.w};
+  }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);

@@ -17,11 +17,11 @@ std::array<int, 10> histogram(const data::Dataset& d) {
   return count;
 }
 
-std::vector<std::uint8_t> sample(const data::Dataset& d, std::int64_t i) {
+std::vector<int> sample(const data::Dataset& d, std::int64_t i) {
   const auto pixels = d.pixels.values().subspan(static_cast<std::size_t>(i * 64), 64);
-  std::vector<std::uint8_t> bytes(pixels.begin(), pixels.end());
-  bytes.push_back(static_cast<std::uint8_t>(d.labels.values<std::int64_t>()[static_cast<std::size_t>(i)]));
-  return bytes;
+  std::vector<int> row(pixels.begin(), pixels.end());
+  row.push_back(static_cast<int>(d.labels.values<std::int64_t>()[static_cast<std::size_t>(i)]));
+  return row;
 }
 
 }  // namespace
@@ -37,8 +37,8 @@ TEST_CASE("the embedded digits are those of the UCI repository") {
   std::uint64_t hash = 0xcbf29ce484222325, sum = 0;
   for (std::int64_t i = 0; i < 1797; ++i) {
     const auto row = sample(all, i);
-    for (const std::uint8_t byte : row) hash = (hash ^ byte) * 0x100000001b3;
-    for (std::size_t j = 0; j < 64; ++j) sum += row[j];
+    for (const int v : row) hash = (hash ^ static_cast<std::uint64_t>(v)) * 0x100000001b3;
+    for (std::size_t j = 0; j < 64; ++j) sum += static_cast<std::uint64_t>(row[j]);
   }
   CHECK(sum == 561718);
   CHECK(hash == 0x776869cce3795967);
@@ -51,7 +51,7 @@ TEST_CASE("digits splits into 1437 and 360 that together are all of them, the sa
   CHECK(test.shape == Shape{360, 8, 8, 1});
   for (const int count : histogram(test)) CHECK(count >= 25);
 
-  std::map<std::vector<std::uint8_t>, int> left;
+  std::map<std::vector<int>, int> left;
   const data::Dataset all = data::all_digits();
   for (std::int64_t i = 0; i < 1797; ++i) ++left[sample(all, i)];
   for (const data::Dataset* part : {&train, &test})

@@ -1,0 +1,201 @@
+// Layers and blocks: what they compute, how they start, what they refuse.
+
+#include <rewind/autograd/backward.h>
+#include <rewind/core/random.h>
+#include <rewind/nn/blocks.h>
+#include <rewind/nn/init.h>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace rw = rewind;
+namespace nn = rw::nn;
+namespace init = rw::nn::init;
+
+namespace {
+
+struct Moments {
+  double mean, deviation, largest;
+};
+Moments moments(const rw::Tensor& t) {
+  double sum = 0, squares = 0, largest = 0;
+  for (const float v : t.values<float>()) {
+    sum += v;
+    squares += static_cast<double>(v) * v;
+    largest = std::max(largest, std::abs(static_cast<double>(v)));
+  }
+  const auto n = static_cast<double>(t.numel());
+  return {sum / n, std::sqrt(squares / n - sum / n * sum / n), largest};
+}
+
+void check_normal(const rw::Tensor& w, double deviation) {
+  const Moments m = moments(w);
+  CHECK(std::abs(m.mean) < 5 * deviation / std::sqrt(static_cast<double>(w.numel())));
+  CHECK(m.deviation == doctest::Approx(deviation).epsilon(0.02));
+  CHECK(m.largest > 3 * deviation);
+}
+void check_uniform(const rw::Tensor& w, double bound) {
+  const Moments m = moments(w);
+  CHECK(std::abs(m.mean) < 5 * bound / std::sqrt(static_cast<double>(w.numel())));
+  CHECK(m.deviation == doctest::Approx(bound / std::sqrt(3.0)).epsilon(0.02));
+  CHECK(m.largest <= bound);
+  CHECK(m.largest > 0.99 * bound);
+}
+
+}  // namespace
+
+TEST_CASE("initialisations have the variance of their papers") {
+  rw::random::seed(3);
+  rw::Tensor w = rw::empty({200, 300});
+  init::kaiming_normal(w);
+  check_normal(w, std::sqrt(2.0 / 300));
+  init::kaiming_normal(w, init::Mode::fan_out, init::Nonlinearity::tanh);
+  check_normal(w, 5.0 / 3 / std::sqrt(200.0));
+  init::kaiming_uniform(w);
+  check_uniform(w, std::sqrt(6.0 / 300));
+  init::xavier_normal(w);
+  check_normal(w, std::sqrt(2.0 / 500));
+  init::xavier_uniform(w);
+  check_uniform(w, std::sqrt(6.0 / 500));
+  init::constant(w, 0.5);
+  CHECK(moments(w).largest == 0.5);
+
+  CHECK(init::fans({64, 3, 5, 32}).in == 480);
+  CHECK(init::fans({64, 3, 5, 32}).out == 960);
+  CHECK(init::fans({3, 3, 32}).in == 9);
+  CHECK_THROWS_WITH_AS(init::kaiming_normal(rw::empty({8})), doctest::Contains("shape [8] has no fan-in"), rw::Error);
+}
+
+TEST_CASE("layers start as documented") {
+  rw::random::seed(4);
+  const nn::Linear fc{400, 200};
+  CHECK(fc.weight.shape() == rw::Shape{200, 400});
+  check_uniform(fc.weight, 1 / std::sqrt(400.0));
+  CHECK(moments(fc.bias).largest == 0);
+  const nn::Conv2d conv{{.in = 64, .out = 128, .kernel = 3, .groups = 2}};
+  CHECK(conv.weight.shape() == rw::Shape{128, 3, 3, 32});
+  check_normal(conv.weight, std::sqrt(2.0 / (9 * 32)));
+  const nn::DepthwiseConv2d depthwise{{.channels = 4096, .kernel = {3, 5}, .bias = false}};
+  CHECK(depthwise.weight.shape() == rw::Shape{3, 5, 4096});
+  check_normal(depthwise.weight, std::sqrt(2.0 / 15));
+  CHECK(!depthwise.bias.defined());
+  const nn::BatchNorm2d norm{{.channels = 5, .affine = false}};
+  CHECK(!norm.weight.defined());
+  CHECK(norm.running_var.to_vector<float>() == std::vector<float>(5, 1));
+  for (const rw::Tensor& t : {fc.weight, fc.bias, conv.weight}) {
+    CHECK(t.requires_grad());
+    CHECK(t.category() == rw::Category::parameter);
+  }
+  CHECK(norm.running_mean.category() == rw::Category::parameter);
+  CHECK(!norm.running_mean.requires_grad());
+}
+
+TEST_CASE("every layer gives the documented shape") {
+  const rw::Tensor x = rw::randn({2, 8, 6, 4});
+  const auto shape_of = [&](nn::Module&& m) { return m(x).shape(); };
+  CHECK(shape_of(nn::Conv2d{{.in = 4, .out = 6, .kernel = 3}}) == rw::Shape{2, 6, 4, 6});
+  CHECK(shape_of(nn::Conv2d{{.in = 4, .out = 6, .kernel = 3, .stride = 2, .padding = 1, .groups = 2}}) == rw::Shape{2, 4, 3, 6});
+  CHECK(shape_of(nn::Conv2d{{.in = 4, .out = 6, .kernel = 3, .dilation = 2}}) == rw::Shape{2, 4, 2, 6});
+  CHECK(shape_of(nn::DepthwiseConv2d{{.channels = 4, .stride = 2, .padding = 1}}) == rw::Shape{2, 4, 3, 4});
+  CHECK(shape_of(nn::BatchNorm2d{4}) == x.shape());
+  CHECK(shape_of(nn::LayerNorm{4}) == x.shape());
+  CHECK(shape_of(nn::MaxPool2d{2}) == rw::Shape{2, 4, 3, 4});
+  CHECK(shape_of(nn::AvgPool2d{{.kernel = 3, .stride = 2, .padding = 1}}) == rw::Shape{2, 4, 3, 4});
+  CHECK(shape_of(nn::GlobalAvgPool{}) == rw::Shape{2, 4});
+  CHECK(shape_of(nn::Flatten{}) == rw::Shape{2, 192});
+  CHECK(shape_of(nn::Identity{}) == x.shape());
+  CHECK(shape_of(nn::Linear{4, 7}) == rw::Shape{2, 8, 6, 7});
+  CHECK(shape_of(nn::DepthwiseSeparable{{.in = 4, .out = 5, .stride = 2}}) == rw::Shape{2, 4, 3, 5});
+  CHECK(shape_of(nn::SqueezeExcite{{.channels = 4, .squeeze = 2}}) == x.shape());
+}
+
+TEST_CASE("activation layers compute their functions") {
+  const rw::Tensor x = rw::from<float>({-7, -2, -0.5, 0, 0.5, 2, 7}, {7});
+  const auto check = [&](nn::Module&& layer, nn::Activation activation) {
+    const std::vector<float> y = layer(x).to_vector<float>();
+    CHECK(y == nn::activate(x, activation).to_vector<float>());
+    nn::Sequential chain;
+    nn::add_activation(chain, activation);
+    CHECK(chain(x).to_vector<float>() == y);
+    CHECK(chain[0].type() == layer.type());
+  };
+  check(nn::ReLU{}, nn::Activation::relu);
+  check(nn::ReLU6{}, nn::Activation::relu6);
+  check(nn::SiLU{}, nn::Activation::silu);
+  check(nn::Hardswish{}, nn::Activation::hardswish);
+  check(nn::Hardsigmoid{}, nn::Activation::hardsigmoid);
+  check(nn::Sigmoid{}, nn::Activation::sigmoid);
+  check(nn::Tanh{}, nn::Activation::tanh);
+  check(nn::GELU{}, nn::Activation::gelu);
+  CHECK(nn::ReLU6{}(x).to_vector<float>() == std::vector<float>{0, 0, 0, 0, 0.5, 2, 6});
+  CHECK(nn::activate(x, nn::Activation::none).same(x));
+}
+
+TEST_CASE("dropout zeroes a share p in training and scales the rest") {
+  rw::random::seed(5);
+  nn::Dropout dropout{0.3};
+  const rw::Tensor x = rw::ones({100, 200});
+  int kept = 0;
+  for (const float v : dropout(x).values<float>()) {
+    if (v == 0) continue;
+    ++kept;
+    CHECK(v == doctest::Approx(1 / 0.7));
+  }
+  CHECK(kept == doctest::Approx(0.7 * 20000).epsilon(0.02));
+  dropout.eval();
+  CHECK(dropout(x).same(x));
+  CHECK_THROWS_WITH_AS(nn::Dropout{1}, doctest::Contains("p must be in [0, 1), got 1"), rw::Error);
+}
+
+TEST_CASE("an inverted bottleneck adds its input only when shapes allow") {
+  CHECK(nn::InvertedBottleneck{{.in = 8, .out = 8}}.residual());
+  CHECK(!nn::InvertedBottleneck{{.in = 8, .out = 8, .stride = 2}}.residual());
+  CHECK(!nn::InvertedBottleneck{{.in = 8, .out = 16}}.residual());
+
+  // With gamma zero in the last normalisation the main path is zero, and what is left is the input.
+  nn::InvertedBottleneck block{{.in = 8, .out = 8}};
+  for (rw::Parameter& p : block.parameters())
+    if (p.name == "conv.3.weight") p.value.fill(0);
+  const rw::Tensor x = rw::randn({2, 5, 5, 8});
+  CHECK(block(x).to_vector<float>() == x.to_vector<float>());
+}
+
+TEST_CASE("an inverted bottleneck that does not expand has no expanding convolution") {
+  const auto count = [](nn::InvertedBottleneck&& block) { return rw::count_elements(block.parameters()); };
+  CHECK(count(nn::InvertedBottleneck{{.in = 32, .out = 16, .expand = 1}}) == 32 * 9 + 64 + 32 * 16 + 32);
+  CHECK(count(nn::InvertedBottleneck{{.in = 24, .out = 24, .expand = 6}}) == 8208 + 624);
+  CHECK(count(nn::InvertedBottleneck{{.in = 24, .out = 24, .expand = 6, .squeeze_excite = 6}}) == 8208 + 624 + 2 * 144 * 6 + 144 + 6);
+}
+
+TEST_CASE("a residual adds its shortcut and then activates") {
+  nn::Residual identity{nn::Sequential{nn::Linear{3, 3, false}}};
+  for (rw::Parameter& p : identity.parameters()) p.value.fill(0);
+  const rw::Tensor x = rw::from<float>({-1, 0, 2}, {1, 3});
+  CHECK(identity(x).to_vector<float>() == std::vector<float>{-1, 0, 2});
+
+  nn::Residual projected{nn::Sequential{nn::Linear{3, 2, false}}, nn::Sequential{nn::Linear{3, 2}}, nn::Activation::relu};
+  for (rw::Parameter& p : projected.parameters()) p.value.fill(p.name == "0.weight" ? 1 : p.name == "downsample.0.bias" ? -3 : 1);
+  CHECK(projected(x).to_vector<float>() == std::vector<float>{0, 0});
+  CHECK(projected.parameters().front().name == "0.weight");
+  CHECK(projected(rw::from<float>({1, 1, 1}, {1, 3})).to_vector<float>() == std::vector<float>{3, 3});
+}
+
+TEST_CASE("squeeze and excitation scales each channel by its gate") {
+  nn::SqueezeExcite block{{.channels = 4, .squeeze = 2}};
+  for (rw::Parameter& p : block.parameters()) p.value.fill(0);
+  const rw::Tensor x = rw::randn({2, 3, 3, 4});
+  const rw::Tensor y = block(x);
+  for (std::size_t i = 0; i < y.values<float>().size(); ++i) CHECK(y.values<float>()[i] == doctest::Approx(x.values<float>()[i] / 2));
+}
+
+TEST_CASE("layers refuse extents that make no sense") {
+  CHECK_THROWS_WITH_AS(nn::Linear(0, 3), "Linear: in must be at least 1, got 0", rw::Error);
+  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3}}), "Conv2d: out must be at least 1, got 0", rw::Error);
+  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .stride = 0}}), "Conv2d: stride must be at least 1, got 0 x 0", rw::Error);
+  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .padding = {0, -1}}}), "Conv2d: padding must be at least 0, got 0 x -1", rw::Error);
+  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .groups = 2}}), doctest::Contains("they must divide both"), rw::Error);
+  CHECK_THROWS_WITH_AS(nn::BatchNorm2d{0}, "BatchNorm2d: channels must be at least 1, got 0", rw::Error);
+  CHECK_THROWS_WITH_AS((nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 0}}), doctest::Contains("expand must be at least 1"), rw::Error);
+}

@@ -1,0 +1,167 @@
+// Modules: names, modes, moving, modules of one's own, and where errors say they happened.
+
+#include <rewind/autograd/backward.h>
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/observer.h>
+#include <rewind/nn/blocks.h>
+
+#include <doctest/doctest.h>
+
+namespace rw = rewind;
+namespace nn = rw::nn;
+
+namespace {
+
+class Net final : public nn::Module {
+ public:
+  nn::Linear hidden{4, 8}, out{8, 3};
+  nn::BatchNorm2d norm{8};
+  void describe(nn::Fields& f) override {
+    f.child("hidden", hidden);
+    f.child("norm", norm);
+    f.child("out", out);
+  }
+  rw::Tensor forward(rw::Tensor x) override { return out(rw::relu(norm(hidden(std::move(x))))); }
+};
+
+std::vector<std::string> names(const std::vector<rw::Parameter>& list) {
+  std::vector<std::string> all;
+  for (const rw::Parameter& p : list) all.push_back(p.name);
+  return all;
+}
+
+class Paths final : public rw::Observer {
+ public:
+  std::vector<std::string> seen;
+
+ private:
+  void after(const rw::OpEvent& event) override { seen.push_back(rw::str(event.op.name, " ", event.module)); }
+};
+
+}  // namespace
+
+TEST_CASE("a module of one's own trains like any other") {
+  Net net;
+  CHECK(names(net.parameters()) == std::vector<std::string>{"hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "out.weight", "out.bias"});
+  CHECK(names(net.buffers()) == std::vector<std::string>{"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"});
+  CHECK(net.type() == "Net");
+  rw::Tensor loss = rw::cross_entropy(net(rw::randn({6, 4})), rw::from<std::int64_t>({0, 1, 2, 0, 1, 2}, {6}));
+  rw::backward(std::move(loss));
+  for (const rw::Parameter& p : net.parameters()) CHECK_MESSAGE(p.value.grad().defined(), p.name);
+
+  nn::Sequential outer{Net{}, nn::ReLU{}};
+  CHECK(names(outer.parameters()).front() == "0.hidden.weight");
+}
+
+TEST_CASE("a tensor under two names is one parameter") {
+  class Tied final : public nn::Module {
+   public:
+    nn::Linear a{3, 3, false}, b{3, 3, false};
+    Tied() { b.weight = a.weight; }
+    void describe(nn::Fields& f) override {
+      f.child("a", a);
+      f.child("b", b);
+    }
+    rw::Tensor forward(rw::Tensor x) override { return b(a(std::move(x))); }
+  };
+  Tied tied;
+  CHECK(names(tied.parameters()) == std::vector<std::string>{"a.weight"});
+}
+
+TEST_CASE("errors name the module by its path") {
+  nn::Sequential net, features;
+  features.add(nn::conv_norm({.in = 3, .out = 8, .kernel = 3}));
+  features.add(nn::InvertedBottleneck{{.in = 16, .out = 16, .expand = 2}});
+  net.add("features", std::move(features));
+  CHECK_THROWS_WITH_AS(net(rw::randn({1, 8, 8, 3})), doctest::Contains("(in module features.1.conv.0.0)"), rw::Error);
+  CHECK_THROWS_WITH_AS(net(rw::randn({1, 8, 8, 4})), doctest::Contains("(in module features.0.0)"), rw::Error);
+  // and the label is gone afterwards
+  CHECK_THROWS_WITH_AS(rw::add(rw::randn({2}), rw::randn({3})), doctest::Contains("[2]"), rw::Error);
+  CHECK(std::string(rw::location().module).empty());
+}
+
+TEST_CASE("ops in forward and backward carry the module's path") {
+  nn::Sequential net;
+  net.add("fc", nn::Linear{3, 2});
+  net.add("act", nn::Tanh{});
+  Paths paths;
+  const rw::ObserverScope scope(paths);
+  rw::Tensor y = net(rw::randn({4, 3}));
+  CHECK(paths.seen == std::vector<std::string>{"linear fc", "tanh act"});
+  paths.seen.clear();
+  rw::backward(y, rw::ones(y.shape()));
+  for (const std::string& s : paths.seen) CHECK_MESSAGE((s.ends_with(" fc") || s.ends_with(" act")), s);
+}
+
+TEST_CASE("train and eval reach every module") {
+  nn::Sequential net{nn::Sequential{nn::Dropout{0.5}}, nn::Residual{nn::Sequential{nn::Dropout{0.5}}}};
+  CHECK(net.training());
+  net.eval();
+  const rw::Tensor x = rw::ones({64});
+  CHECK(net(x).to_vector<float>() == std::vector<float>(64, 2));
+  CHECK(!dynamic_cast<nn::Sequential&>(net[0])[0].training());
+  net.train();
+  CHECK(net(x).to_vector<float>() != std::vector<float>(64, 2));
+}
+
+TEST_CASE("moving a Sequential keeps its parameters") {
+  nn::Sequential a{nn::Linear{3, 4}, nn::ReLU{}, nn::Linear{4, 2}};
+  a.eval();
+  const rw::Tensor x = rw::randn({5, 3});
+  const std::vector<float> expected = a(x).to_vector<float>();
+  const std::vector<rw::Parameter> before = a.parameters();
+  nn::Sequential b = std::move(a);
+  nn::Sequential c;
+  c = std::move(b);
+  const std::vector<rw::Parameter> after = c.parameters();
+  REQUIRE(after.size() == before.size());
+  for (std::size_t i = 0; i < after.size(); ++i) CHECK(after[i].value.same(before[i].value));
+  CHECK(c(x).to_vector<float>() == expected);
+  CHECK(!c.training());
+  CHECK(a.size() == 0);  // NOLINT(bugprone-use-after-move)
+}
+
+TEST_CASE("an activation after a layer is applied by the layer, with the same bits") {
+  const rw::Tensor x = rw::randn({2, 6, 6, 4});
+  const auto run = [&](nn::Sequential& net, bool together) {
+    rw::Tensor y;
+    if (together) {
+      y = net(x);
+    } else {
+      y = x;
+      for (int i = 0; i < net.size(); ++i) y = net[i](std::move(y));
+    }
+    std::vector<std::uint64_t> all{rw::hash(y)};
+    rw::backward(rw::mean(rw::square(std::move(y))));
+    for (rw::Parameter& p : net.parameters()) {
+      all.push_back(rw::hash(p.value.grad()));
+      p.value.set_grad({});
+    }
+    return all;
+  };
+  nn::Sequential normed{nn::Conv2d{{.in = 4, .out = 8, .kernel = 3, .bias = false}}, nn::BatchNorm2d{8}, nn::ReLU6{}};
+  nn::Sequential plain{nn::Conv2d{{.in = 4, .out = 8, .kernel = 3}}, nn::ReLU{}, nn::Flatten{}, nn::Linear{128, 5}, nn::ReLU6{}};
+  CHECK(normed.stages().size() == 2);
+  CHECK(plain.stages().size() == 3);
+  CHECK(run(normed, true) == run(normed, false));
+  CHECK(run(plain, true) == run(plain, false));
+}
+
+TEST_CASE("a Sequential refuses names that cannot be told apart") {
+  nn::Sequential net;
+  net.add("fc", nn::Linear{2, 2});
+  CHECK_THROWS_WITH_AS(net.add("fc", nn::ReLU{}), doctest::Contains("already a child named 'fc'"), rw::Error);
+  CHECK_THROWS_WITH_AS(net.add("a.b", nn::ReLU{}), doctest::Contains("must not be empty or hold a dot"), rw::Error);
+  CHECK_THROWS_WITH_AS(net[3], doctest::Contains("child 3 does not exist; there are 1"), rw::Error);
+}
+
+TEST_CASE("an evaluation without gradients holds two activations at most") {
+  nn::Sequential net;
+  for (int i = 0; i < 6; ++i) net.add(nn::Linear{64, 64, false});
+  rw::Tensor x = rw::randn({512, 64});
+  const std::size_t one = x.bytes();
+  const rw::NoGrad no_grad;
+  const rw::memory::Scope scope;
+  const rw::Tensor y = net(std::move(x));
+  CHECK(scope.peak()[rw::Category::activation] - scope.before()[rw::Category::activation] <= one);
+}

@@ -1,0 +1,163 @@
+// Recompute in a Sequential: the same bits under every schedule, and running statistics that move once.
+
+#include <rewind/autograd/backward.h>
+#include <rewind/autograd/observer.h>
+#include <rewind/core/parallel.h>
+#include <rewind/core/random.h>
+#include <rewind/nn/blocks.h>
+
+#include <doctest/doctest.h>
+
+namespace rw = rewind;
+namespace nn = rw::nn;
+
+namespace {
+
+nn::Sequential small_net() {
+  nn::Sequential net;
+  net.add("stem", nn::conv_norm({.in = 3, .out = 8, .kernel = 3, .padding = 1}, nn::Activation::relu6));
+  nn::Sequential body;
+  body.add(nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 2, .squeeze_excite = 4, .activation = nn::Activation::hardswish}});
+  body.add(nn::Dropout{0.3});
+  body.add(nn::InvertedBottleneck{{.in = 8, .out = 16, .expand = 3, .stride = 2}});
+  body.add(nn::DepthwiseSeparable{{.in = 16, .out = 16}});
+  body.add(nn::Residual{nn::Sequential{nn::conv_norm({.in = 16, .out = 16, .kernel = 3, .padding = 1}, nn::Activation::none)}, {}, nn::Activation::relu});
+  net.add("body", std::move(body));
+  net.add("head", nn::Sequential{nn::GlobalAvgPool{}, nn::Dropout{0.2}, nn::Linear{16, 5}});
+  return net;
+}
+
+/// Everything that a step leaves behind, as hashes.
+std::vector<std::uint64_t> step(nn::Module& net) {
+  rw::random::seed(7);
+  rw::Tensor x = rw::randn({4, 8, 8, 3});
+  rw::Tensor loss = rw::cross_entropy(net(std::move(x)), rw::from<std::int64_t>({0, 1, 2, 4}, {4}));
+  std::vector<std::uint64_t> all{rw::hash(loss)};
+  rw::backward(std::move(loss));
+  for (rw::Parameter& p : net.parameters()) {
+    all.push_back(rw::hash(p.value.grad()));
+    p.value.set_grad({});
+  }
+  for (const rw::Parameter& b : net.buffers()) all.push_back(rw::hash(b.value));
+  all.push_back(rw::random::default_generator().offset());
+  return all;
+}
+
+/// A step of a new net with the same weights.
+std::vector<std::uint64_t> step_with(const nn::Recompute& how) {
+  rw::random::seed(1);
+  nn::Sequential net = small_net();
+  net.recompute(how);
+  return step(net);
+}
+
+class CountCalls final : public nn::Module {
+ public:
+  explicit CountCalls(int* calls) : calls_(calls) {}
+  rw::Tensor forward(rw::Tensor x) override {
+    ++*calls_;
+    return rw::tanh(std::move(x));
+  }
+
+ private:
+  int* calls_;
+};
+
+}  // namespace
+
+TEST_CASE("loss, gradients, running statistics and random numbers have the same bits under every recompute") {
+  const std::vector<std::uint64_t> expected = step_with(nn::Recompute::vanilla());
+  CHECK(step_with(nn::Recompute::vanilla()) == expected);
+  CHECK(step_with(nn::Recompute::sqrt()) == expected);
+  rw::random::seed(1);
+  const int stages = static_cast<int>(small_net().stages().size());
+  CHECK(stages == 10);  // conv, norm with relu6, 5 of the body, pool, dropout, linear
+  for (int k = 1; k <= stages; ++k) {
+    CAPTURE(k);
+    CHECK(step_with(nn::Recompute::segments(k)) == expected);
+  }
+}
+
+TEST_CASE("neither donation nor the number of threads changes a bit") {
+  const std::vector<std::uint64_t> expected = step_with(nn::Recompute::vanilla());
+  {
+    const rw::NoDonation off;
+    CHECK(step_with(nn::Recompute::vanilla()) == expected);
+    CHECK(step_with(nn::Recompute::sqrt()) == expected);
+  }
+  const int threads = rw::parallel::threads();
+  for (const int t : {1, 2, 3}) {
+    rw::parallel::set_threads(t);
+    CHECK(step_with(nn::Recompute::segments(4)) == expected);
+  }
+  rw::parallel::set_threads(threads);
+}
+
+TEST_CASE("a Sequential inside another may recompute by itself") {
+  const auto nested = [](const nn::Recompute& inner, const nn::Recompute& outer) {
+    rw::random::seed(1);
+    nn::Sequential net = small_net();
+    dynamic_cast<nn::Sequential&>(net[1]).recompute(inner);
+    net.recompute(outer);
+    return step(net);
+  };
+  const std::vector<std::uint64_t> expected = step_with(nn::Recompute::vanilla());
+  CHECK(nested(nn::Recompute::segments(5), nn::Recompute::vanilla()) == expected);
+  CHECK(nested(nn::Recompute::segments(2), nn::Recompute::segments(3)) == expected);
+}
+
+TEST_CASE("batch norm counts a step once, recomputed or not, and not in evaluation") {
+  for (const nn::Recompute& how : {nn::Recompute::vanilla(), nn::Recompute::segments(2)}) {
+    nn::Sequential net{nn::BatchNorm2d{2}, nn::Tanh{}, nn::Linear{2, 1}};
+    auto& norm = dynamic_cast<nn::BatchNorm2d&>(net[0]);
+    net.recompute(how);
+    const rw::Tensor x = rw::from<float>({1, 10, 3, 20, 5, 30, 7, 40}, {1, 2, 2, 2});
+    rw::backward(rw::mean(net(x)));
+    CHECK(norm.num_batches_tracked.item<std::int64_t>() == 1);
+    CHECK(norm.running_mean.values<float>()[0] == doctest::Approx(0.1 * 4));
+    CHECK(norm.running_mean.values<float>()[1] == doctest::Approx(0.1 * 25));
+    CHECK(norm.running_var.values<float>()[0] == doctest::Approx(0.9 + 0.1 * 20.0 / 3));  // unbiased
+    rw::backward(rw::mean(net(x)));
+    CHECK(norm.num_batches_tracked.item<std::int64_t>() == 2);
+
+    net.eval();
+    const float before = norm.running_mean.values<float>()[0];
+    const rw::Tensor y = norm(x);
+    CHECK(y.values<float>()[0] == doctest::Approx((1 - before) / std::sqrt(norm.running_var.values<float>()[0] + 1e-5)));
+    CHECK(norm.running_mean.values<float>()[0] == before);
+    CHECK(norm.num_batches_tracked.item<std::int64_t>() == 2);
+  }
+}
+
+TEST_CASE("all segments but the last run twice") {
+  for (const auto& [segments, first_calls, last_calls] : {std::array{1, 1, 1}, std::array{2, 2, 1}, std::array{4, 2, 1}}) {
+    int first = 0, last = 0;
+    nn::Sequential net{nn::Linear{3, 3}, CountCalls{&first}, nn::Linear{3, 3}, CountCalls{&last}};
+    net.recompute(nn::Recompute::segments(segments));
+    rw::backward(rw::mean(net(rw::randn({2, 3}))));
+    CHECK(first == first_calls);
+    CHECK(last == last_calls);
+  }
+}
+
+TEST_CASE("recomputing holds less memory") {
+  const auto saved = [](const nn::Recompute& how) {
+    nn::Sequential net = small_net();
+    net.recompute(how);
+    const std::size_t before = rw::memory::live()[rw::Category::activation];
+    const rw::Tensor y = net(rw::randn({4, 8, 8, 3}));
+    return rw::memory::live()[rw::Category::activation] - before;
+  };
+  CHECK(2 * saved(nn::Recompute::segments(5)) < saved(nn::Recompute::vanilla()));
+}
+
+TEST_CASE("a strategy is read from text") {
+  CHECK(nn::Recompute::parse("vanilla").segment_count(50) == 1);
+  CHECK(nn::Recompute::parse("sqrt").segment_count(50) == 7);
+  CHECK(nn::Recompute::parse("segments:4").segment_count(50) == 4);
+  for (const char* bad : {"", "square", "segments", "segments:", "segments:0", "segments:4x", "segments:-1"})
+    CHECK_THROWS_WITH_AS(nn::Recompute::parse(bad), doctest::Contains("unknown strategy"), rw::Error);
+  nn::Sequential net{nn::Linear{3, 3}, nn::Tanh{}};
+  net.recompute(nn::Recompute::segments(3));
+  CHECK_THROWS_WITH_AS(net(rw::randn({2, 3})), doctest::Contains("choose 1 to 2"), rw::Error);
+}
