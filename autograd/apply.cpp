@@ -54,18 +54,20 @@ Cost OpEvent::cost() const {
 
 void NanGuard::after(const OpEvent& event) {
   if (DryLedger::active()) return;
-  for (std::size_t j = 0; j < event.out.size(); ++j) {
-    const Tensor& t = event.out[j];
-    if (!is_float(t.dtype())) continue;
+  const auto look_at = [&](const Tensor& t, const char* what, std::size_t j) {
+    if (!t.defined() || !is_float(t.dtype())) return;
     const std::int64_t at = visit_float(t.dtype(), [&](auto zero) { return kernels::first_non_finite(t.raw<decltype(zero)>(), t.numel()); });
-    if (at < 0) continue;
+    if (at < 0) return;
     const double value = visit_float(t.dtype(), [&](auto zero) { return static_cast<double>(t.raw<decltype(zero)>()[at]); });
     const bool gradient = event.gradient_of[0] != 0;
     fail(str("NaN guard: ", gradient ? str("the gradient of ", event.gradient_of, " (op ", event.op.name, ")") : str("op ", event.op.name),
-                event.module[0] != 0 ? str(" in module ", event.module) : "", " made ", value, " at element ", at, " of its output ", j,
+                event.module[0] != 0 ? str(" in module ", event.module) : "", " made ", value, " at element ", at, " of its ", what, " ", j,
                 ", shape ", t.shape(), " (", name_of(event.phase), "). Look at its inputs: a learning rate that is too high, a log or a "
                 "division of zero."));
-  }
+  };
+  for (std::size_t j = 0; j < event.out.size(); ++j) look_at(event.out[j], "output", j);
+  for (std::size_t i = 0; i < event.in.size(); ++i)
+    if ((event.op.mutates & bit(static_cast<int>(i))) != 0) look_at(event.in[i], "input, changed in place,", i);
 }
 
 namespace {

@@ -189,7 +189,8 @@ class EntryVjp final : public Vjp {
   Tensor output(int j) override {
     OutputSlot& slot = entry_.out[static_cast<std::size_t>(j)];
     Tensor t = unpack(slot.saved, slot.shape, slot.dtype, "output", j);
-    if (keep_) attach(t, {&tape_, entry_.serial, index_, static_cast<std::uint32_t>(j)});
+    if (keep_ && is_float(slot.dtype) && (entry_.op->differentiable & bit(j)) != 0)
+      attach(t, {&tape_, entry_.serial, index_, static_cast<std::uint32_t>(j)});
     return t;
   }
 

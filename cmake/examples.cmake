@@ -1,11 +1,12 @@
 # examples/<name>.cpp is the program build/<preset>/examples/<name>.
 find_package(CLI11 QUIET)
 find_package(nlohmann_json QUIET)
+include(${CMAKE_CURRENT_LIST_DIR}/report.cmake)
 if(CLI11_FOUND AND nlohmann_json_FOUND)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/*.cpp)
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM name)
-    rewind_program(${name} SOURCES ${source} LINK rewind::rewind CLI11::CLI11 nlohmann_json::nlohmann_json)
+    rewind_program(${name} SOURCES ${source} LINK rewind::rewind rewind::report CLI11::CLI11 nlohmann_json::nlohmann_json)
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
   endforeach()
 else()

@@ -5,9 +5,10 @@ if(doctest_FOUND)
   target_link_libraries(rewind_tests_main PUBLIC doctest::doctest)
   rewind_own_flags(rewind_tests_main)
 
-  foreach(group core autograd nn optim data examples)
+  foreach(group core autograd nn optim data report examples)
     file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${group}/*.cpp)
-    if(NOT sources)
+    list(FILTER sources EXCLUDE REGEX "/make_page.cpp$") # a program of its own, below
+    if(NOT sources OR (group STREQUAL report AND NOT TARGET rewind_report))
       continue()
     endif()
     # A layer's tests link what the layer is for: a test of core that needs autograd does not link.
@@ -41,6 +42,15 @@ endif()
 find_program(REWIND_CLANG_FORMAT clang-format)
 if(REWIND_CLANG_FORMAT)
   add_test(NAME check_format COMMAND ${PROJECT_SOURCE_DIR}/scripts/format.sh --check)
+endif()
+
+# The page of report/ in a browser. Without the browser the test fails, and says what to install.
+option(REWIND_BROWSER_TEST "Test the report in headless Chromium" ON)
+if(REWIND_BROWSER_TEST AND REWIND_PYTHON AND TARGET rewind_report)
+  rewind_program(rewind_make_page SOURCES ${PROJECT_SOURCE_DIR}/tests/report/make_page.cpp LINK rewind::report)
+  set_target_properties(rewind_make_page PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  add_test(NAME report_page COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/report/page_test.py $<TARGET_FILE:rewind_make_page>)
+  set_tests_properties(report_page PROPERTIES TIMEOUT 300)
 endif()
 
 # A project of somebody else, built against this one in every way that we promise.

@@ -72,7 +72,10 @@ void DepthwiseSeparable::describe(Fields& f) {
 }
 
 SqueezeExcite::SqueezeExcite(SqueezeExciteOptions o)
-    : fc1_({.in = o.channels, .out = o.squeeze}), fc2_({.in = o.squeeze, .out = o.channels}), activation_(o.activation), gate_(o.gate) {}
+    : fc1_({.in = o.channels, .out = o.squeeze}),
+      fc2_({.in = o.squeeze, .out = o.channels}),
+      activation_(o.activation),
+      gate_(o.gate) {}
 
 Tensor SqueezeExcite::forward(Tensor x) {
   const std::int64_t images = x.size(0), channels = x.size(-1);

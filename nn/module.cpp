@@ -11,7 +11,9 @@
 namespace rewind_lib::nn {
 namespace {
 
-std::string join(const std::string& path, std::string_view name) { return path.empty() ? std::string(name) : path + "." + std::string(name); }
+std::string join(const std::string& path, std::string_view name) {
+  return path.empty() ? std::string(name) : path + "." + std::string(name);
+}
 
 /// Paths outlive the modules that they name: tape entries and error texts point at them.
 const char* intern(const std::string& text) {
@@ -51,7 +53,8 @@ class Collect final : public Walk {
 
  private:
   void add(std::string path, const Tensor& value) {
-    if (value.defined() && std::ranges::none_of(found, [&](const Parameter& p) { return p.value.same(value); })) found.push_back({std::move(path), value});
+    if (value.defined() && std::ranges::none_of(found, [&](const Parameter& p) { return p.value.same(value); }))
+      found.push_back({std::move(path), value});
   }
   void on_parameter(std::string path, Tensor& value) override {
     if (!buffers_) add(std::move(path), value);

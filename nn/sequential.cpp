@@ -17,7 +17,8 @@ Recompute Recompute::parse(std::string_view text) {
   if (text.starts_with(prefix)) {
     int k = 0;
     const char* end = text.data() + text.size();
-    if (const auto r = std::from_chars(text.data() + prefix.size(), end, k); r.ec == std::errc() && r.ptr == end && k >= 1) return segments(k);
+    if (const auto r = std::from_chars(text.data() + prefix.size(), end, k); r.ec == std::errc() && r.ptr == end && k >= 1)
+      return segments(k);
   }
   fail(str("recompute: unknown strategy '", text, "'; known are vanilla, sqrt and segments:K with K >= 1"));
 }
@@ -28,7 +29,8 @@ int Recompute::segment_count(int stages) const {
     case Kind::sqrt: return std::max(1, static_cast<int>(std::lround(std::sqrt(static_cast<double>(stages)))));
     case Kind::segments: break;
   }
-  if (count_ < 1 || count_ > stages) fail(str("recompute: ", count_, " segments do not divide a chain of ", stages, " stages; choose 1 to ", stages));
+  if (count_ < 1 || count_ > stages)
+    fail(str("recompute: ", count_, " segments do not divide a chain of ", stages, " stages; choose 1 to ", stages));
   return count_;
 }
 
@@ -53,8 +55,10 @@ void Sequential::clear() {
 
 void Sequential::adopt(std::string name, Module* owned) {
   std::unique_ptr<Module> owner(owned);
-  if (name.empty() || name.find('.') != name.npos) fail(str("Sequential: a child's name must not be empty or hold a dot, got '", name, "'"));
-  if (std::ranges::any_of(children_, [&](const Child& c) { return c.name == name; })) fail(str("Sequential: there is already a child named '", name, "'"));
+  if (name.empty() || name.find('.') != name.npos)
+    fail(str("Sequential: a child's name must not be empty or hold a dot, got '", name, "'"));
+  if (std::ranges::any_of(children_, [&](const Child& c) { return c.name == name; }))
+    fail(str("Sequential: there is already a child named '", name, "'"));
   children_.push_back({std::move(name), owned});
   static_cast<void>(owner.release());
 }
@@ -117,7 +121,8 @@ Tensor Sequential::forward(Tensor x) {
   const std::vector<Stage> chain = stages();
   const std::size_t n = chain.size(), k = n == 0 ? 1 : static_cast<std::size_t>(recompute_.segment_count(static_cast<int>(n)));
   for (std::size_t s = 0; s + 1 < k; ++s) {
-    const std::vector<Stage> part(chain.begin() + static_cast<std::ptrdiff_t>(s * n / k), chain.begin() + static_cast<std::ptrdiff_t>((s + 1) * n / k));
+    const std::vector<Stage> part(chain.begin() + static_cast<std::ptrdiff_t>(s * n / k),
+                                  chain.begin() + static_cast<std::ptrdiff_t>((s + 1) * n / k));
     x = checkpoint([=](Tensor h) { return run(part, std::move(h)); }, std::move(x));
   }
   return run(std::span(chain).subspan((k - 1) * n / k), std::move(x));

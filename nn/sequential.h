@@ -47,10 +47,8 @@ class Sequential : public Module {
   Sequential() = default;
   /// Takes over the modules; they are named 0, 1, 2, ...
   template <class... M>
-    requires(std::derived_from<std::remove_cvref_t<M>, Module> && ...)
-  explicit Sequential(M&&... modules) {
-    (add(std::forward<M>(modules)), ...);
-  }
+    requires(std::derived_from<std::remove_cvref_t<M>, Module>&&...)
+  explicit Sequential(M&&... modules) { (add(std::forward<M>(modules)), ...); }
   Sequential(Sequential&& other) noexcept;
   Sequential& operator=(Sequential&& other) noexcept;
   ~Sequential() override;
@@ -58,9 +56,7 @@ class Sequential : public Module {
   /// Appends a module, under the next number or a name. Returns it.
   template <class M>
     requires(std::derived_from<M, Module> && !std::is_lvalue_reference_v<M>)
-  M& add(M&& module) {
-    return add(std::to_string(size()), std::move(module));
-  }
+  M& add(M&& module) { return add(std::to_string(size()), std::move(module)); }
   template <class M>
     requires(std::derived_from<M, Module> && !std::is_lvalue_reference_v<M>)
   M& add(std::string name, M&& module) {

@@ -174,6 +174,8 @@ Summary summarize(Module& net, const Shape& input, DType dtype) {
   std::optional<ShapesOnly> dry;
   if (!DryLedger::active()) dry.emplace();
   const GradModeScope record(GradMode::record);
+  // A checkpointed function donates what it would keep if it were recorded. What is kept does not depend on donation.
+  const NoDonation separate;
   net.train();
   Watch watch(summary, inventory.modules);
   Tensor x;

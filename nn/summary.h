@@ -9,23 +9,23 @@ namespace rewind_lib::nn {
 
 /// One module. Numbers are its own, without its children's.
 struct LayerSummary {
-  std::string path;                 ///< "features.0.0"; "" for the net itself
-  std::string type;                 ///< "Conv2d"
-  int depth = 0;                    ///< modules above it
-  Shape output;                     ///< of its last call; rank 0 when it was not called
+  std::string path;  ///< "features.0.0"; "" for the net itself
+  std::string type;  ///< "Conv2d"
+  int depth = 0;     ///< modules above it
+  Shape output;      ///< of its last call; rank 0 when it was not called
   std::int64_t parameters = 0;
   std::int64_t buffers = 0;
-  std::int64_t macs = 0;            ///< contractions only; 1 MAC = 2 FLOPs
-  std::int64_t flops = 0;           ///< everything
-  std::int64_t saved_bytes = 0;     ///< kept for backward when nothing is recomputed; what several keep counts at the first
+  std::int64_t macs = 0;         ///< contractions only; 1 MAC = 2 FLOPs
+  std::int64_t flops = 0;        ///< everything
+  std::int64_t saved_bytes = 0;  ///< kept for backward when nothing is recomputed; what several keep counts at the first
 };
 
 struct Summary {
-  std::vector<LayerSummary> layers;     ///< parents before children
+  std::vector<LayerSummary> layers;  ///< parents before children
   Shape input;
-  std::int64_t parameters = 0;          ///< elements
-  std::int64_t trainable = 0;           ///< of these, elements that require a gradient
-  std::int64_t buffers = 0;             ///< elements
+  std::int64_t parameters = 0;  ///< elements
+  std::int64_t trainable = 0;   ///< of these, elements that require a gradient
+  std::int64_t buffers = 0;     ///< elements
   std::int64_t parameter_bytes = 0;
   std::int64_t buffer_bytes = 0;
   std::int64_t input_bytes = 0;

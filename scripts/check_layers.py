@@ -61,7 +61,7 @@ def is_public(path):
 def fault(path, quote, target):
     """Why `path` may not include `target`, or None."""
     layer = layer_of(path)
-    if quote == '"':
+    if quote == '"' and (layer is not None or path == "rewind.h"):
         return f'"{target}": our headers are spelled <rewind/...>, others with angle brackets'
 
     if target.startswith("rewind/"):

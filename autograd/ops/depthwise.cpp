@@ -3,7 +3,6 @@
 
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/ops/check.h>
-#include <rewind/autograd/ops/internal.h>
 #include <rewind/autograd/ops/registry.h>
 #include <rewind/autograd/ops/sample.h>
 #include <rewind/autograd/ops/window.h>

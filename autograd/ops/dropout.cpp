@@ -21,7 +21,8 @@ struct Dropout {
 
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = ops::check_floats(name, in);
-    if (!(a.p >= 0 && a.p <= 1)) fail(str(name, ": the probability p must lie in [0, 1], not ", a.p, " (input ", in[0].shape(), ")"));
+    if (!(a.p >= 0 && a.p <= 1))
+      fail(str(name, ": the probability p must lie in [0, 1], not ", a.p, " (input ", in[0].shape(), ")"));
     return {{in[0].shape(), dtype}};
   }
   static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 2); }
@@ -36,7 +37,8 @@ struct Dropout {
   static void samples(Samples<Attr> s) {
     std::uint64_t offset = 0;
     for (const double p : {0.0, 0.1, 0.5, 0.9, 1.0})
-      for (const Shape& shape : {Shape{}, Shape{5}, Shape{2, 3}, Shape{3, 17}, Shape{0, 2}}) s.add({ops::sample(shape)}, {p, 7, offset += 64});
+      for (const Shape& shape : {Shape{}, Shape{5}, Shape{2, 3}, Shape{3, 17}, Shape{0, 2}})
+        s.add({ops::sample(shape)}, {p, 7, offset += 64});
     s.error({ops::sample({2, 3})}, {1.5, 0, 0}, "must lie in [0, 1], not 1.5");
     s.error({ops::sample({2, 3})}, {-0.1, 0, 0}, "must lie in [0, 1], not -0.1");
     s.error({arange(3, int32)}, {0.5, 0, 0}, "needs float32 or float64");

@@ -25,9 +25,11 @@ DType check_rows(std::string_view op, Inputs in, const SmoothingAttr& a) {
   const Tensor &logits = in[0], &labels = in[1];
   if (!labels.defined()) fail(str(op, ": the labels are undefined (logits ", logits.shape(), ")"));
   if (is_float(labels.dtype()))
-    fail(str(op, ": labels must be class numbers, int32 or int64, not ", labels.dtype(), " ", labels.shape(), " (logits ", logits.shape(), ")"));
+    fail(str(op, ": labels must be class numbers, int32 or int64, not ", labels.dtype(), " ", labels.shape(), " (logits ",
+             logits.shape(), ")"));
   if (logits.rank() != 2 || logits.numel() == 0)
-    fail(str(op, ": logits must be [rows, classes] with at least one of each, not ", logits.shape(), " (labels ", labels.shape(), ")"));
+    fail(str(op, ": logits must be [rows, classes] with at least one of each, not ", logits.shape(), " (labels ", labels.shape(),
+             ")"));
   if (labels.rank() != 1 || labels.size(0) != logits.size(0))
     fail(str(op, ": logits ", logits.shape(), " need labels [", logits.size(0), "], one a row, not ", labels.shape()));
   if (!(a.smoothing >= 0 && a.smoothing <= 1)) fail(str(op, ": label smoothing must lie in [0, 1], not ", a.smoothing));
@@ -58,7 +60,9 @@ struct CrossEntropy {
     return {{{}, dtype}, {{in[0].size(0)}, dtype}};
   }
   static Cost cost(Inputs in, const Specs&, const Attr&) { return {.flops = 4 * in[0].numel()}; }
-  static std::size_t workspace(Inputs in, const Specs& out, const Attr&) { return scratch_bytes(in[0].size(0)) + bytes_of_rows(out); }
+  static std::size_t workspace(Inputs in, const Specs& out, const Attr&) {
+    return scratch_bytes(in[0].size(0)) + bytes_of_rows(out);
+  }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       visit_label(f.in_dtype(1), [&](auto label_zero) {
@@ -67,8 +71,8 @@ struct CrossEntropy {
         const std::int64_t rows = f.in_shape(0)[0], classes = f.in_shape(0)[1];
         const Label* labels = f.in<Label>(1);
         if (const std::int64_t bad = kernels::first_bad_label(labels, rows, classes); bad >= 0)
-          fail(str(name, ": row ", bad, " has label ", static_cast<std::int64_t>(labels[bad]), ", but logits ", f.in_shape(0), " have ", classes,
-                   " classes: labels go from 0 to ", classes - 1));
+          fail(str(name, ": row ", bad, " has label ", static_cast<std::int64_t>(labels[bad]), ", but logits ", f.in_shape(0),
+                   " have ", classes, " classes: labels go from 0 to ", classes - 1));
         T* loss = reinterpret_cast<T*>(f.workspace<std::byte>() + scratch_bytes(rows));
         kernels::cross_entropy_forward(f.in<T>(0), labels, rows, classes, a.smoothing, loss, f.out<T>(1));
         kernels::sum(loss, &rows, 1, bit(0), static_cast<T>(1 / static_cast<double>(rows)), f.out<T>(0), f.workspace<double>());
@@ -101,8 +105,12 @@ struct CrossEntropy {
   }
 
  private:
-  static std::size_t scratch_bytes(std::int64_t rows) { return static_cast<std::size_t>(kernels::sum_scratch(&rows, 1, bit(0))) * sizeof(double); }
-  static std::size_t bytes_of_rows(const Specs& out) { return static_cast<std::size_t>(out[1].shape.numel()) * size_of(out[1].dtype); }
+  static std::size_t scratch_bytes(std::int64_t rows) {
+    return static_cast<std::size_t>(kernels::sum_scratch(&rows, 1, bit(0))) * sizeof(double);
+  }
+  static std::size_t bytes_of_rows(const Specs& out) {
+    return static_cast<std::size_t>(out[1].shape.numel()) * size_of(out[1].dtype);
+  }
 };
 
 /// (softmax(logits) - target) g / rows.
@@ -117,7 +125,8 @@ struct CrossEntropyGradient {
     const Tensor rest[] = {in[0], in[2], in[3]};
     check_floats(name, rest);
     if (!(in[2].shape() == in[1].shape()) || !(in[3].shape() == Shape{}))
-      fail(str(name, ": logits ", in[0].shape(), " need a log-sum-exp ", in[1].shape(), " and a gradient [], not ", in[2].shape(), " and ", in[3].shape()));
+      fail(str(name, ": logits ", in[0].shape(), " need a log-sum-exp ", in[1].shape(), " and a gradient [], not ", in[2].shape(),
+               " and ", in[3].shape()));
     return {{in[0].shape(), dtype}};
   }
   static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 4); }
@@ -126,8 +135,8 @@ struct CrossEntropyGradient {
       visit_label(f.in_dtype(1), [&](auto label_zero) {
         using T = decltype(zero);
         const std::int64_t rows = f.in_shape(0)[0], classes = f.in_shape(0)[1];
-        kernels::cross_entropy_backward(f.in<T>(0), f.in<decltype(label_zero)>(1), f.in<T>(2), rows, classes, a.smoothing, f.in<T>(3), false,
-                                        static_cast<T>(1 / static_cast<double>(rows)), f.out<T>(0));
+        kernels::cross_entropy_backward(f.in<T>(0), f.in<decltype(label_zero)>(1), f.in<T>(2), rows, classes, a.smoothing,
+                                        f.in<T>(3), false, static_cast<T>(1 / static_cast<double>(rows)), f.out<T>(0));
       });
     });
   }
@@ -158,21 +167,26 @@ struct CrossEntropyGradient {
         Tensor labels = sample_labels(shape[0], shape[1], salt % 2 == 0 ? int32 : int64, salt);
         s.add({sample(shape, -3, 1, salt), std::move(labels), sample({shape[0]}, 1, 3, salt), sample({}, 0.5, 1.5)}, {smoothing});
       }
-    s.error({sample({2, 3}), arange(2, int64), sample({3}), sample({})}, {0}, "need a log-sum-exp [2] and a gradient [], not [3] and []");
+    s.error({sample({2, 3}), arange(2, int64), sample({3}), sample({})}, {0},
+            "need a log-sum-exp [2] and a gradient [], not [3] and []");
     s.error({sample({2, 3}), arange(2, int64), sample({2}), sample({2})}, {0}, "not [2] and [2]");
     s.error({sample({2, 3}), sample({2}), sample({2}), sample({})}, {0}, "labels must be class numbers");
     s.error({sample({2, 3}), arange(2, int64), sample({2}), Tensor()}, {0}, "is undefined");
   }
 };
 
-Tensor mse_gradient(Tensor a, Tensor b, Tensor g) { return apply_one(ops::mse_gradient_op, {std::move(a), std::move(b), std::move(g)}, nullptr); }
+Tensor mse_gradient(Tensor a, Tensor b, Tensor g) {
+  return apply_one(ops::mse_gradient_op, {std::move(a), std::move(b), std::move(g)}, nullptr);
+}
 
-const Shape mse_shapes[] = {{},     {1},    {2},    {3},     {5},       {8},       {17},         {33},      {1, 1},       {1, 3},   {2, 3},
-                            {3, 2}, {5, 1}, {3, 17}, {4, 8}, {2, 3, 4}, {1, 1, 5}, {2, 2, 2, 2}, {7, 1, 2}, {2, 1, 3, 1}, {13, 2}};
+const Shape mse_shapes[] = {{},     {1},       {2},       {3},          {5},       {8},          {17},
+                            {33},   {1, 1},    {1, 3},    {2, 3},       {3, 2},    {5, 1},       {3, 17},
+                            {4, 8}, {2, 3, 4}, {1, 1, 5}, {2, 2, 2, 2}, {7, 1, 2}, {2, 1, 3, 1}, {13, 2}};
 
 DType check_pair(std::string_view op, Inputs in) {
   const DType dtype = check_floats(op, in);
-  if (!(in[0].shape() == in[1].shape())) fail(str(op, ": prediction and target must have one shape, got ", in[0].shape(), " and ", in[1].shape()));
+  if (!(in[0].shape() == in[1].shape()))
+    fail(str(op, ": prediction and target must have one shape, got ", in[0].shape(), " and ", in[1].shape()));
   if (in[0].numel() == 0) fail(str(op, ": there is no mean of no elements, shape ", in[0].shape()));
   return dtype;
 }

@@ -35,10 +35,27 @@ struct Reshape {
     v.give(0, apply_one(ops::reshape_op, {v.grad(0)}, &back));
   }
   static void samples(Samples<Attr> s) {
-    const Shape pairs[][2] = {{{}, {}},        {{}, {1}},       {{1}, {}},        {{1}, {1, 1}},       {{6}, {2, 3}},       {{6}, {3, 2}},    {{6}, {6}},
-                              {{2, 3}, {6}},   {{2, 3}, {3, 2}}, {{2, 3}, {1, 6}}, {{2, 3}, {6, 1}},    {{2, 3}, {2, 1, 3}}, {{2, 3, 4}, {24}}, {{2, 3, 4}, {6, 4}},
-                              {{2, 3, 4}, {2, 12}}, {{2, 3, 4}, {4, 3, 2}}, {{2, 3, 4}, {2, 2, 2, 3}}, {{17}, {1, 17}}, {{3, 17}, {51}},
-                              {{0, 3}, {3, 0}}, {{2, 2, 2, 2}, {4, 4}}};
+    const Shape pairs[][2] = {{{}, {}},
+                              {{}, {1}},
+                              {{1}, {}},
+                              {{1}, {1, 1}},
+                              {{6}, {2, 3}},
+                              {{6}, {3, 2}},
+                              {{6}, {6}},
+                              {{2, 3}, {6}},
+                              {{2, 3}, {3, 2}},
+                              {{2, 3}, {1, 6}},
+                              {{2, 3}, {6, 1}},
+                              {{2, 3}, {2, 1, 3}},
+                              {{2, 3, 4}, {24}},
+                              {{2, 3, 4}, {6, 4}},
+                              {{2, 3, 4}, {2, 12}},
+                              {{2, 3, 4}, {4, 3, 2}},
+                              {{2, 3, 4}, {2, 2, 2, 3}},
+                              {{17}, {1, 17}},
+                              {{3, 17}, {51}},
+                              {{0, 3}, {3, 0}},
+                              {{2, 2, 2, 2}, {4, 4}}};
     for (const auto& p : pairs) s.add({sample(p[0])}, {p[1]});
     s.add({arange(6, int64)}, {Shape{2, 3}});
     s.error({sample({2, 3})}, {Shape{4}}, "shape [2, 3] has 6 elements, [4] has 4");
@@ -99,9 +116,11 @@ struct Permute {
     for (const Shape& shape : {Shape{2, 3}, Shape{1, 5}, Shape{17, 3}})
       for (const auto& p : {permutation({0, 1}), permutation({1, 0})}) s.add({sample(shape)}, p);
     for (const Shape& shape : {Shape{2, 3, 4}, Shape{3, 1, 2}})
-      for (const auto& p : {permutation({0, 2, 1}), permutation({1, 0, 2}), permutation({1, 2, 0}), permutation({2, 0, 1}), permutation({-1, 1, 0})})
+      for (const auto& p : {permutation({0, 2, 1}), permutation({1, 0, 2}), permutation({1, 2, 0}), permutation({2, 0, 1}),
+                            permutation({-1, 1, 0})})
         s.add({sample(shape)}, p);
-    for (const auto& p : {permutation({0, 3, 1, 2}), permutation({0, 2, 3, 1}), permutation({3, 2, 1, 0}), permutation({1, 0, 3, 2})})
+    for (const auto& p :
+         {permutation({0, 3, 1, 2}), permutation({0, 2, 3, 1}), permutation({3, 2, 1, 0}), permutation({1, 0, 3, 2})})
       s.add({sample({2, 3, 2, 2})}, p);
     s.add({sample({2, 1, 2, 3, 2})}, permutation({4, 2, 0, 1, 3}));
     s.add({arange(4, int32)}, permutation({0}));
@@ -148,7 +167,8 @@ struct Slice {
     return {y};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& a) {
-    const std::int64_t bytes = leading(in[0].shape(), a) ? 0 : out[0].shape.numel() * static_cast<std::int64_t>(size_of(out[0].dtype));
+    const std::int64_t bytes =
+        leading(in[0].shape(), a) ? 0 : out[0].shape.numel() * static_cast<std::int64_t>(size_of(out[0].dtype));
     return {.bytes_read = bytes, .bytes_written = bytes};
   }
   static void forward(const Forward& f, const Attr& a) {
@@ -167,7 +187,8 @@ struct Slice {
   }
   static void samples(Samples<Attr> s) {
     s.add({sample({})}, {{}, {}});
-    for (const auto& [start, size] : {std::pair{0, 7}, {0, 3}, {3, 4}, {6, 1}, {2, 0}}) s.add({sample({7})}, {Shape{start}, Shape{size}});
+    for (const auto& [start, size] : {std::pair{0, 7}, {0, 3}, {3, 4}, {6, 1}, {2, 0}})
+      s.add({sample({7})}, {Shape{start}, Shape{size}});
     for (const Shape& start : {Shape{0, 0}, Shape{1, 0}, Shape{0, 2}, Shape{1, 2}})
       for (const Shape& size : {Shape{1, 1}, Shape{2, 3}}) s.add({sample({3, 5})}, {start, size});
     s.add({sample({3, 5})}, {Shape{1, 0}, Shape{2, 5}});
@@ -253,8 +274,8 @@ struct Concat {
       bool fits = x.rank() == y.rank() && in[p].dtype() == in[0].dtype();
       for (int i = 0; fits && i < x.rank(); ++i) fits = i == axis || x[i] == y[i];
       if (!fits)
-        fail(str(name, ": tensors must agree in dtype and in every axis but ", axis, ", but input 0 is ", in[0].dtype(), " ", in[0].shape(), " and input ", p,
-                 " is ", in[p].dtype(), " ", x));
+        fail(str(name, ": tensors must agree in dtype and in every axis but ", axis, ", but input 0 is ", in[0].dtype(), " ",
+                 in[0].shape(), " and input ", p, " is ", in[p].dtype(), " ", x));
       y.set(axis, y[axis] + x[axis]);
     }
     return {{y, in[0].dtype()}};
@@ -289,7 +310,8 @@ struct Concat {
   }
   static void samples(Samples<Attr> s) {
     for (const int n : {1, 2, 3, 5})
-      for (const auto& [shape, axis] : {std::pair{Shape{3}, 0}, {Shape{2, 3}, 0}, {Shape{2, 3}, 1}, {Shape{2, 3, 2}, 1}, {Shape{2, 3, 2}, -1}}) {
+      for (const auto& [shape, axis] :
+           {std::pair{Shape{3}, 0}, {Shape{2, 3}, 0}, {Shape{2, 3}, 1}, {Shape{2, 3, 2}, 1}, {Shape{2, 3, 2}, -1}}) {
         std::vector<Tensor> xs;
         for (int p = 0; p < n; ++p) {
           Shape part = shape;
@@ -319,24 +341,26 @@ constinit const OpDecl pad_op = declare<Pad>();
 constinit const OpDecl concat_op = declare<Concat>();
 }  // namespace ops
 
-Tensor reshape(Tensor x, std::vector<std::int64_t> shape) {
+Tensor reshape(Tensor x, std::span<const std::int64_t> extents) {
   check_defined("reshape", {&x, 1});
+  Shape shape;
   std::int64_t known = 1;
   int open = -1;
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    if (shape[i] < -1) fail(str("reshape: extent ", shape[i], " makes no sense; only one may be -1, to be worked out (from shape ", x.shape(), ")"));
-    if (shape[i] >= 0) {
-      known *= shape[i];
-    } else if (std::exchange(open, static_cast<int>(i)) >= 0) {
+  for (const std::int64_t extent : extents) {
+    if (extent < -1)
+      fail(str("reshape: extent ", extent, " makes no sense; only one may be -1, to be worked out (from shape ", x.shape(), ")"));
+    if (extent == -1 && std::exchange(open, shape.rank()) >= 0)
       fail(str("reshape: only one extent may be -1 (from shape ", x.shape(), ")"));
-    }
+    if (extent >= 0) known *= extent;
+    shape.push_back(extent >= 0 ? extent : 0);
   }
   if (open >= 0) {
     if (known == 0 || x.numel() % known != 0)
-      fail(str("reshape: the ", x.numel(), " elements of ", x.shape(), " cannot be divided over the extent -1 and others with product ", known));
-    shape[static_cast<std::size_t>(open)] = x.numel() / known;
+      fail(str("reshape: the ", x.numel(), " elements of ", x.shape(),
+               " cannot be divided over the extent -1 and others with product ", known));
+    shape.set(open, x.numel() / known);
   }
-  const ShapeAttr attr{Shape(shape)};
+  const ShapeAttr attr{shape};
   if (x.shape() == attr.shape) return x;
   return apply_one(ops::reshape_op, {std::move(x)}, &attr);
 }
@@ -371,7 +395,8 @@ Tensor slice(Tensor x, int axis, std::int64_t begin, std::int64_t end) {
   check_defined("slice", {&x, 1});
   const int at = ops::check_axis("slice", x.shape(), axis);
   const std::int64_t n = x.size(at), from = begin < 0 ? begin + n : begin, to = end < 0 ? end + n : end;
-  if (from < 0 || from > to || to > n) fail(str("slice: elements [", begin, ", ", end, ") of axis ", axis, " do not lie in shape ", x.shape()));
+  if (from < 0 || from > to || to > n)
+    fail(str("slice: elements [", begin, ", ", end, ") of axis ", axis, " do not lie in shape ", x.shape()));
   Shape start = x.shape(), size = x.shape();
   for (int i = 0; i < start.rank(); ++i) start.set(i, 0);
   start.set(at, from);
@@ -381,10 +406,12 @@ Tensor slice(Tensor x, int axis, std::int64_t begin, std::int64_t end) {
 
 Tensor pad(Tensor x, std::vector<std::pair<std::int64_t, std::int64_t>> widths, double value) {
   check_defined("pad", {&x, 1});
-  if (widths.size() != static_cast<std::size_t>(x.rank())) fail(str("pad: shape ", x.shape(), " needs ", x.rank(), " pairs of widths, got ", widths.size()));
+  if (widths.size() != static_cast<std::size_t>(x.rank()))
+    fail(str("pad: shape ", x.shape(), " needs ", x.rank(), " pairs of widths, got ", widths.size()));
   PadAttr attr{{}, {}, value};
   for (const auto& [before, after] : widths) {
-    if (before < 0 || after < 0) fail(str("pad: widths must not be negative, got (", before, ", ", after, ") for shape ", x.shape(), "; slice() cuts"));
+    if (before < 0 || after < 0)
+      fail(str("pad: widths must not be negative, got (", before, ", ", after, ") for shape ", x.shape(), "; slice() cuts"));
     attr.before.push_back(before);
     attr.after.push_back(after);
   }

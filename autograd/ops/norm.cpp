@@ -7,6 +7,7 @@
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/ops/check.h>
+#include <rewind/autograd/ops/internal.h>
 #include <rewind/autograd/ops/registry.h>
 #include <rewind/autograd/ops/sample.h>
 #include <rewind/core/kernels/norm.h>
@@ -20,10 +21,6 @@ namespace {
 
 using ops::check_floats;
 using ops::sample;
-
-kernels::Activation activation_of(Epilogue e) {
-  return e == Epilogue::none ? kernels::Activation::none : e == Epilogue::relu ? kernels::Activation::relu : kernels::Activation::relu6;
-}
 
 /// Rows and channels (columns) of x as a matrix.
 std::int64_t channels_of(const Shape& x) { return x[-1]; }
@@ -132,14 +129,6 @@ NormalisedGradients differentiate(const Normalised& n, Tensor u, const Tensor& p
   return d;
 }
 
-/// g where the epilogue that made y passed it on.
-Tensor masked(Epilogue e, Tensor y, Tensor g) {
-  const struct {
-    kernels::Unary function;
-  } attr{e == Epilogue::relu ? kernels::Unary::relu : kernels::Unary::relu6};
-  return apply_one(ops::unary_gradient_op, {std::move(y), std::move(g)}, &attr);
-}
-
 Tensor rstd_of(Tensor var, double eps) {
   Tensor one = ones(var.shape(), var.dtype());
   return div(std::move(one), sqrt(affine(std::move(var), 1, eps)));
@@ -175,7 +164,8 @@ void check_eps(std::string_view op, double eps, const Shape& x) {
 }
 
 /// No odd number of rows with one channel: the middle sample would sit on the kink of a ReLU.
-const Shape norm_shapes[] = {{2, 1}, {4, 1}, {2, 3}, {5, 2}, {4, 3}, {9, 2}, {18, 1}, {3, 9}, {2, 2, 3}, {2, 3, 2}, {2, 2, 2, 3}, {1, 3, 2, 2}};
+const Shape norm_shapes[] = {{2, 1},  {4, 1}, {2, 3},    {5, 2},    {4, 3},       {9, 2},
+                             {18, 1}, {3, 9}, {2, 2, 3}, {2, 3, 2}, {2, 2, 2, 3}, {1, 3, 2, 2}};
 
 struct BatchNormGradient {
   static constexpr const char* name = "batch_norm_gradient";
@@ -206,19 +196,22 @@ struct BatchNormGradient {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
       const T* rstd = make_rstd(f, scratch(x, a), f.in<T>(2), channels_of(x), a.eps);
-      kernels::batch_norm_backward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(1), rstd, f.in<T>(3), f.in<T>(4), activation_of(a.epilogue),
-                                   a.batch_statistics, f.in<T>(5), a.wanted.out<T>(f, 0), a.wanted.out<T>(f, 1), a.wanted.out<T>(f, 2),
-                                   f.workspace<double>());
+      kernels::batch_norm_backward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(1), rstd, f.in<T>(3), f.in<T>(4),
+                                   ops::activation_of(a.epilogue), a.batch_statistics, f.in<T>(5), a.wanted.out<T>(f, 0),
+                                   a.wanted.out<T>(f, 1), a.wanted.out<T>(f, 2), f.workspace<double>());
     });
   }
   static Saves saves(const Attr& a, std::uint32_t) {
     return {.inputs = bit(0) | bit(1) | bit(2) | bit(3) | bit(5) | (a.epilogue == Epilogue::none ? 0 : bit(4))};
   }
   static void vjp(Vjp& v, const Attr& a) {
-    const auto grad_of = [&](int which) { return a.wanted.has(which) && v.has_grad(a.wanted.slot(which)) ? v.grad(a.wanted.slot(which)) : Tensor(); };
+    const auto grad_of = [&](int which) {
+      return a.wanted.has(which) && v.has_grad(a.wanted.slot(which)) ? v.grad(a.wanted.slot(which)) : Tensor();
+    };
     Tensor u = grad_of(0), p = grad_of(1), q = grad_of(2);
     const Tensor var = v.input(2);
-    Normalised n{v.input(0), v.input(1), rstd_of(var, a.eps), defined_input(v, 3) ? v.input(3) : Tensor(), v.input(5), a.batch_statistics};
+    Normalised n{v.input(0), v.input(1),        rstd_of(var, a.eps), defined_input(v, 3) ? v.input(3) : Tensor(),
+                 v.input(5), a.batch_statistics};
     Tensor y;  // of the epilogue
     if (a.epilogue != Epilogue::none) {
       const NoGrad no_grad;
@@ -228,13 +221,13 @@ struct BatchNormGradient {
       if (beta.defined()) z = add(std::move(z), std::move(beta));
       y = a.epilogue == Epilogue::relu ? relu(std::move(z)) : relu6(std::move(z));
     }
-    if (y.defined()) n.dz = masked(a.epilogue, y, std::move(n.dz));
+    if (y.defined()) n.dz = ops::epilogue_gradient(a.epilogue, y, std::move(n.dz));
     NormalisedGradients d = differentiate(n, std::move(u), p, q);
     if (d.x.defined()) v.give(0, std::move(d.x));
     if (d.mean.defined()) v.give(1, std::move(d.mean));
     if (d.rstd.defined()) v.give(2, affine(mul(mul(n.rstd, square(n.rstd)), std::move(d.rstd)), -0.5, 0));
     if (d.gamma.defined()) v.give(3, std::move(d.gamma));
-    if (d.dz.defined()) v.give(5, y.defined() ? masked(a.epilogue, std::move(y), std::move(d.dz)) : std::move(d.dz));
+    if (d.dz.defined()) v.give(5, y.defined() ? ops::epilogue_gradient(a.epilogue, std::move(y), std::move(d.dz)) : std::move(d.dz));
   }
   static void samples(Samples<Attr> s) {
     int salt = 0;
@@ -243,14 +236,16 @@ struct BatchNormGradient {
         const Epilogue e = static_cast<Epilogue>(++salt % 3);
         const Shape c{channels_of(shape)};
         const Wanted wanted{salt % 5 == 0 ? bit(1) | bit(2) : salt % 7 == 0 ? bit(0) : bit(0) | bit(1) | bit(2)};
-        std::vector<Tensor> in{sample(shape, -2, 2, salt), sample(c, -0.3, 0.4), sample(c, 0.6, 1.7), Tensor(), Tensor(), sample(shape, -1, 1, salt + 60)};
+        std::vector<Tensor> in{sample(shape, -2, 2, salt),     sample(c, -0.3, 0.4), sample(c, 0.6, 1.7), Tensor(), Tensor(),
+                               sample(shape, -1, 1, salt + 60)};
         if (salt % 4 != 0) in[3] = sample(c, 1.1, 3.3, 1);
         if (salt % 4 != 1) in[4] = sample(c, -0.77, 1.3, 2);
         s.add(std::move(in), {1e-3, e, batch, wanted});
       }
     const Attr all{1e-5, Epilogue::none, true, {7}};
     s.error({sample({2, 3}), sample({3}), sample({2}), Tensor(), Tensor(), sample({2, 3})}, all, "var must have shape [3]");
-    s.error({sample({2, 3}), sample({3}), sample({3}), Tensor(), Tensor(), sample({3, 2})}, all, "the gradient has shape [3, 2], x [2, 3]");
+    s.error({sample({2, 3}), sample({3}), sample({3}), Tensor(), Tensor(), sample({3, 2})}, all,
+            "the gradient has shape [3, 2], x [2, 3]");
     s.error({sample({2, 3}), sample({3}), sample({3}), sample({2}), Tensor(), sample({2, 3})}, all, "gamma must have shape [3]");
     s.error({sample({2, 3}), sample({3}), sample({3}), Tensor(), Tensor(), Tensor()}, all, "input 5 is undefined");
   }
@@ -289,7 +284,8 @@ struct BatchNorm {
       const std::int64_t rows = rows_of(x), channels = channels_of(x);
       kernels::batch_norm_statistics(f.in<T>(0), rows, channels, f.out<T>(1), f.out<T>(2), f.workspace<double>());
       const T* rstd = make_rstd(f, kernels::batch_norm_scratch(rows, channels), f.out<T>(2), channels, a.eps);
-      kernels::batch_norm_forward(f.in<T>(0), rows, channels, f.out<T>(1), rstd, f.in<T>(1), f.in<T>(2), activation_of(a.epilogue), f.out<T>(0));
+      kernels::batch_norm_forward(f.in<T>(0), rows, channels, f.out<T>(1), rstd, f.in<T>(1), f.in<T>(2), ops::activation_of(a.epilogue),
+                                  f.out<T>(0));
     });
   }
   static Saves saves(const Attr& a, std::uint32_t needs) {
@@ -315,7 +311,8 @@ struct BatchNorm {
     if (defined_input(v, 2) && a.epilogue != Epilogue::none) beta = v.input(2);
     const BatchNormGradientAttr attr{a.eps, a.epilogue, true, wanted};
     Gradients g = apply_gradient(ops::batch_norm_gradient_op,
-                                 {std::move(x), std::move(mean), std::move(var), std::move(gamma), std::move(beta), v.grad(0)}, &attr, wanted);
+                                 {std::move(x), std::move(mean), std::move(var), std::move(gamma), std::move(beta), v.grad(0)},
+                                 &attr, wanted);
     if (g.x.defined()) v.give(0, std::move(g.x));
     if (g.gamma.defined()) v.give(1, std::move(g.gamma));
     if (g.beta.defined()) v.give(2, std::move(g.beta));
@@ -325,17 +322,21 @@ struct BatchNorm {
     for (const Shape& shape : norm_shapes)
       for (const Epilogue e : {Epilogue::none, Epilogue::relu, Epilogue::relu6}) {
         const Shape c{channels_of(shape)};
-        Tensor gamma = ++salt % 4 == 0 ? Tensor() : sample(c, 1.1, 4.3, 1), beta = salt % 4 == 1 ? Tensor() : sample(c, -0.77, 3.3, 2);
+        Tensor gamma = ++salt % 4 == 0 ? Tensor() : sample(c, 1.1, 4.3, 1),
+               beta = salt % 4 == 1 ? Tensor() : sample(c, -0.77, 3.3, 2);
         Tensor x = sample(shape, -2, 2, salt);
         if (salt % 5 == 0) {  // only some gradients wanted: less is saved
-          if (beta.defined()) beta.set_requires_grad();
-          else gamma.set_requires_grad();
+          if (beta.defined())
+            beta.set_requires_grad();
+          else
+            gamma.set_requires_grad();
         }
         s.add({std::move(x), std::move(gamma), std::move(beta)}, {salt % 2 == 0 ? 1e-3 : 0.1, e});
       }
     s.error({sample({4}), Tensor(), Tensor()}, {1e-5, Epilogue::none}, "at least two axes and one element, not [4]");
     s.error({sample({0, 4}), Tensor(), Tensor()}, {1e-5, Epilogue::none}, "not [0, 4]");
-    s.error({sample({2, 3}), sample({2}), Tensor()}, {1e-5, Epilogue::none}, "gamma must have shape [3], one element a channel of x [2, 3], not [2]");
+    s.error({sample({2, 3}), sample({2}), Tensor()}, {1e-5, Epilogue::none},
+            "gamma must have shape [3], one element a channel of x [2, 3], not [2]");
     s.error({sample({2, 3}), sample({3}), sample({1})}, {1e-5, Epilogue::none}, "beta must have shape [3]");
     s.error({sample({2, 3}), sample({3}).to(float32), Tensor()}, {1e-5, Epilogue::none}, "inputs must have one dtype");
     s.error({sample({2, 3}), Tensor(), Tensor()}, {-1, Epilogue::none}, "eps must not be negative");
@@ -359,9 +360,11 @@ struct BatchNormUpdate {
     check_floats(name, in);
     constexpr const char* what[] = {"mean", "var", "running_mean", "running_var"};
     for (std::size_t i = 1; i < in.size(); ++i)
-      if (!(in[i].shape() == in[0].shape())) fail(str(name, ": ", what[i], " must have shape ", in[0].shape(), " as the batch's mean, not ", in[i].shape()));
+      if (!(in[i].shape() == in[0].shape()))
+        fail(str(name, ": ", what[i], " must have shape ", in[0].shape(), " as the batch's mean, not ", in[i].shape()));
     if (a.rows < 2)
-      fail(str(name, ": a batch of ", a.rows, " row for ", in[0].shape(), " channels has no unbiased variance to move running statistics with"));
+      fail(str(name, ": a batch of ", a.rows, " row for ", in[0].shape(),
+               " channels has no unbiased variance to move running statistics with"));
     return {};
   }
   static Cost cost(Inputs in, const Specs&, const Attr&) {
@@ -371,12 +374,14 @@ struct BatchNormUpdate {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::update_running(f.in<T>(0), f.in<T>(1), a.rows, f.in_shape(0).numel(), a.momentum, f.mutable_in<T>(2), f.mutable_in<T>(3));
+      kernels::update_running(f.in<T>(0), f.in<T>(1), a.rows, f.in_shape(0).numel(), a.momentum, f.mutable_in<T>(2),
+                              f.mutable_in<T>(3));
     });
   }
   static void samples(Samples<Attr> s) {
     for (const std::int64_t c : {1, 3, 8, 17, 33})
-      for (const double momentum : {0.0, 0.1, 0.5, 1.0}) s.add({sample({c}), sample({c}, 0.1, 2), sample({c}, -1, 1, 1), sample({c}, 0.1, 2, 1)}, {c + 1, momentum});
+      for (const double momentum : {0.0, 0.1, 0.5, 1.0})
+        s.add({sample({c}), sample({c}, 0.1, 2), sample({c}, -1, 1, 1), sample({c}, 0.1, 2, 1)}, {c + 1, momentum});
     s.error({sample({3}), sample({3}), sample({2}), sample({3})}, {4, 0.1}, "running_mean must have shape [3]");
     s.error({sample({3}), sample({3}), sample({3}), Tensor()}, {4, 0.1}, "input 3 is undefined");
     s.error({sample({3}), sample({3}), sample({3}), sample({3}).to(float32)}, {4, 0.1}, "inputs must have one dtype");
@@ -412,7 +417,8 @@ struct BatchNormInference {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
       const T* rstd = make_rstd(f, 0, f.in<T>(4), channels_of(x), a.eps);
-      kernels::batch_norm_forward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(3), rstd, f.in<T>(1), f.in<T>(2), activation_of(a.epilogue), f.out<T>(0));
+      kernels::batch_norm_forward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(3), rstd, f.in<T>(1), f.in<T>(2),
+                                  ops::activation_of(a.epilogue), f.out<T>(0));
     });
   }
   static Saves saves(const Attr& a, std::uint32_t needs) {
@@ -442,7 +448,8 @@ struct BatchNormInference {
       const Wanted wanted{(v.needs(0) ? bit(0) : 0) | (v.needs(1) || v.needs(4) ? bit(1) : 0) | (sums ? bit(2) : 0)};
       const BatchNormGradientAttr attr{a.eps, a.epilogue, false, wanted};
       Tensor beta = defined_input(v, 2) && act ? v.input(2) : Tensor();
-      g = apply_gradient(ops::batch_norm_gradient_op, {v.input(0), v.input(3), var, gamma, std::move(beta), v.grad(0)}, &attr, wanted);
+      g = apply_gradient(ops::batch_norm_gradient_op, {v.input(0), v.input(3), var, gamma, std::move(beta), v.grad(0)}, &attr,
+                         wanted);
     } else {
       Tensor dz = v.grad(0);
       if (sums) g.beta = sum_to(dz, Shape{channels_of(v.input_shape(0))});
@@ -459,7 +466,8 @@ struct BatchNormInference {
     for (const Shape& shape : norm_shapes)
       for (const Epilogue e : {Epilogue::none, Epilogue::relu, Epilogue::relu6}) {
         const Shape c{channels_of(shape)};
-        std::vector<Tensor> in{sample(shape, -2, 2, ++salt), sample(c, 1.1, 4.3, 1), sample(c, -0.77, 3.3, 2), sample(c, -0.3, 0.4, 3), sample(c, 0.6, 1.7, 4)};
+        std::vector<Tensor> in{sample(shape, -2, 2, ++salt), sample(c, 1.1, 4.3, 1), sample(c, -0.77, 3.3, 2),
+                               sample(c, -0.3, 0.4, 3), sample(c, 0.6, 1.7, 4)};
         if (salt % 4 == 0) in[1] = Tensor();
         if (salt % 4 == 1) in[2] = Tensor();
         if (salt % 3 == 1)  // only some gradients wanted: less is saved
@@ -469,13 +477,16 @@ struct BatchNormInference {
       }
     const Attr a{1e-5, Epilogue::none};
     s.error({sample({4}), Tensor(), Tensor(), sample({4}), sample({4})}, a, "at least two axes and one element, not [4]");
-    s.error({sample({2, 3}), Tensor(), Tensor(), sample({3}), sample({2})}, a, "var must have shape [3], one element a channel of x [2, 3], not [2]");
+    s.error({sample({2, 3}), Tensor(), Tensor(), sample({3}), sample({2})}, a,
+            "var must have shape [3], one element a channel of x [2, 3], not [2]");
     s.error({sample({2, 3}), Tensor(), Tensor(), Tensor(), sample({3})}, a, "input 3 is undefined");
     s.error({sample({2, 3}), sample({4}), Tensor(), sample({3}), sample({3})}, a, "gamma must have shape [3]");
   }
 
  private:
-  static bool reads_x(const Attr& a, std::uint32_t needs) { return a.epilogue != Epilogue::none || (needs & (bit(1) | bit(4))) != 0; }
+  static bool reads_x(const Attr& a, std::uint32_t needs) {
+    return a.epilogue != Epilogue::none || (needs & (bit(1) | bit(4))) != 0;
+  }
 };
 
 // --- layer norm --------------------------------------------------------------------------------------------------
@@ -497,7 +508,8 @@ struct LayerNormGradient {
     if (x.rank() < 1 || x[-1] == 0) fail(str(name, ": the last axis of x must not be empty, shape ", x));
     const Shape rows(std::span(x.begin(), static_cast<std::size_t>(x.rank() - 1)));
     if (!(in[1].shape() == rows) || !(in[2].shape() == rows) || !(in[4].shape() == x))
-      fail(str(name, ": x ", x, " needs statistics ", rows, " and a gradient ", x, ", not ", in[1].shape(), ", ", in[2].shape(), " and ", in[4].shape()));
+      fail(str(name, ": x ", x, " needs statistics ", rows, " and a gradient ", x, ", not ", in[1].shape(), ", ", in[2].shape(),
+               " and ", in[4].shape()));
     check_channels(name, "gamma", in[3], x);
     return a.wanted.specs(x, dtype);
   }
@@ -510,17 +522,24 @@ struct LayerNormGradient {
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
-      kernels::layer_norm_backward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(1), f.in<T>(2), f.in<T>(3), f.in<T>(4), a.wanted.out<T>(f, 0),
-                                   a.wanted.out<T>(f, 1), a.wanted.out<T>(f, 2), f.workspace<double>());
+      kernels::layer_norm_backward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(1), f.in<T>(2), f.in<T>(3), f.in<T>(4),
+                                   a.wanted.out<T>(f, 0), a.wanted.out<T>(f, 1), a.wanted.out<T>(f, 2), f.workspace<double>());
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {.inputs = bit(0) | bit(1) | bit(2) | bit(3) | bit(4)}; }
   static void vjp(Vjp& v, const Attr& a) {
-    const auto grad_of = [&](int which) { return a.wanted.has(which) && v.has_grad(a.wanted.slot(which)) ? v.grad(a.wanted.slot(which)) : Tensor(); };
+    const auto grad_of = [&](int which) {
+      return a.wanted.has(which) && v.has_grad(a.wanted.slot(which)) ? v.grad(a.wanted.slot(which)) : Tensor();
+    };
     Tensor u = grad_of(0), p = grad_of(1), q = grad_of(2);
     Shape column = v.input_shape(0);
     column.set(-1, 1);
-    const Normalised n{v.input(0), reshape(v.input(1), column), reshape(v.input(2), column), defined_input(v, 3) ? v.input(3) : Tensor(), v.input(4), true};
+    const Normalised n{v.input(0),
+                       reshape(v.input(1), column),
+                       reshape(v.input(2), column),
+                       defined_input(v, 3) ? v.input(3) : Tensor(),
+                       v.input(4),
+                       true};
     NormalisedGradients d = differentiate(n, std::move(u), p, q);
     if (d.x.defined()) v.give(0, std::move(d.x));
     if (d.mean.defined()) v.give(1, reshape(std::move(d.mean), v.input_shape(1)));
@@ -534,7 +553,8 @@ struct LayerNormGradient {
       for (const bool scaled : {true, false}) {
         const Shape rows(std::span(shape.begin(), static_cast<std::size_t>(shape.rank() - 1))), c{channels_of(shape)};
         const Wanted wanted{++salt % 5 == 0 ? bit(1) | bit(2) : salt % 7 == 0 ? bit(0) : bit(0) | bit(1) | bit(2)};
-        s.add({sample(shape, -2, 2, salt), sample(rows, -0.3, 0.4), sample(rows, 0.6, 1.7), scaled ? sample(c, 0.5, 2, 1) : Tensor(), sample(shape, -1, 1, salt + 60)},
+        s.add({sample(shape, -2, 2, salt), sample(rows, -0.3, 0.4), sample(rows, 0.6, 1.7),
+               scaled ? sample(c, 0.5, 2, 1) : Tensor(), sample(shape, -1, 1, salt + 60)},
               {wanted});
       }
     s.error({sample({2, 3}), sample({2}), sample({3}), Tensor(), sample({2, 3})}, {{7}}, "x [2, 3] needs statistics [2]");
@@ -543,7 +563,8 @@ struct LayerNormGradient {
     s.error({sample({2, 3}), sample({2}), sample({2}), Tensor(), Tensor()}, {{7}}, "input 4 is undefined");
   }
   static std::initializer_list<Shape> shapes() {
-    static const std::initializer_list<Shape> list = {{3}, {5}, {1, 3}, {2, 3}, {4, 2}, {3, 9}, {1, 17}, {2, 20}, {2, 2, 3}, {3, 1, 4}, {2, 1, 2, 3}, {7, 3}};
+    static const std::initializer_list<Shape> list = {{3},     {5},     {1, 3},    {2, 3},    {4, 2},       {3, 9},
+                                                      {1, 17}, {2, 20}, {2, 2, 3}, {3, 1, 4}, {2, 1, 2, 3}, {7, 3}};
     return list;
   }
 };
@@ -572,7 +593,8 @@ struct LayerNorm {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
-      kernels::layer_norm_forward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(1), f.in<T>(2), a.eps, f.out<T>(0), f.out<T>(1), f.out<T>(2));
+      kernels::layer_norm_forward(f.in<T>(0), rows_of(x), channels_of(x), f.in<T>(1), f.in<T>(2), a.eps, f.out<T>(0), f.out<T>(1),
+                                  f.out<T>(2));
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) {
@@ -599,7 +621,8 @@ struct LayerNorm {
     const Wanted wanted{(v.needs(0) ? bit(0) : 0) | (v.needs(1) ? bit(1) : 0) | (v.needs(2) ? bit(2) : 0)};
     const LayerNormGradient::Attr attr{wanted};
     Tensor gamma = v.needs(0) && defined_input(v, 1) ? v.input(1) : Tensor();
-    Gradients g = apply_gradient(ops::layer_norm_gradient_op, {std::move(x), std::move(mean), std::move(rstd), std::move(gamma), v.grad(0)}, &attr, wanted);
+    Gradients g = apply_gradient(ops::layer_norm_gradient_op,
+                                 {std::move(x), std::move(mean), std::move(rstd), std::move(gamma), v.grad(0)}, &attr, wanted);
     if (g.x.defined()) v.give(0, std::move(g.x));
     if (g.gamma.defined()) v.give(1, std::move(g.gamma));
     if (g.beta.defined()) v.give(2, std::move(g.beta));
@@ -614,7 +637,8 @@ struct LayerNorm {
         s.add({sample(shape, -2, 2, salt), std::move(gamma), std::move(beta)}, {eps});
       }
     s.error({sample({}), Tensor(), Tensor()}, {1e-5}, "must not be empty, shape []");
-    s.error({sample({2, 3}), sample({2}), Tensor()}, {1e-5}, "gamma must have shape [3], one element a channel of x [2, 3], not [2]");
+    s.error({sample({2, 3}), sample({2}), Tensor()}, {1e-5},
+            "gamma must have shape [3], one element a channel of x [2, 3], not [2]");
     s.error({sample({2, 3}), Tensor(), sample({2, 3})}, {1e-5}, "beta must have shape [3]");
     s.error({sample({2, 3}), Tensor(), Tensor()}, {-1}, "eps must not be negative");
     s.error({Tensor(), Tensor(), Tensor()}, {1e-5}, "input 0 is undefined");
@@ -637,7 +661,8 @@ Tensor batch_norm(Tensor x, Tensor gamma, Tensor beta, Tensor running_mean, Tens
   if (moves != running_var.defined()) fail("batch_norm: give both of running_mean and running_var, or neither");
   const std::int64_t rows = x.defined() && x.rank() > 0 ? rows_of(x.shape()) : 0;
   if (moves && rows == 1)
-    fail(str("batch_norm: x ", x.shape(), " has one value a channel, and no unbiased variance to move running_var with; train with larger batches"));
+    fail(str("batch_norm: x ", x.shape(),
+             " has one value a channel, and no unbiased variance to move running_var with; train with larger batches"));
   const BatchNormAttr attr{options.eps, options.epilogue};
   Tensor in[] = {std::move(x), std::move(gamma), std::move(beta)}, out[3];
   apply(ops::batch_norm_op, in, &attr, out);
@@ -652,7 +677,8 @@ Tensor batch_norm(Tensor x, Tensor gamma, Tensor beta, Tensor running_mean, Tens
 
 Tensor batch_norm_inference(Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor var, BatchNormOptions options) {
   const BatchNormAttr attr{options.eps, options.epilogue};
-  return apply_one(ops::batch_norm_inference_op, {std::move(x), std::move(gamma), std::move(beta), std::move(mean), std::move(var)}, &attr);
+  return apply_one(ops::batch_norm_inference_op, {std::move(x), std::move(gamma), std::move(beta), std::move(mean), std::move(var)},
+                   &attr);
 }
 
 Tensor layer_norm(Tensor x, Tensor gamma, Tensor beta, double eps) {

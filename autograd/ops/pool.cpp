@@ -139,6 +139,7 @@ struct MaxPool {
   static void vjp(Vjp& v, const Attr& a) {
     const Shape& x = v.input_shape(0);
     const BackwardAttr attr{a, x[1], x[2]};
+    // Positions carry no gradient, though recording a backward would give saved outputs their history back.
     v.give(0, apply_one(ops::max_pool2d_backward_op, {v.grad(0), v.output(1).detach()}, &attr));
   }
   static void samples(Samples<Attr> s) {

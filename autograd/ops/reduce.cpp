@@ -22,13 +22,14 @@ struct AxesSample {
   Shape shape;
   AxesAttr attr;
 };
-const AxesSample axes_samples[] = {{{}, {0, false}},          {{1}, {1, false}},          {{7}, {1, false}},          {{7}, {1, true}},
-                                   {{2, 3}, {1, false}},      {{2, 3}, {2, false}},       {{2, 3}, {3, false}},       {{2, 3}, {3, true}},
-                                   {{2, 3}, {1, true}},       {{2, 3}, {0, false}},       {{3, 1}, {2, false}},       {{1, 5}, {2, true}},
-                                   {{2, 3, 4}, {1, false}},   {{2, 3, 4}, {2, false}},    {{2, 3, 4}, {4, true}},     {{2, 3, 4}, {3, false}},
-                                   {{2, 3, 4}, {5, false}},   {{2, 3, 4}, {6, true}},     {{2, 3, 4}, {7, false}},    {{17, 3}, {1, false}},
-                                   {{3, 17}, {2, false}},     {{2, 2, 3, 2}, {5, false}}, {{2, 2, 3, 2}, {10, true}}, {{2, 1, 3, 1, 2}, {9, false}},
-                                   {{0, 3}, {2, false}}};
+const AxesSample axes_samples[] = {
+    {{}, {0, false}},        {{1}, {1, false}},          {{7}, {1, false}},          {{7}, {1, true}},
+    {{2, 3}, {1, false}},    {{2, 3}, {2, false}},       {{2, 3}, {3, false}},       {{2, 3}, {3, true}},
+    {{2, 3}, {1, true}},     {{2, 3}, {0, false}},       {{3, 1}, {2, false}},       {{1, 5}, {2, true}},
+    {{2, 3, 4}, {1, false}}, {{2, 3, 4}, {2, false}},    {{2, 3, 4}, {4, true}},     {{2, 3, 4}, {3, false}},
+    {{2, 3, 4}, {5, false}}, {{2, 3, 4}, {6, true}},     {{2, 3, 4}, {7, false}},    {{17, 3}, {1, false}},
+    {{3, 17}, {2, false}},   {{2, 2, 3, 2}, {5, false}}, {{2, 2, 3, 2}, {10, true}}, {{2, 1, 3, 1, 2}, {9, false}},
+    {{0, 3}, {2, false}}};
 
 void error_samples(Samples<AxesAttr>& s) {
   s.error({sample({2, 3})}, {4, false}, "axis 2 does not exist in shape [2, 3]");
@@ -130,7 +131,8 @@ struct PutAt {
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in.first(1));
     check_positions(name, in[1]);
-    if (!(in[0].shape() == in[1].shape())) fail(str(name, ": ", in[0].shape(), " elements need as many positions, not ", in[1].shape()));
+    if (!(in[0].shape() == in[1].shape()))
+      fail(str(name, ": ", in[0].shape(), " elements need as many positions, not ", in[1].shape()));
     return {{a.shape, dtype}};
   }
   static Cost cost(Inputs, const Specs&, const Attr&) { return {}; }
@@ -146,10 +148,11 @@ struct PutAt {
 };
 
 /// (shape pointed into, shape of the positions)
-const Shape position_samples[][2] = {{{1}, {1}},       {{5}, {5}},       {{5}, {2}},    {{5}, {}},        {{2, 3}, {2}},    {{2, 3}, {3}},
-                                     {{2, 3}, {2, 3}}, {{2, 3}, {6}},    {{2, 3}, {}},  {{2, 3, 4}, {4}}, {{2, 3, 4}, {2, 3}}, {{2, 3, 4}, {6, 4}},
-                                     {{7, 1}, {3}},    {{1, 7}, {1, 3}}, {{17}, {9}},   {{3, 17}, {17}},  {{3, 17}, {3, 1}}, {{2, 2, 2, 2}, {2, 2}},
-                                     {{9}, {3, 3}},    {{4, 4}, {0}},    {{31}, {15}}};
+const Shape position_samples[][2] = {
+    {{1}, {1}},       {{5}, {5}},       {{5}, {2}},   {{5}, {}},        {{2, 3}, {2}},       {{2, 3}, {3}},
+    {{2, 3}, {2, 3}}, {{2, 3}, {6}},    {{2, 3}, {}}, {{2, 3, 4}, {4}}, {{2, 3, 4}, {2, 3}}, {{2, 3, 4}, {6, 4}},
+    {{7, 1}, {3}},    {{1, 7}, {1, 3}}, {{17}, {9}},  {{3, 17}, {17}},  {{3, 17}, {3, 1}},   {{2, 2, 2, 2}, {2, 2}},
+    {{9}, {3, 3}},    {{4, 4}, {0}},    {{31}, {15}}};
 
 /// Different positions in `shape`.
 Tensor sample_positions(const Shape& shape, const Shape& of, int salt) {
@@ -223,11 +226,13 @@ struct ArgmaxOp {
       const Shape& x = f.in_shape(0);
       const int axis = x.normalize_axis(a.axis);
       const std::uint32_t before = ops::all_axes(axis), after = ops::all_axes(x.rank()) & ~ops::all_axes(axis + 1);
-      kernels::argmax(f.in<decltype(zero)>(0), ops::reduced_count(x, before), x[axis], ops::reduced_count(x, after), f.out<std::int64_t>(0));
+      kernels::argmax(f.in<decltype(zero)>(0), ops::reduced_count(x, before), x[axis], ops::reduced_count(x, after),
+                      f.out<std::int64_t>(0));
     });
   }
   static void samples(Samples<Attr> s) {
-    for (const Shape& shape : {Shape{1}, Shape{9}, Shape{2, 3}, Shape{3, 1}, Shape{2, 3, 4}, Shape{17, 3}, Shape{3, 17}, Shape{1, 2, 1, 3}})
+    for (const Shape& shape :
+         {Shape{1}, Shape{9}, Shape{2, 3}, Shape{3, 1}, Shape{2, 3, 4}, Shape{17, 3}, Shape{3, 17}, Shape{1, 2, 1, 3}})
       for (int axis = -1; axis < shape.rank(); ++axis) s.add({sample(shape)}, {axis});
     s.error({sample({2, 3})}, {2}, "axis 2 does not exist in shape [2, 3]");
     s.error({sample({})}, {-1}, "the shape [] has no axes");

@@ -19,8 +19,9 @@ using ops::sample;
 std::int64_t classes_of(const Shape& shape) { return shape[-1]; }
 std::int64_t rows_of(const Shape& shape) { return shape[-1] == 0 ? 0 : shape.numel() / shape[-1]; }
 
-const Shape sample_shapes[] = {{1},    {2},    {5},       {9},       {17},      {1, 1},    {1, 4},    {2, 3},       {3, 2},       {3, 1},
-                               {4, 7}, {2, 8}, {3, 16}, {2, 33}, {2, 3, 4}, {2, 1, 3}, {1, 2, 5}, {2, 2, 2, 3}, {1, 1, 1, 6}, {0, 3}};
+const Shape sample_shapes[] = {{1},       {2},       {5},       {9},          {17},         {1, 1},  {1, 4},
+                               {2, 3},    {3, 2},    {3, 1},    {4, 7},       {2, 8},       {3, 16}, {2, 33},
+                               {2, 3, 4}, {2, 1, 3}, {1, 2, 5}, {2, 2, 2, 3}, {1, 1, 1, 6}, {0, 3}};
 
 /// y = exp(x) / sum(exp(x)), or its logarithm.
 template <bool Log>

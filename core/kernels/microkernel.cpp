@@ -93,7 +93,6 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
     return;
   }
   using V4 = typename VectorOf<T, 4 * sizeof(T)>::type;
-  using I4 = typename VectorOf<std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>, 4 * sizeof(T)>::type;
   int64_t j = 0;
   for (; j + 4 <= n; j += 4) {
     const T* from = b + j * ldb;
@@ -101,12 +100,12 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
     for (; p + 4 <= rows; p += 4) {
       const V4 r0 = load<V4>(from + p), r1 = load<V4>(from + ldb + p);
       const V4 r2 = load<V4>(from + 2 * ldb + p), r3 = load<V4>(from + 3 * ldb + p);
-      const V4 lo01 = __builtin_shuffle(r0, r1, I4{0, 4, 1, 5}), hi01 = __builtin_shuffle(r0, r1, I4{2, 6, 3, 7});
-      const V4 lo23 = __builtin_shuffle(r2, r3, I4{0, 4, 1, 5}), hi23 = __builtin_shuffle(r2, r3, I4{2, 6, 3, 7});
-      store(dst + p * width + j, __builtin_shuffle(lo01, lo23, I4{0, 1, 4, 5}));
-      store(dst + (p + 1) * width + j, __builtin_shuffle(lo01, lo23, I4{2, 3, 6, 7}));
-      store(dst + (p + 2) * width + j, __builtin_shuffle(hi01, hi23, I4{0, 1, 4, 5}));
-      store(dst + (p + 3) * width + j, __builtin_shuffle(hi01, hi23, I4{2, 3, 6, 7}));
+      const V4 lo01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), hi01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+      const V4 lo23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), hi23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+      store(dst + p * width + j, __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5));
+      store(dst + (p + 1) * width + j, __builtin_shufflevector(lo01, lo23, 2, 3, 6, 7));
+      store(dst + (p + 2) * width + j, __builtin_shufflevector(hi01, hi23, 0, 1, 4, 5));
+      store(dst + (p + 3) * width + j, __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7));
     }
     for (; p < rows; ++p)
       for (int64_t q = 0; q < 4; ++q) dst[p * width + j + q] = from[q * ldb + p];

@@ -6,9 +6,7 @@ namespace rewind_lib::nn::models {
 
 Sequential mobilenet_v1(MobileNetV1Options o) {
   if (!(o.width > 0)) fail(str("mobilenet_v1: width must be positive, got ", o.width));
-  const struct {
-    int channels, blocks, stride;
-  } stages[] = {{64, 1, 1}, {128, 2, 2}, {256, 2, 2}, {512, 6, 2}, {1024, 2, 2}};
+  const struct { int channels, blocks, stride; } stages[] = {{64, 1, 1}, {128, 2, 2}, {256, 2, 2}, {512, 6, 2}, {1024, 2, 2}};
 
   Sequential features;
   int in = make_divisible(32 * o.width);

@@ -14,7 +14,8 @@ Sequential mobilenet_v2(MobileNetV2Options o) {
   if (!(o.width > 0)) fail(str("mobilenet_v2: width must be positive, got ", o.width));
   const struct {
     int expand, channels, blocks, stride;
-  } stages[] = {{1, 16, 1, 1}, {6, 24, 2, o.cifar ? 1 : 2}, {6, 32, 3, 2}, {6, 64, 4, 2}, {6, 96, 3, 1}, {6, 160, 3, 2}, {6, 320, 1, 1}};
+  } stages[] = {{1, 16, 1, 1}, {6, 24, 2, o.cifar ? 1 : 2}, {6, 32, 3, 2}, {6, 64, 4, 2}, {6, 96, 3, 1}, {6, 160, 3, 2},
+                {6, 320, 1, 1}};
 
   Sequential features;
   int in = make_divisible(32 * o.width);

@@ -6,7 +6,7 @@
 namespace rewind_lib::nn::models {
 
 struct MobileNetV2Options {
-  double width = 1;      ///< multiplies channels, rounded to multiples of 8
+  double width = 1;  ///< multiplies channels, rounded to multiples of 8
   int classes = 1000;
   bool cifar = false;    ///< for 32x32: the stem and the second stage keep height and width
   double dropout = 0.2;  ///< before the classifier

@@ -18,7 +18,8 @@ class PreActivationBottleneck final : public Module {
     main_.add("bn3", BatchNorm2d{width});
     main_.add("relu3", ReLU{});
     main_.add("conv3", Conv2d{{.in = width, .out = out, .kernel = 1, .bias = false}});
-    if (stride != 1 || in != out) shortcut_.add("conv", Conv2d{{.in = in, .out = out, .kernel = 1, .stride = stride, .bias = false}});
+    if (stride != 1 || in != out)
+      shortcut_.add("conv", Conv2d{{.in = in, .out = out, .kernel = 1, .stride = stride, .bias = false}});
   }
   Tensor forward(Tensor x) override {
     const bool same_shape = shortcut_.size() == 0;

@@ -10,17 +10,25 @@ namespace rewind_lib::nn::models {
 namespace {
 
 const Model models[] = {
-    {"mlp", 1, 28, 10, false, false, [](const Options& o) { return mlp({o.size * o.size, 512, 256, o.classes}); }},
+    {"mlp", 1, 28, 10, false, false,
+     [](const Options& o) {
+       return mlp({o.size * o.size, 512, 256, o.classes});
+     }},
     {"lenet5", 1, 28, 10, false, false, [](const Options& o) { return lenet5({.size = o.size, .classes = o.classes}); }},
-    {"lenet5_rgb32", 3, 32, 10, false, false, [](const Options& o) { return lenet5({.channels = 3, .size = o.size, .classes = o.classes}); }},
+    {"lenet5_rgb32", 3, 32, 10, false, false,
+     [](const Options& o) { return lenet5({.channels = 3, .size = o.size, .classes = o.classes}); }},
     {"resnet18", 3, 224, 1000, false, false, [](const Options& o) { return resnet({.depth = 18, .classes = o.classes}); }},
     {"resnet34", 3, 224, 1000, false, false, [](const Options& o) { return resnet({.depth = 34, .classes = o.classes}); }},
-    {"resnet18_cifar", 3, 32, 10, false, false, [](const Options& o) { return resnet({.depth = 18, .classes = o.classes, .cifar = true}); }},
-    {"resnet34_cifar", 3, 32, 10, false, false, [](const Options& o) { return resnet({.depth = 34, .classes = o.classes, .cifar = true}); }},
+    {"resnet18_cifar", 3, 32, 10, false, false,
+     [](const Options& o) { return resnet({.depth = 18, .classes = o.classes, .cifar = true}); }},
+    {"resnet34_cifar", 3, 32, 10, false, false,
+     [](const Options& o) { return resnet({.depth = 34, .classes = o.classes, .cifar = true}); }},
     {"preresnet", 3, 32, 10, false, true,
      [](const Options& o) { return preresnet({.depth = o.depth == 0 ? 164 : o.depth, .classes = o.classes}); }},
-    {"mobilenet_v1", 3, 224, 1000, true, false, [](const Options& o) { return mobilenet_v1({.width = o.width, .classes = o.classes}); }},
-    {"mobilenet_v2", 3, 224, 1000, true, false, [](const Options& o) { return mobilenet_v2({.width = o.width, .classes = o.classes}); }},
+    {"mobilenet_v1", 3, 224, 1000, true, false,
+     [](const Options& o) { return mobilenet_v1({.width = o.width, .classes = o.classes}); }},
+    {"mobilenet_v2", 3, 224, 1000, true, false,
+     [](const Options& o) { return mobilenet_v2({.width = o.width, .classes = o.classes}); }},
     {"mobilenet_v2_cifar", 3, 32, 10, true, false,
      [](const Options& o) { return mobilenet_v2({.width = o.width, .classes = o.classes, .cifar = true}); }},
 };

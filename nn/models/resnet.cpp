@@ -30,7 +30,8 @@ Sequential resnet(ResNetOptions o) {
   int in = 64;
   for (int stage = 0; stage < 4; ++stage) {
     Sequential layer;
-    for (int i = 0, out = 64 << stage; i < blocks[stage]; ++i, in = out) layer.add(basic_block(in, out, i == 0 && stage > 0 ? 2 : 1));
+    for (int i = 0, out = 64 << stage; i < blocks[stage]; ++i, in = out)
+      layer.add(basic_block(in, out, i == 0 && stage > 0 ? 2 : 1));
     net.add(str("layer", stage + 1), std::move(layer));
   }
   net.add("avgpool", GlobalAvgPool{});

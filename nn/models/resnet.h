@@ -6,7 +6,7 @@
 namespace rewind_lib::nn::models {
 
 struct ResNetOptions {
-  int depth = 18;      ///< 18 or 34
+  int depth = 18;  ///< 18 or 34
   int classes = 1000;
   bool cifar = false;  ///< for 32x32: a 3x3 stem of stride 1 and no pooling before the first stage
 };

@@ -2,8 +2,8 @@
 
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/functional.h>
-#include <rewind/autograd/gradcheck.h>
 #include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/gradcheck.h>
 #include <rewind/autograd/ops/sample.h>
 
 #include <doctest/doctest.h>
@@ -16,7 +16,6 @@ using rw::Shape;
 using rw::Tensor;
 using rw::ops::sample;
 using Values = std::vector<double>;
-using Extents = std::vector<std::int64_t>;
 
 namespace {
 
@@ -44,14 +43,14 @@ bool says(const std::string& text, const char* part) {
 
 TEST_CASE("reshape is a view and works out one extent") {
   const Tensor x = counting({2, 3, 4});
-  const Tensor y = rw::reshape(x, Extents{4, -1});
+  const Tensor y = rw::reshape(x, {4, -1});
   CHECK(y.shape() == Shape{4, 6});
   CHECK(y.shares_storage(x));
   CHECK(values(y) == values(x));
-  CHECK(rw::reshape(x, Extents{-1}).shape() == Shape{24});
-  CHECK(rw::reshape(rw::scalar(3), Extents{1, -1}).shape() == Shape{1, 1});
-  CHECK(rw::reshape(rw::arange(6, rw::int32), Extents{2, 3}).dtype() == rw::int32);
-  CHECK(rw::reshape(rw::zeros({0, 3}), Extents{3, -1}).shape() == Shape{3, 0});
+  CHECK(rw::reshape(x, {-1}).shape() == Shape{24});
+  CHECK(rw::reshape(rw::scalar(3), {1, -1}).shape() == Shape{1, 1});
+  CHECK(rw::reshape(rw::arange(6, rw::int32), {2, 3}).dtype() == rw::int32);
+  CHECK(rw::reshape(rw::zeros({0, 3}), {3, -1}).shape() == Shape{3, 0});
 }
 
 TEST_CASE("a slice of the leading axis is a view, of another a copy") {
@@ -64,18 +63,18 @@ TEST_CASE("a slice of the leading axis is a view, of another a copy") {
   CHECK(values(columns) == Values{1, 4, 7, 10});
   CHECK(rw::slice(x, 0, 2, 2).shape() == Shape{0, 3});
   // A view of a view adds up.
-  CHECK(values(rw::slice(rw::reshape(rows, Extents{3, 2}), 0, 1, 2)) == Values{5, 6});
+  CHECK(values(rw::slice(rw::reshape(rows, {3, 2}), 0, 1, 2)) == Values{5, 6});
 }
 
 TEST_CASE("views pass gradients on, and an op does not write into a buffer that a view still reads") {
   Tensor x = counting({4, 3});
   x.set_requires_grad();
-  rw::backward(rw::sum(rw::square(rw::slice(rw::reshape(x, Extents{6, 2}), 0, 1, 3))));
+  rw::backward(rw::sum(rw::square(rw::slice(rw::reshape(x, {6, 2}), 0, 1, 3))));
   CHECK(values(x.grad()) == Values{0, 0, 4, 6, 8, 10, 0, 0, 0, 0, 0, 0});
 
   const rw::NoGrad no_grad;
   Tensor base = counting({4}) + 1;
-  const Tensor view = rw::reshape(base, Extents{2, 2});
+  const Tensor view = rw::reshape(base, {2, 2});
   const Tensor doubled = std::move(base) * 2.0;
   CHECK(values(view) == Values{1, 2, 3, 4});
   CHECK(values(doubled) == Values{2, 4, 6, 8});
@@ -124,7 +123,7 @@ TEST_CASE("pad surrounds with a value, and is the transpose of slice") {
 
 TEST_CASE("data movement can be differentiated twice") {
   const auto f = [](std::vector<Tensor> in) {
-    Tensor t = rw::concat({rw::permute(in[0], {1, 0}), rw::square(rw::reshape(in[0], Extents{3, 2}))}, 1);
+    Tensor t = rw::concat({rw::permute(in[0], {1, 0}), rw::square(rw::reshape(in[0], {3, 2}))}, 1);
     t = rw::pad(rw::slice(std::move(t), 1, 1, -1), {{1, 0}, {0, 2}}, 0.5);
     return rw::sum(rw::square(t) * t);
   };
@@ -134,10 +133,10 @@ TEST_CASE("data movement can be differentiated twice") {
 
 TEST_CASE("data movement names itself and the shapes in errors") {
   const Tensor x = sample({2, 3});
-  says(message_of([&] { rw::reshape(x, Extents{4, 2}); }), "reshape: shape [2, 3] has 6 elements, [4, 2] has 8");
-  says(message_of([&] { rw::reshape(x, Extents{-1, -1}); }), "reshape: only one extent may be -1 (from shape [2, 3])");
-  says(message_of([&] { rw::reshape(x, Extents{-1, 4}); }), "the 6 elements of [2, 3] cannot be divided");
-  says(message_of([&] { rw::reshape(x, Extents{-2, 3}); }), "reshape: extent -2 makes no sense");
+  says(message_of([&] { rw::reshape(x, {4, 2}); }), "reshape: shape [2, 3] has 6 elements, [4, 2] has 8");
+  says(message_of([&] { rw::reshape(x, {-1, -1}); }), "reshape: only one extent may be -1 (from shape [2, 3])");
+  says(message_of([&] { rw::reshape(x, {-1, 4}); }), "the 6 elements of [2, 3] cannot be divided");
+  says(message_of([&] { rw::reshape(x, {-2, 3}); }), "reshape: extent -2 makes no sense");
   says(message_of([&] { rw::permute(x, {0}); }), "permute: shape [2, 3] needs 2 axes, got 1");
   says(message_of([&] { rw::permute(x, {0, 0}); }), "permute: axis 0 of shape [2, 3] is given twice");
   says(message_of([&] { rw::slice(x, 1, 2, 4); }), "slice: elements [2, 4) of axis 1 do not lie in shape [2, 3]");

@@ -35,10 +35,13 @@ bool close(const Tensor& a, const Tensor& b, double tolerance = 1e-10) {
   return true;
 }
 
-Tensor activate(Tensor z, Epilogue e) { return e == Epilogue::none ? z : e == Epilogue::relu ? rw::relu(std::move(z)) : rw::relu6(std::move(z)); }
+Tensor activate(Tensor z, Epilogue e) {
+  return e == Epilogue::none ? z : e == Epilogue::relu ? rw::relu(std::move(z)) : rw::relu6(std::move(z));
+}
 
 /// The definition, in plain ops.
-Tensor plain_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, const std::vector<int>& axes, double eps, Epilogue e = Epilogue::none) {
+Tensor plain_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, const std::vector<int>& axes, double eps,
+                  Epilogue e = Epilogue::none) {
   const Tensor centred = x - rw::mean(x, axes, true);
   const Tensor var = rw::mean(rw::square(centred), axes, true);
   return activate(centred / rw::sqrt(var + eps) * gamma + beta, e);
@@ -76,7 +79,8 @@ TEST_CASE("batch_norm equals its definition in plain ops, gradients included") {
       std::vector<Tensor> results[2];
       for (const bool plain : {false, true}) {
         const Tensor x = leaf(sample(shape, -2, 5)), gamma = leaf(sample(c, 2, 5, 1)), beta = leaf(sample(c, -1, 3, 2));
-        const Tensor y = plain ? plain_norm(x, gamma, beta, all_but_last(x), 1e-3, e) : rw::batch_norm(x, gamma, beta, {}, {}, {.eps = 1e-3, .epilogue = e});
+        const Tensor y = plain ? plain_norm(x, gamma, beta, all_but_last(x), 1e-3, e)
+                               : rw::batch_norm(x, gamma, beta, {}, {}, {.eps = 1e-3, .epilogue = e});
         rw::backward(rw::sum(y * sample(shape, -1, 1, 9)));
         results[plain] = {y.detach(), x.grad(), gamma.grad(), beta.grad()};
       }
@@ -130,7 +134,8 @@ TEST_CASE("with the batch's own statistics the evaluation form gives the same nu
   for (const Epilogue e : epilogues) {
     const Tensor x = sample({4, 5, 6}), gamma = sample({6}, 1, 4, 1), beta = sample({6}, -1, 3, 2);
     const Tensor mean = rw::mean(x, {0, 1}), var = rw::mean(rw::square(x - mean), {0, 1});
-    CHECK(close(rw::batch_norm_inference(x, gamma, beta, mean, var, {.epilogue = e}), rw::batch_norm(x, gamma, beta, {}, {}, {.epilogue = e})));
+    CHECK(close(rw::batch_norm_inference(x, gamma, beta, mean, var, {.epilogue = e}),
+                rw::batch_norm(x, gamma, beta, {}, {}, {.epilogue = e})));
   }
 }
 
@@ -138,8 +143,8 @@ TEST_CASE("the evaluation form passes gradients to everything it is given") {
   for (const Epilogue e : epilogues) {
     std::vector<Tensor> results[2];
     for (const bool plain : {false, true}) {
-      const std::vector<Tensor> in{leaf(sample({7, 4}, -2, 5)), leaf(sample({4}, 2, 5, 1)), leaf(sample({4}, -1, 3, 2)), leaf(sample({4}, -1, 1, 3)),
-                                   leaf(sample({4}, 0.5, 2, 4))};
+      const std::vector<Tensor> in{leaf(sample({7, 4}, -2, 5)), leaf(sample({4}, 2, 5, 1)), leaf(sample({4}, -1, 3, 2)),
+                                   leaf(sample({4}, -1, 1, 3)), leaf(sample({4}, 0.5, 2, 4))};
       const Tensor y = plain ? activate((in[0] - in[3]) / rw::sqrt(in[4] + 1e-5) * in[1] + in[2], e)
                              : rw::batch_norm_inference(in[0], in[1], in[2], in[3], in[4], {.epilogue = e});
       results[plain] = rw::grad(rw::sum(y * sample({7, 4}, -1, 1, 9)), in);
@@ -212,7 +217,8 @@ TEST_CASE("normalisations can be differentiated twice") {
           {in[0], in[1], in[2], sample({3}, -0.2, 0.3, 3), sample({3}, 0.5, 2, 4)});
   }
   check([](std::vector<Tensor> t) { return rw::batch_norm(t[0], {}, {}, {}, {}, {.eps = 0.01}); }, {sample({2, 4, 2})});
-  check([](std::vector<Tensor> t) { return rw::layer_norm(t[0], t[1], t[2], 0.01); }, {sample({3, 5}), sample({5}, 0.5, 2, 1), sample({5})});
+  check([](std::vector<Tensor> t) { return rw::layer_norm(t[0], t[1], t[2], 0.01); },
+        {sample({3, 5}), sample({5}, 0.5, 2, 1), sample({5})});
   check([](std::vector<Tensor> t) { return rw::layer_norm(t[0], {}, {}, 0.01); }, {sample({2, 2, 4})});
 }
 
@@ -221,7 +227,8 @@ TEST_CASE("the second derivative of batch_norm is that of its definition") {
   std::vector<Tensor> results[2];
   for (const bool plain : {false, true}) {
     const std::vector<Tensor> in{leaf(sample({9, 4})), leaf(sample({4}, 1, 2, 1)), leaf(sample({4}, 0.1, 1, 2))};
-    const Tensor y = plain ? plain_norm(in[0], in[1], in[2], {0}, 0.01) : rw::batch_norm(in[0], in[1], in[2], {}, {}, {.eps = 0.01});
+    const Tensor y =
+        plain ? plain_norm(in[0], in[1], in[2], {0}, 0.01) : rw::batch_norm(in[0], in[1], in[2], {}, {}, {.eps = 0.01});
     const Tensor g = rw::grad(rw::sum(rw::square(y) * y), {in[0]}, {.create_graph = true})[0];
     rw::backward(rw::sum(rw::square(g)));
     for (const Tensor& t : in) results[plain].push_back(t.grad());
@@ -231,7 +238,8 @@ TEST_CASE("the second derivative of batch_norm is that of its definition") {
 
 TEST_CASE("normalisations name themselves and the shapes in errors") {
   const Tensor x = sample({2, 3}), c = sample({3}), wrong = sample({2});
-  says(message_of([&] { rw::batch_norm(x, wrong, {}, {}, {}); }), "batch_norm: gamma must have shape [3], one element a channel of x [2, 3], not [2]");
+  says(message_of([&] { rw::batch_norm(x, wrong, {}, {}, {}); }),
+       "batch_norm: gamma must have shape [3], one element a channel of x [2, 3], not [2]");
   says(message_of([&] { rw::batch_norm(c, {}, {}, {}, {}); }), "batch_norm: x must be [..., channels]");
   says(message_of([&] { rw::batch_norm(x, {}, {}, c, {}); }), "batch_norm: give both of running_mean and running_var");
   says(message_of([&] { rw::batch_norm(sample({1, 3}), {}, {}, c, c.clone()); }), "batch_norm: x [1, 3] has one value a channel");

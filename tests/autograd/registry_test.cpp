@@ -12,7 +12,7 @@ TEST_CASE("every op keeps its contract on its own samples") {
     SUBCASE(op->name) {
       const rewind::OpReport report = rewind::check_op(*op);
       for (const std::string& problem : report.problems) FAIL_CHECK(problem);
-      MESSAGE(op->name, ": ", report.samples, " samples, ", report.errors, " errors");
+      MESSAGE(std::string(op->name), ": ", report.samples, " samples, ", report.errors, " errors");
     }
   }
 }

@@ -48,8 +48,8 @@ int main() {
   const Stripes data = make_stripes(64);
   double first = 0, last = 0;
   for (int step = 0; step < 30; ++step) {
-    rw::Tensor x = rw::Tensor::from(data.pixels, {64, 8, 8, 1});
-    rw::Tensor y = rw::Tensor::from(data.labels, {64});
+    rw::Tensor x = rw::from(data.pixels, {64, 8, 8, 1});
+    rw::Tensor y = rw::from(data.labels, {64});
     rw::Tensor loss = rw::cross_entropy(net(std::move(x)), std::move(y));
     last = loss.item();
     if (step == 0) first = last;

@@ -138,7 +138,8 @@ TEST_CASE("dropout zeroes a share p in training and scales the rest") {
   nn::Dropout dropout{0.3};
   const rw::Tensor x = rw::ones({100, 200});
   int kept = 0;
-  for (const float v : dropout(x).values<float>()) {
+  const rw::Tensor y = dropout(x);
+  for (const float v : y.values<float>()) {
     if (v == 0) continue;
     ++kept;
     CHECK(v == doctest::Approx(1 / 0.7));
@@ -166,7 +167,8 @@ TEST_CASE("an inverted bottleneck that does not expand has no expanding convolut
   const auto count = [](nn::InvertedBottleneck&& block) { return rw::count_elements(block.parameters()); };
   CHECK(count(nn::InvertedBottleneck{{.in = 32, .out = 16, .expand = 1}}) == 32 * 9 + 64 + 32 * 16 + 32);
   CHECK(count(nn::InvertedBottleneck{{.in = 24, .out = 24, .expand = 6}}) == 8208 + 624);
-  CHECK(count(nn::InvertedBottleneck{{.in = 24, .out = 24, .expand = 6, .squeeze_excite = 6}}) == 8208 + 624 + 2 * 144 * 6 + 144 + 6);
+  CHECK(count(nn::InvertedBottleneck{{.in = 24, .out = 24, .expand = 6, .squeeze_excite = 6}}) ==
+        8208 + 624 + 2 * 144 * 6 + 144 + 6);
 }
 
 TEST_CASE("a residual adds its shortcut and then activates") {
@@ -187,15 +189,18 @@ TEST_CASE("squeeze and excitation scales each channel by its gate") {
   for (rw::Parameter& p : block.parameters()) p.value.fill(0);
   const rw::Tensor x = rw::randn({2, 3, 3, 4});
   const rw::Tensor y = block(x);
-  for (std::size_t i = 0; i < y.values<float>().size(); ++i) CHECK(y.values<float>()[i] == doctest::Approx(x.values<float>()[i] / 2));
+  for (std::size_t i = 0; i < y.values<float>().size(); ++i)
+    CHECK(y.values<float>()[i] == doctest::Approx(x.values<float>()[i] / 2));
 }
 
 TEST_CASE("layers refuse extents that make no sense") {
   CHECK_THROWS_WITH_AS(nn::Linear(0, 3), "Linear: in must be at least 1, got 0", rw::Error);
   CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3}}), "Conv2d: out must be at least 1, got 0", rw::Error);
   CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .stride = 0}}), "Conv2d: stride must be at least 1, got 0 x 0", rw::Error);
-  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .padding = {0, -1}}}), "Conv2d: padding must be at least 0, got 0 x -1", rw::Error);
+  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .padding = {0, -1}}}), "Conv2d: padding must be at least 0, got 0 x -1",
+                       rw::Error);
   CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .groups = 2}}), doctest::Contains("they must divide both"), rw::Error);
   CHECK_THROWS_WITH_AS(nn::BatchNorm2d{0}, "BatchNorm2d: channels must be at least 1, got 0", rw::Error);
-  CHECK_THROWS_WITH_AS((nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 0}}), doctest::Contains("expand must be at least 1"), rw::Error);
+  CHECK_THROWS_WITH_AS((nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 0}}), doctest::Contains("expand must be at least 1"),
+                       rw::Error);
 }

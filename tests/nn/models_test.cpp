@@ -1,6 +1,7 @@
 // The models: exact counts, PyTorch's names, and that each of them trains.
 
 #include <rewind/autograd/backward.h>
+#include <rewind/autograd/observer.h>
 #include <rewind/nn/models/mobilenet_v2.h>
 #include <rewind/nn/models/registry.h>
 #include <rewind/nn/summary.h>
@@ -97,11 +98,12 @@ TEST_CASE("channels are rounded to multiples of eight as in the MobileNets") {
 TEST_CASE("parameters are named as torchvision names them") {
   const rw::ShapesOnly dry;
   rw::nn::Sequential mobilenet = models::make("mobilenet_v2");
-  for (const char* name : {"features.0.0.weight", "features.1.conv.0.0.weight", "features.1.conv.1.weight", "features.2.conv.1.1.bias",
-                           "features.17.conv.3.weight", "features.18.1.weight", "classifier.1.bias"})
+  for (const char* name : {"features.0.0.weight", "features.1.conv.0.0.weight", "features.1.conv.1.weight",
+                           "features.2.conv.1.1.bias", "features.17.conv.3.weight", "features.18.1.weight", "classifier.1.bias"})
     CHECK_MESSAGE(has_parameter(mobilenet, name), name);
   rw::nn::Sequential resnet = models::make("resnet18");
-  for (const char* name : {"conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.weight", "fc.weight"})
+  for (const char* name :
+       {"conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.weight", "fc.weight"})
     CHECK_MESSAGE(has_parameter(resnet, name), name);
   CHECK(!has_parameter(resnet, "layer1.0.downsample.0.weight"));
 }
@@ -109,7 +111,8 @@ TEST_CASE("parameters are named as torchvision names them") {
 TEST_CASE("every model of the registry runs forward and backward") {
   for (const models::Model& model : models::all()) {
     CAPTURE(model.name);
-    rw::nn::Sequential net = models::make(model.name, {.classes = 5, .size = std::min(model.size, 32), .depth = model.has_depth ? 11 : 0});
+    rw::nn::Sequential net =
+        models::make(model.name, {.classes = 5, .size = std::min(model.size, 32), .depth = model.has_depth ? 11 : 0});
     rw::Tensor x = rw::randn(models::input_shape(model.name, 2, std::min(model.size, 32)));
     rw::Tensor loss = rw::cross_entropy(net(std::move(x)), rw::from<std::int64_t>({1, 3}, {2}));
     CHECK(std::isfinite(loss.item()));

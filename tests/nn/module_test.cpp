@@ -42,7 +42,8 @@ class Paths final : public rw::Observer {
 
 TEST_CASE("a module of one's own trains like any other") {
   Net net;
-  CHECK(names(net.parameters()) == std::vector<std::string>{"hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "out.weight", "out.bias"});
+  CHECK(names(net.parameters()) ==
+        std::vector<std::string>{"hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "out.weight", "out.bias"});
   CHECK(names(net.buffers()) == std::vector<std::string>{"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"});
   CHECK(net.type() == "Net");
   rw::Tensor loss = rw::cross_entropy(net(rw::randn({6, 4})), rw::from<std::int64_t>({0, 1, 2, 0, 1, 2}, {6}));

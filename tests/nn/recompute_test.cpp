@@ -8,6 +8,9 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+#include <cmath>
+
 namespace rw = rewind;
 namespace nn = rw::nn;
 
@@ -21,7 +24,9 @@ nn::Sequential small_net() {
   body.add(nn::Dropout{0.3});
   body.add(nn::InvertedBottleneck{{.in = 8, .out = 16, .expand = 3, .stride = 2}});
   body.add(nn::DepthwiseSeparable{{.in = 16, .out = 16}});
-  body.add(nn::Residual{nn::Sequential{nn::conv_norm({.in = 16, .out = 16, .kernel = 3, .padding = 1}, nn::Activation::none)}, {}, nn::Activation::relu});
+  body.add(nn::Residual{nn::Sequential{nn::conv_norm({.in = 16, .out = 16, .kernel = 3, .padding = 1}, nn::Activation::none)},
+                        {},
+                        nn::Activation::relu});
   net.add("body", std::move(body));
   net.add("head", nn::Sequential{nn::GlobalAvgPool{}, nn::Dropout{0.2}, nn::Linear{16, 5}});
   return net;

@@ -1,6 +1,7 @@
 // The summary: what it counts is what a real step does, and it leaves no trace.
 
 #include <rewind/autograd/backward.h>
+#include <rewind/autograd/dry_run.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
 #include <rewind/core/random.h>
@@ -56,7 +57,12 @@ TEST_CASE("recompute changes nothing in the summary") {
 
 TEST_CASE("a summary leaves no trace") {
   rw::random::seed(9);
-  nn::Sequential net{nn::Conv2d{{.in = 3, .out = 4, .kernel = 3}}, nn::BatchNorm2d{4}, nn::ReLU{}, nn::Dropout{0.5}, nn::GlobalAvgPool{}, nn::Linear{4, 2}};
+  nn::Sequential net{nn::Conv2d{{.in = 3, .out = 4, .kernel = 3}},
+                     nn::BatchNorm2d{4},
+                     nn::ReLU{},
+                     nn::Dropout{0.5},
+                     nn::GlobalAvgPool{},
+                     nn::Linear{4, 2}};
   rw::backward(rw::mean(net(rw::randn({2, 8, 8, 3}))));
   net[3].eval();
   std::vector<std::uint64_t> before;
@@ -138,9 +144,29 @@ TEST_CASE("the summary is printed as a table, cut at a depth") {
   net.add("fc", nn::Linear{8, 10});
   const nn::Summary s = nn::summarize(net, {1, 8, 8, 3});
   const std::string full = nn::to_string(s), cut = nn::to_string(s, 1);
-  CHECK(full.find("    0: Conv2d         [1, 8, 8, 8]         216  13,824") != full.npos);
+  CHECK(full.find("    0: Conv2d          [1, 8, 8, 8]         216  13,824") != full.npos);
   CHECK(full.find("  pool: GlobalAvgPool  [1, 8]") != full.npos);
   CHECK(full.find("Parameters                322 (322 trainable)") != full.npos);
   CHECK(cut.find("Conv2d") == cut.npos);
   CHECK(cut.find("  stem: Sequential     [1, 8, 8, 8]         232  13,824") != cut.npos);
+}
+
+TEST_CASE("a dry run of a step has the peak of the step, to the byte, with recompute too") {
+  for (const char* name : {"mobilenet_v2_cifar", "preresnet", "lenet5"}) {
+    for (const char* how : {"vanilla", "sqrt", "segments:3"}) {
+      CAPTURE(name);
+      CAPTURE(how);
+      nn::Sequential net = models::make(name, {.depth = name == std::string("preresnet") ? 20 : 0});
+      net.recompute(nn::Recompute::parse(how));
+      const rw::Shape shape = models::input_shape(name, 2);
+      const auto step = [&] {
+        rw::Tensor loss = rw::cross_entropy(net(input(shape)), rw::from<std::int64_t>({0, 1}, {2}));
+        rw::backward(std::move(loss));
+      };
+      const std::size_t predicted = rw::dry_run(step).peak.total;
+      const rw::memory::Scope scope;
+      step();
+      CHECK(scope.peak().total == predicted);
+    }
+  }
 }

@@ -1,0 +1,126 @@
+// Memory against time: what is possible, where each strategy stands, and what was measured.
+
+const frontierSection = {
+  id: "frontier",
+  title: "Memory against time",
+  has: (data) => data.frontier?.length > 1 || measuredPoints(data).length > 1,
+
+  build(data) {
+    const nodes = [element("p", {}, "Further left is less memory, further down is less time. No point is best in both: less memory costs " +
+      "more time.")];
+    const figures = element("div", { class: "figures" });
+    if (data.frontier?.length > 1) figures.append(plannedFigure(data));
+    if (measuredPoints(data).length > 1) figures.append(measuredFigure(data));
+    return [...nodes, figures];
+  },
+};
+
+const measuredPoints = (data) => (data.strategies ?? []).filter((s) => Number.isFinite(peakOf(s)) && Number.isFinite(s.step_ms_median))
+  .map((s) => ({ x: peakOf(s), y: s.step_ms_median, name: s.strategy }));
+
+const plannedPoints = (data) => (data.strategies ?? []).filter((s) => s.trace?.length > 0)
+  .map((s) => ({ x: maximum(s.trace, (step) => step.during), y: s.trace.at(-1).end, name: s.strategy }));
+
+const pointSet = (points) => ({
+  type: "scatter", data: points, names: points.map((p) => p.name), label: "strategies", backgroundColor: colour("point"),
+  borderColor: colour("panel"), borderWidth: 1, pointRadius: 5, pointHoverRadius: 7, order: 0, clip: false,
+});
+
+function plannedFigure(data) {
+  const curve = data.frontier.filter((p) => Number.isFinite(p.bytes) && Number.isFinite(p.seconds)).sort((a, b) => a.bytes - b.bytes);
+  const fastest = curve.at(-1).seconds, unit = data.frontier_unit ?? "s";
+  const points = plannedPoints(data).map((p) => ({ ...p, cost: p.y, y: p.y / fastest }));
+  const line = curve.map((p) => ({ x: p.bytes, y: p.seconds / fastest, cost: p.seconds }));
+  // Strategies of very much work (low-memory) would press all else together.
+  const most = Math.max(line[0].y, ...points.map((p) => p.y)), tall = most > 6;
+  if (line.at(-1).x < maximum(points, (p) => p.x)) line.push({ ...line.at(-1), x: maximum(points, (p) => p.x) });
+
+  const config = () => ({
+    type: "line",
+    data: {
+      datasets: [
+        { data: line, label: "frontier", stepped: "before", borderColor: colour("curve"), borderWidth: 2, pointRadius: 0, pointHitRadius: 4,
+          order: 1 },
+        pointSet(points),
+      ],
+    },
+    plugins: [pointNames],
+    options: {
+      interaction: { mode: "nearest", intersect: false },
+      layout: { padding: { right: 8, top: 8 } },
+      scales: {
+        x: byteAxis([...line, ...points].map((p) => p.x), "memory of a step's activations"),
+        y: { type: tall ? "logarithmic" : "linear", grace: "8%", title: { text: "time (1 = without recompute)" },
+          ticks: { callback: (v) => format.number(v, 3) + "×", ...(tall ? { autoSkip: true, maxTicksLimit: 8 } : {}) } },
+      },
+      plugins: {
+        tooltip: {
+          callbacks: {
+            title: (items) => items[0].raw.name ?? "the least time within this memory",
+            label: ({ raw }) => [format.bytes(raw.x), `${format.times(raw.y)} the time`, `${format.number(raw.cost, 4)} ${unit}`],
+          },
+        },
+      },
+    },
+  });
+
+  const rows = sample(curve, 40);
+  return figure({
+    title: "As planned",
+    text: "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) needs " +
+      "within so much memory. A strategy above the line wastes time. Parameters, their gradients and optimizer state are not counted.",
+    box: chart(`Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} the time ` +
+      `to ${format.bytes(curve.at(-1).bytes)} at 1.00×.`, config),
+    below: [details("The numbers", () => element("div", {},
+      table({
+        caption: "Strategies, as planned", rows: points,
+        columns: [{ title: "Strategy", text: (p) => p.name }, { title: "Memory", text: (p) => format.bytes(p.x) },
+          { title: "Times", text: (p) => format.times(p.y) }, { title: `Time (${unit})`, text: (p) => format.number(p.cost, 4) }],
+      }),
+      table({
+        caption: "The frontier", rows,
+        note: rows.length < curve.length ? `${rows.length} of its ${format.count(curve.length)} corners.` : null,
+        columns: [{ title: "Memory", text: (p) => format.bytes(p.bytes) }, { title: "Times", text: (p) => format.times(p.seconds / fastest) },
+          { title: `Time (${unit})`, text: (p) => format.number(p.seconds, 4) }],
+      })))],
+  });
+}
+
+/** At most `count` of a list, evenly, both ends among them. */
+const sample = (list, count) => (list.length <= count ? list
+  : Array.from({ length: count }, (_, i) => list[Math.round((i * (list.length - 1)) / (count - 1))]));
+
+function measuredFigure(data) {
+  const points = measuredPoints(data), base = points[0];
+  const config = () => ({
+    type: "scatter",
+    data: { datasets: [pointSet(points)] },
+    plugins: [pointNames],
+    options: {
+      interaction: { mode: "nearest", intersect: false },
+      layout: { padding: { right: 8, top: 8 } },
+      scales: {
+        x: byteAxis(points.map((p) => p.x), "peak of all memory"),
+        y: { min: 0, grace: "12%", title: { text: "time of a step (ms)" } },
+      },
+      plugins: {
+        tooltip: {
+          callbacks: {
+            title: (items) => items[0].raw.name,
+            label: ({ raw }) => [format.bytes(raw.x), `${format.fixed(raw.y, 1)} ms`, `${format.times(raw.y / base.y)} the time of ${base.name}`],
+          },
+        },
+      },
+    },
+  });
+  return figure({
+    title: "As measured",
+    text: "The whole step on this machine: all memory, parameters and optimizer state included, and the median time.",
+    box: chart(`Scatter chart of ${points.map((p) => `${p.name}: ${format.bytes(p.x)}, ${format.fixed(p.y, 1)} ms`).join("; ")}.`, config),
+    below: [details("The numbers", () => table({
+      caption: "Strategies, as measured", rows: points,
+      columns: [{ title: "Strategy", text: (p) => p.name }, { title: "Peak", text: (p) => format.bytes(p.x) },
+        { title: "Time", text: (p) => `${format.fixed(p.y, 1)} ms` }, { title: "Times", text: (p) => format.times(p.y / base.y) }],
+    }))],
+  });
+}
