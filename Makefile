@@ -27,7 +27,7 @@ demo:
 	build/release/examples/compare_checkpointing --model digits
 
 test:
-	scripts/bootstrap.sh build examples test data
+	scripts/bootstrap.sh build examples test data browser
 	cmake --preset release $(call NEED,CLI11 nlohmann_json doctest)
 	$(BUILD) release -j $(JOBS)
 	ctest --preset release

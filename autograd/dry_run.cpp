@@ -39,6 +39,7 @@ class KeptGenerator {
 }  // namespace
 
 DryRun detail::dry_run(void (*call)(void*), void* f) {
+  if (DryLedger::active()) fail("dry_run: a dry run is already going on on this thread; dry runs do not nest");
   DryRun run;
   const DryLedger ledger;
   const KeptGenerator generator;

@@ -5,7 +5,7 @@ if(doctest_FOUND)
   target_link_libraries(rewind_tests_main PUBLIC doctest::doctest)
   rewind_own_flags(rewind_tests_main)
 
-  foreach(group core autograd nn optim data report examples)
+  foreach(group core autograd nn optim data report whole)
     file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${group}/*.cpp)
     list(FILTER sources EXCLUDE REGEX "/make_page.cpp$") # a program of its own, below
     if(NOT sources OR (group STREQUAL report AND NOT TARGET rewind_report))

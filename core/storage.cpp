@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <new>
 #include <thread>
+#include <utility>
 
 namespace rewind_lib {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 // A ledger counts bytes. The real one follows real storages; a dry run counts in one of its own.
 struct Ledger {
   std::uint32_t dry_run = 0;
+  const Ledger* outer = nullptr;  // a dry run inside another
   memory::Usage live, peak, at_peak;
   std::vector<memory::Event>* timeline = nullptr;
 
@@ -221,13 +223,13 @@ void recategorize(Storage* s, Category category) {
   s->category = category;
 }
 
-DryLedger::DryLedger() {
-  if (dry_ledger != nullptr) fail("dry run: a dry run is already in progress on this thread; dry runs do not nest");
+DryLedger::DryLedger() : outer_(dry_ledger) {
   auto* ledger = new Ledger;
   static std::atomic<std::uint32_t> runs{0};
   ledger->dry_run = ++runs;
+  ledger->outer = dry_ledger;
   Guard guard(heap().lock);
-  ledger->live = heap().real.live;
+  ledger->live = ledger_now().live;
   ledger->reset_peak();
   dry_ledger = ledger;
 }
@@ -235,8 +237,14 @@ DryLedger::DryLedger() {
 DryLedger::~DryLedger() {
   detail::restore_gradients();
   delete dry_ledger->timeline;
-  delete dry_ledger;
-  dry_ledger = nullptr;
+  delete std::exchange(dry_ledger, static_cast<Ledger*>(outer_));
+}
+
+bool is_stale(const Storage& s) {
+  if (s.dry == 0) return false;
+  for (const Ledger* l = dry_ledger; l != nullptr; l = l->outer)
+    if (l->dry_run == s.dry) return false;
+  return true;
 }
 
 std::uint32_t DryLedger::current() { return dry_ledger != nullptr ? dry_ledger->dry_run : 0; }

@@ -40,7 +40,8 @@ struct Location {
 Location& location();
 
 /// While alive, new storages on this thread have no bytes and are counted in a ledger of their own that starts as a copy
-/// of the real one; no limit applies. Not nestable.
+/// of the one in force; no limit applies. A dry run inside another sees what the outer one has counted so far, and leaves
+/// no trace in it.
 class DryLedger {
  public:
   DryLedger();
@@ -50,10 +51,13 @@ class DryLedger {
   static bool active() { return current() != 0; }
   /// The number of the dry run that goes on on this thread, 0 when there is none.
   static std::uint32_t current();
+
+ private:
+  void* outer_;
 };
 
 /// Left over from a dry run that has ended: what holds it should forget it.
-inline bool is_stale(const Storage& s) { return s.dry != 0 && s.dry != DryLedger::current(); }
+bool is_stale(const Storage& s);
 
 /// Stands in for a real storage in the dry run that goes on: has its size and category, takes over its place in the dry
 /// ledger, and has no bytes.

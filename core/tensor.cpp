@@ -37,6 +37,7 @@ namespace {
 /// A leaf whose gradient changes in a dry run, and the gradient that it gets back.
 struct Shelved {
   Tensor leaf, grad;
+  std::uint32_t dry_run, before;  // that put it aside, and the one that had done so before (a dry run around this one)
 };
 thread_local std::vector<Shelved> shelf;
 
@@ -46,20 +47,21 @@ thread_local std::vector<Shelved> shelf;
 // place, with the same bytes in the dry ledger.
 static void shelve_gradient(const Tensor& leaf) {
   TensorImpl& t = leaf.impl();
-  if (t.storage->dry != 0 || t.shelved == DryLedger::current()) return;
-  t.shelved = DryLedger::current();
+  if (t.storage->dry == DryLedger::current() || t.shelved == DryLedger::current()) return;
+  const std::uint32_t before = std::exchange(t.shelved, DryLedger::current());
   Tensor stand_in;
   if (t.grad != nullptr) stand_in = Tensor::adopt(new_impl(new_stand_in(*t.grad->storage), 0, t.grad->shape, t.grad->dtype));
-  shelf.push_back({leaf, Tensor::adopt(t.grad)});
+  shelf.push_back({leaf, Tensor::adopt(t.grad), t.shelved, before});
   t.grad = stand_in.release();
 }
 
 void restore_gradients() noexcept {
-  for (Shelved& s : shelf) {
+  while (!shelf.empty() && shelf.back().dry_run == DryLedger::current()) {
+    Shelved s = std::move(shelf.back());
+    shelf.pop_back();
     const Tensor dry = Tensor::adopt(std::exchange(s.leaf.impl().grad, s.grad.release()));
-    s.leaf.impl().shelved = 0;
+    s.leaf.impl().shelved = s.before;
   }
-  shelf.clear();
 }
 
 }  // namespace detail

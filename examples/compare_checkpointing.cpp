@@ -111,7 +111,7 @@ void compare(const Settings& s) {
   std::vector<std::unique_ptr<rw::optim::Optimizer>> optimizers;
   for (const std::string& strategy : s.strategies) {
     if (support::interrupted) return;
-    net.recompute(rw::nn::Recompute::parse(strategy));
+    net.recompute(rw::Recompute::parse(strategy));
     start.restore();
     rw::random::seed(2);
     auto optimizer = make_optimizer(s.optimizer, net.parameters());
@@ -130,7 +130,7 @@ void compare(const Settings& s) {
   auto optimizer = make_optimizer(s.optimizer, net.parameters());
   for (int round = 0; round <= s.steps && !support::interrupted; ++round)
     for (Result& r : results) {
-      net.recompute(rw::nn::Recompute::parse(r.strategy));
+      net.recompute(rw::Recompute::parse(r.strategy));
       const auto begin = support::Clock::now();
       forward_backward();
       optimizer->step();

@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
     rw::random::seed(options.seed);
     const rw::data::Split data = rw::data::digits();
     rw::nn::Sequential net = support::digits_net();
-    net.recompute(rw::nn::Recompute::parse(recompute));
+    net.recompute(rw::Recompute::parse(recompute));
     rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
 
     const support::Result result = support::train(net, adam, data, options);

@@ -1,4 +1,6 @@
+#include <rewind/autograd/grad_mode.h>
 #include <rewind/nn/module.h>
+#include <rewind/nn/plan.h>
 
 #include <cxxabi.h>
 
@@ -125,6 +127,7 @@ Tensor Module::call(Tensor x, Fusible* fused, Epilogue then) {
     for_each_module(*this, naming);
   }
   const Label label(path_);
+  if (planner_.get() != nullptr && grad_mode() == GradMode::record && !replaying()) planner_.get()->prepare(*this, x);
   Tensor y = fused != nullptr ? fused->forward(std::move(x), then) : forward(std::move(x));
   tell_observers(y);
   return y;

@@ -11,9 +11,11 @@
 
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/parameter.h>
+#include <rewind/autograd/schedule/recompute.h>
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace rewind_lib::nn {
@@ -38,6 +40,24 @@ class Fusible {
 
  protected:
   ~Fusible() = default;
+};
+
+class BudgetPlanner;
+/// Owns a BudgetPlanner, or nothing.
+class PlannerSlot {
+ public:
+  PlannerSlot() = default;
+  PlannerSlot(PlannerSlot&& other) noexcept : planner_(std::exchange(other.planner_, nullptr)) {}
+  PlannerSlot& operator=(PlannerSlot&& other) noexcept {
+    std::swap(planner_, other.planner_);
+    return *this;
+  }
+  ~PlannerSlot();
+  void reset(BudgetPlanner* planner);
+  BudgetPlanner* get() const { return planner_; }
+
+ private:
+  BudgetPlanner* planner_ = nullptr;
 };
 
 class Module {
@@ -67,6 +87,13 @@ class Module {
   void eval() { train(false); }
   bool training() const { return training_; }
 
+  /// Chooses what is kept for backward from the next forward on. A Sequential is a chain itself; in any other module it is
+  /// the largest chain inside. With a Budget, the module's first forward plans: on shapes alone, with the bytes that are live
+  /// then, and leaving room for a loss of twice the size of the output; later ones plan again when sizes have changed. Throws
+  /// Error when there is no chain, and, from forward, when the budget is too small, saying what is needed and why.
+  /// The module must live until backward is done.
+  void recompute(Recompute how);
+
   /// The path from the module that was called first, "" for that one itself and before the first call.
   const char* path() const { return path_ == nullptr ? "" : path_; }
 
@@ -76,6 +103,7 @@ class Module {
   Tensor call(Tensor x, Fusible* fused, Epilogue then);
   void tell_observers(const Tensor& output);
   const char* path_ = nullptr;  // interned
+  PlannerSlot planner_;         // with a budget only
   bool training_ = true;
 };
 

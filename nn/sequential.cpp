@@ -1,48 +1,23 @@
-#include <rewind/autograd/checkpoint.h>
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/schedule/execute.h>
 #include <rewind/nn/layers.h>
 #include <rewind/nn/sequential.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <memory>
 #include <typeinfo>
 
 namespace rewind_lib::nn {
 
-Recompute Recompute::parse(std::string_view text) {
-  if (text == "vanilla") return vanilla();
-  if (text == "sqrt") return sqrt();
-  constexpr std::string_view prefix = "segments:";
-  if (text.starts_with(prefix)) {
-    int k = 0;
-    const char* end = text.data() + text.size();
-    if (const auto r = std::from_chars(text.data() + prefix.size(), end, k); r.ec == std::errc() && r.ptr == end && k >= 1)
-      return segments(k);
-  }
-  fail(str("recompute: unknown strategy '", text, "'; known are vanilla, sqrt and segments:K with K >= 1"));
-}
-
-int Recompute::segment_count(int stages) const {
-  switch (kind_) {
-    case Kind::vanilla: return 1;
-    case Kind::sqrt: return std::max(1, static_cast<int>(std::lround(std::sqrt(static_cast<double>(stages)))));
-    case Kind::segments: break;
-  }
-  if (count_ < 1 || count_ > stages)
-    fail(str("recompute: ", count_, " segments do not divide a chain of ", stages, " stages; choose 1 to ", stages));
-  return count_;
-}
-
 Sequential::Sequential(Sequential&& other) noexcept
-    : Module(std::move(other)), children_(std::exchange(other.children_, {})), recompute_(other.recompute_) {}
+    : Module(std::move(other)), children_(std::exchange(other.children_, {})), recompute_(std::exchange(other.recompute_, Recompute::vanilla())) {}
 
 Sequential& Sequential::operator=(Sequential&& other) noexcept {
   if (this == &other) return *this;
   clear();
   Module::operator=(std::move(other));
   children_ = std::exchange(other.children_, {});
-  recompute_ = other.recompute_;
+  choose(std::exchange(other.recompute_, Recompute::vanilla()));
   return *this;
 }
 
@@ -88,7 +63,7 @@ void Sequential::append_modules(std::vector<Module*>& all) const {
   for (const Child& c : children_) {
     // Not a class derived from Sequential, whose forward() may do more.
     const auto* inner = typeid(*c.module) == typeid(Sequential) ? static_cast<const Sequential*>(c.module) : nullptr;
-    if (inner != nullptr && inner->recompute_.keeps_everything()) {
+    if (inner != nullptr && inner->recompute_.is_vanilla()) {
       inner->append_modules(all);
     } else {
       all.push_back(c.module);
@@ -113,19 +88,31 @@ std::vector<Stage> Sequential::stages() const {
   return chain;
 }
 
+void Sequential::choose(Recompute how) {
+  recompute_ = std::move(how);
+  planned_for_ = -1;
+}
+
 Tensor Sequential::forward(Tensor x) {
-  const auto run = [](std::span<const Stage> part, Tensor h) {
-    for (const Stage& stage : part) h = stage(std::move(h));
-    return h;
-  };
-  const std::vector<Stage> chain = stages();
-  const std::size_t n = chain.size(), k = n == 0 ? 1 : static_cast<std::size_t>(recompute_.segment_count(static_cast<int>(n)));
-  for (std::size_t s = 0; s + 1 < k; ++s) {
-    const std::vector<Stage> part(chain.begin() + static_cast<std::ptrdiff_t>(s * n / k),
-                                  chain.begin() + static_cast<std::ptrdiff_t>((s + 1) * n / k));
-    x = checkpoint([=](Tensor h) { return run(part, std::move(h)); }, std::move(x));
+  if (probe_ != nullptr) *std::exchange(probe_, nullptr) = x;
+  std::vector<Stage> chain = stages();
+  if (recompute_.is_vanilla() || chain.empty() || grad_mode() != GradMode::record) {
+    for (const Stage& stage : chain) x = stage(std::move(x));
+    return x;
   }
-  return run(std::span(chain).subspan((k - 1) * n / k), std::move(x));
+  if (const int n = static_cast<int>(chain.size()); planned_for_ != n) {
+    actions_ = recompute_.actions_for(n);
+    planned_for_ = n;
+  }
+  class Run final : public schedule::Stages {
+   public:
+    explicit Run(std::vector<Stage> stages) : stages_(std::move(stages)) {}
+    Tensor run(int l, Tensor a) override { return stages_[static_cast<std::size_t>(l - 1)](std::move(a)); }
+
+   private:
+    std::vector<Stage> stages_;
+  };
+  return schedule::execute(new Run(std::move(chain)), actions_, std::move(x));
 }
 
 void Sequential::describe(Fields& f) {

@@ -1,35 +1,13 @@
 #pragma once
 // Sequential: modules one after the other; a chain that can be recomputed instead of remembered.
 
+#include <rewind/autograd/schedule/recompute.h>
 #include <rewind/nn/module.h>
 
 #include <concepts>
 #include <type_traits>
 
 namespace rewind_lib::nn {
-
-/// How a chain trades memory for time. Gradients are the same to the last bit with every choice.
-class Recompute {
- public:
-  /// Keep every activation.
-  static Recompute vanilla() { return Recompute(Kind::vanilla, 0); }
-  /// k segments of nearly equal length; each keeps its input only and runs again in backward, but the last one.
-  static Recompute segments(int k) { return Recompute(Kind::segments, k); }
-  /// As many segments as the square root of the number of stages (Chen et al. 2016, section 4.1).
-  static Recompute sqrt() { return Recompute(Kind::sqrt, 0); }
-  /// "vanilla", "sqrt" or "segments:4", as programs take it on the command line. Throws Error on anything else.
-  static Recompute parse(std::string_view text);
-
-  /// The number of segments for a chain of n stages; 1 keeps everything. Throws Error when there are more than stages.
-  int segment_count(int stages) const;
-  bool keeps_everything() const { return kind_ == Kind::vanilla; }
-
- private:
-  enum class Kind : std::uint8_t { vanilla, segments, sqrt };
-  Recompute(Kind kind, int count) : kind_(kind), count_(count) {}
-  Kind kind_;
-  int count_;
-};
 
 /// A link of a chain: a module, and the ReLU or ReLU6 after it where the module applies that itself. One pass over the data
 /// instead of two, and the same bits.
@@ -69,10 +47,8 @@ class Sequential : public Module {
   /// Throws Error when out of range.
   Module& operator[](int i) const;
 
-  /// Chooses what is kept for backward from the next forward on. Sequentials inside this one count with their own children
-  /// as stages, so a net of nested Sequentials is one chain, unless they were told themselves what to keep.
-  void recompute(Recompute how) { recompute_ = how; }
-  /// The stages of the chain: children, with nested Sequentials taken apart and activations joined to what they follow.
+  /// The stages of the chain: children, with nested Sequentials taken apart (unless they were told themselves what to
+  /// recompute) and activations joined to what they follow.
   std::vector<Stage> stages() const;
 
   Tensor forward(Tensor x) override;
@@ -83,12 +59,18 @@ class Sequential : public Module {
     std::string name;
     Module* module;  // owned
   };
+  friend class Module;
+  friend class BudgetPlanner;
   void adopt(std::string name, Module* owned);
   void clear();
+  void choose(Recompute how);
   void append_modules(std::vector<Module*>& all) const;
 
   std::vector<Child> children_;
   Recompute recompute_ = Recompute::vanilla();
+  std::vector<schedule::Action> actions_;  // recompute_ for the number of stages that the chain had last
+  int planned_for_ = -1;
+  Tensor* probe_ = nullptr;  // where a planner wants to see the chain's input
 };
 
 }  // namespace rewind_lib::nn

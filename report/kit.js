@@ -5,7 +5,10 @@ const format = {
   bytes(n) {
     if (!Number.isFinite(n)) return "–";
     let unit = 0;
-    while (Math.abs(n) >= 1000 && unit < 4) { n /= 1000; ++unit; }
+    while (Math.abs(n) >= 1000 && unit < 4) {
+      n /= 1000;
+      ++unit;
+    }
     return (unit === 0 ? String(n) : n.toFixed(1)) + " " + ["B", "kB", "MB", "GB", "TB"][unit];
   },
   /** For axes: no needless zeros. */
@@ -14,6 +17,7 @@ const format = {
   count: (n) => (Number.isFinite(n) ? n.toLocaleString("en") : String(n)),
   fixed: (n, digits) => (Number.isFinite(n) ? n.toFixed(digits) : "–"),
   percent: (n) => (Number.isFinite(n) ? (100 * n).toFixed(n !== 0 && Math.abs(n) < 0.1 ? 1 : 0) + " %" : "–"),
+  milliseconds: (n) => (!Number.isFinite(n) ? "–" : n < 10_000 ? `${n.toFixed(1)} ms` : `${(n / 1000).toFixed(1)} s`),
   times: (n) => (Number.isFinite(n) ? n.toFixed(2) + "×" : "–"),
 };
 
@@ -48,27 +52,57 @@ function table({ caption, note = null, columns, rows }) {
     if (column.bad?.(row)) node.classList.add("bad");
     return node;
   };
-  return element("div", { class: "table", role: "region", tabindex: "0", "aria-labelledby": id },
-    element("table", {},
-      element("caption", {}, element("span", { id }, caption), note && element("small", {}, note)),
-      element("thead", {}, element("tr", {}, used.map((c) => element("th", { scope: "col" }, c.title)))),
-      element("tbody", {}, rows.map((row) => element("tr", {}, used.map((c, i) => cell(c, row, i === 0)))))));
+  return element(
+    "div",
+    { class: "table", role: "region", tabindex: "0", "aria-labelledby": id },
+    element(
+      "table",
+      {},
+      element("caption", {}, element("div", {}, element("span", { id }, caption), note && element("small", {}, note))),
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          used.map((c) => element("th", { scope: "col" }, c.title)),
+        ),
+      ),
+      element(
+        "tbody",
+        {},
+        rows.map((row) =>
+          element(
+            "tr",
+            {},
+            used.map((c, i) => cell(c, row, i === 0)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** What a reader can open below a figure; it is made when it is opened. */
 function details(summary, make) {
   const node = element("details", {}, element("summary", {}, summary));
-  node.addEventListener("toggle", () => { if (node.open && node.children.length === 1) node.append(make()); });
+  node.addEventListener("toggle", () => {
+    if (node.open && node.children.length === 1) node.append(make());
+  });
   return node;
 }
 
 /** [{name, colour: "css-variable"}] as a list. */
 const legend = (items) =>
-  element("ul", { class: "legend", "aria-label": "Legend" }, items.map(({ name, colour }) => {
-    const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
-    swatch.style.background = `var(--${colour})`;
-    return element("li", {}, swatch, name);
-  }));
+  element(
+    "ul",
+    { class: "legend", "aria-label": "Legend" },
+    items.map(({ name, colour }) => {
+      const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
+      swatch.style.background = `var(--${colour})`;
+      return element("li", {}, swatch, name);
+    }),
+  );
 
 // ---- Drawings: all that is painted on a canvas, and must be painted again when the theme changes or the page is printed.
 
@@ -110,8 +144,7 @@ const isPrinting = () => document.documentElement.classList.contains("printing")
 /** A figure: heading, a sentence, what is drawn, what stands below. */
 function figure({ title, text, box, below = [] }) {
   const id = newId("figure");
-  return element("figure", { "aria-labelledby": id },
-    element("figcaption", {}, element("h3", { id }, title), text), box, below);
+  return element("figure", { "aria-labelledby": id }, element("figcaption", {}, element("h3", { id }, title), text), box, below);
 }
 
 /** A chart by Chart.js; config() is asked anew for each theme. `label` says in words what is to be seen. */
@@ -125,14 +158,21 @@ function chart(label, config) {
 }
 
 function withHouseStyle(config) {
-  const ink = colour("ink"), soft = colour("soft"), line = colour("faint");
+  const ink = colour("ink"),
+    soft = colour("soft"),
+    line = colour("faint");
   Object.assign(Chart.defaults, { color: soft, borderColor: line, animation: false, maintainAspectRatio: false });
   Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
   Chart.defaults.font.size = 12;
   Chart.defaults.devicePixelRatio = isPrinting() ? 3 : undefined;
   Object.assign(Chart.defaults.plugins.legend, { display: false });
-  Object.assign(Chart.defaults.plugins.tooltip,
-    { backgroundColor: ink, titleColor: colour("ground"), bodyColor: colour("ground"), footerColor: colour("ground"), padding: 9 });
+  Object.assign(Chart.defaults.plugins.tooltip, {
+    backgroundColor: ink,
+    titleColor: colour("ground"),
+    bodyColor: colour("ground"),
+    footerColor: colour("ground"),
+    padding: 9,
+  });
   for (const axis of Object.values(config.options.scales)) {
     axis.title = { display: true, color: soft, ...axis.title };
     axis.grid = { color: line, borderColor: colour("line"), ...axis.grid };
@@ -141,16 +181,23 @@ function withHouseStyle(config) {
   return config;
 }
 
-/** For an axis in bytes: it counts in 1, 2, 5 when the values are far apart. */
-function byteAxis(values, text) {
-  const least = Math.min(...values), most = Math.max(...values);
-  const wide = least > 0 && most > 20 * least;
-  const isRound = (v) => [1, 2, 5].includes(Math.round(v / 10 ** Math.floor(Math.log10(v) + 1e-9)));
+/** An axis from 0; when the values are far apart, a logarithmic one that counts in 1, 2, 5. */
+function axisFor(values, text, show) {
+  const least = Math.min(...values),
+    most = Math.max(...values);
+  if (least <= 0 || most < 6 * least) return { type: "linear", min: 0, grace: "8%", title: { text }, ticks: { callback: show } };
+  const round = [];
+  for (let power = 10 ** Math.floor(Math.log10(least)); power <= most * 2; power *= 10)
+    for (const m of most > 200 * least ? [1] : [1, 2, 5]) round.push({ value: m * power });
   return {
-    type: wide ? "logarithmic" : "linear",
-    ...(wide ? { min: least * 0.8, max: most * 1.25 } : { min: 0, grace: "6%" }),
-    title: { text: wide ? `${text} (each step to the right multiplies)` : text },
-    ticks: { callback: (v) => (wide && !isRound(v) ? null : format.bytesShort(v)) },
+    type: "logarithmic",
+    min: least * 0.8,
+    max: most * 1.25,
+    title: { text: `${text}, logarithmic` },
+    ticks: { callback: show },
+    afterBuildTicks: (axis) => {
+      axis.ticks = round.filter(({ value }) => value >= axis.min && value <= axis.max);
+    },
   };
 }
 
@@ -159,7 +206,19 @@ const pointNames = {
   id: "pointNames",
   afterDatasetsDraw(chartOf) {
     const { ctx, chartArea: area, data } = chartOf;
-    const boxes = [], overlaps = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+    const boxes = [],
+      overlaps = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+    const lines = data.datasets.flatMap((set, k) =>
+      set.names
+        ? []
+        : chartOf
+            .getDatasetMeta(k)
+            .data.slice(1)
+            .map((p, i) => {
+              const before = chartOf.getDatasetMeta(k).data[i];
+              return { x: before.x, y: before.y - 2, w: p.x - before.x, h: 4 };
+            }),
+    );
     ctx.save();
     ctx.font = `600 12px ${Chart.defaults.font.family}`;
     ctx.textBaseline = "middle";
@@ -167,15 +226,38 @@ const pointNames = {
       if (!set.names) return;
       const points = chartOf.getDatasetMeta(k).data;
       for (const p of points) boxes.push({ x: p.x - 6, y: p.y - 6, w: 12, h: 12 });
+      const onLine = (box) => lines.some((b) => overlaps(b, box));
       points.forEach((p, i) => {
-        const w = ctx.measureText(set.names[i]).width + 4, h = 16;
+        const w = ctx.measureText(set.names[i]).width + 4,
+          h = 16;
         let found = null;
-        for (const far of [10, 24, 40, 58, 78]) {
-          for (const [dx, dy] of [[1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [1, 1], [-1, -1], [-1, 1]]) {
-            const x = p.x + dx * far - (dx < 0 ? w : dx === 0 ? w / 2 : 0), y = p.y + dy * (far + 4) - h / 2;
+        for (const [far, clear] of [
+          [10, true],
+          [24, true],
+          [10, false],
+          [24, false],
+          [40, false],
+          [58, false],
+          [78, false],
+        ]) {
+          for (const [dx, dy] of [
+            [1, 0],
+            [-1, 0],
+            [0, -1],
+            [0, 1],
+            [1, -1],
+            [1, 1],
+            [-1, -1],
+            [-1, 1],
+          ]) {
+            const x = p.x + dx * far - (dx < 0 ? w : dx === 0 ? w / 2 : 0),
+              y = p.y + dy * (far + 4) - h / 2;
             const box = { x, y, w, h };
             const inside = x >= area.left && x + w <= area.right && y >= area.top - 4 && y + h <= area.bottom;
-            if (inside && !boxes.some((b) => overlaps(b, box))) { found = { ...box, far, dx, dy }; break; }
+            if (inside && !(clear && onLine(box)) && !boxes.some((b) => overlaps(b, box))) {
+              found = { ...box, far, dx, dy };
+              break;
+            }
           }
           if (found) break;
         }
@@ -200,13 +282,29 @@ const pointNames = {
   },
 };
 
+/** Chart.js plugin: a line where the tooltip points. */
+const hairline = {
+  id: "hairline",
+  afterDatasetsDraw({ ctx, chartArea: area, tooltip }) {
+    if (!tooltip?.opacity) return;
+    ctx.save();
+    ctx.strokeStyle = colour("ink");
+    ctx.beginPath();
+    ctx.moveTo(tooltip.caretX, area.top);
+    ctx.lineTo(tooltip.caretX, area.bottom);
+    ctx.stroke();
+    ctx.restore();
+  },
+};
+
 /** Chart.js plugin: a dashed line at options.x with a word at its top. */
 const mark = {
   id: "mark",
   afterDatasetsDraw(chartOf, _, { x, y, text }) {
     if (x === undefined) return;
     const { ctx, chartArea: area, scales } = chartOf;
-    const px = scales.x.getPixelForValue(x), py = scales.y.getPixelForValue(y);
+    const px = scales.x.getPixelForValue(x),
+      py = scales.y.getPixelForValue(y);
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = colour("ink");
     ctx.setLineDash([4, 3]);
@@ -219,7 +317,8 @@ const mark = {
     ctx.arc(px, py, 4, 0, 2 * Math.PI);
     ctx.fill();
     ctx.font = `600 12px ${Chart.defaults.font.family}`;
-    const w = ctx.measureText(text).width, left = px + w + 10 > area.right;
+    const w = ctx.measureText(text).width,
+      left = px + w + 10 > area.right;
     ctx.textAlign = left ? "right" : "left";
     ctx.textBaseline = "middle";
     ctx.lineWidth = 3;
@@ -247,7 +346,12 @@ function choice(strategies, show, extra = []) {
     });
     return element("label", {}, input, s.strategy);
   };
-  const node = element("fieldset", { class: "choice" }, element("legend", {}, "Show"), element("div", {}, strategies.map(box), extra));
+  const node = element(
+    "fieldset",
+    { class: "choice" },
+    element("legend", {}, "Show"),
+    element("div", {}, strategies.map(box), extra),
+  );
   show(strategies.filter((s) => chosen.has(s)));
   return node;
 }

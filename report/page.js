@@ -4,19 +4,33 @@ const SECTIONS = [strategiesSection, frontierSection, timelineSection, scheduleS
 
 function buildPage(data) {
   const facts = [
-    ["model", data.model], ["batch", data.batch], ["image size", data.size], ["parameters", data.parameters && format.count(data.parameters)],
-    ["optimizer", data.optimizer], ["threads", data.threads], ["machine", data.machine],
+    ["model", data.model],
+    ["batch", data.batch],
+    ["image size", data.size],
+    ["parameters", data.parameters && format.count(data.parameters)],
+    ["optimizer", data.optimizer],
+    ["threads", data.threads],
+    ["machine", data.machine],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== 0);
-  document.getElementById("facts").append(...facts.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+  document
+    .getElementById("facts")
+    .append(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
 
   const sections = SECTIONS.filter((section) => section.has(data));
   const contents = document.getElementById("contents");
   contents.hidden = sections.length < 2;
   contents.append(...sections.map(({ id, title }) => element("a", { href: `#${id}` }, title)));
   for (const section of sections)
-    document.getElementById("content").append(element("section", { id: section.id, "aria-labelledby": `${section.id}-title` },
-      element("h2", { id: `${section.id}-title` }, section.title), section.build(data)));
+    document
+      .getElementById("content")
+      .append(
+        element(
+          "section",
+          { id: section.id, "aria-labelledby": `${section.id}-title` },
+          element("h2", { id: `${section.id}-title` }, section.title),
+          section.build(data),
+        ),
+      );
   paintNew();
 }
 
@@ -24,6 +38,8 @@ try {
   buildPage(JSON.parse(document.getElementById("data").textContent));
   document.documentElement.dataset.ready = "yes";
 } catch (error) {
-  document.getElementById("content").prepend(element("p", { class: "verdict bad", role: "alert" }, `This page could not be drawn: ${error.message}`));
+  document
+    .getElementById("content")
+    .prepend(element("p", { class: "verdict bad", role: "alert" }, `This page could not be drawn: ${error.message}`));
   throw error;
 }

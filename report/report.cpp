@@ -65,7 +65,8 @@ void thin_all(nlohmann::json& data) {
   if (strategies == data.end() || !strategies->is_array()) return;
   for (auto& s : *strategies)
     if (const auto timeline = s.find("timeline"); timeline != s.end() && timeline->is_array())
-      *timeline = thin(*timeline, {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace"}, timeline_points);
+      *timeline =
+          thin(*timeline, {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace"}, timeline_points);
 }
 
 }  // namespace
@@ -109,11 +110,12 @@ std::string page(nlohmann::json data, const std::string& chart) {
     throw Error("report: " + chart + " cannot be put into a page; is it Chart.js 3.9, as Debian's package libjs-chart.js has it?");
   thin_all(data);
   const auto title = data.find("title");
-  return fill(embedded::html, {{"title", escape_html(title != data.end() && title->is_string() ? title->get<std::string>() : "Rewind report")},
-                               {"style", embedded::css},
-                               {"chart.js", library},
-                               {"script", embedded::js},
-                               {"data", embed(data)}});
+  return fill(embedded::html,
+              {{"title", escape_html(title != data.end() && title->is_string() ? title->get<std::string>() : "Rewind report")},
+               {"style", embedded::css},
+               {"chart.js", library},
+               {"script", embedded::js},
+               {"data", embed(data)}});
 }
 
 void write(const std::string& path, nlohmann::json data) {

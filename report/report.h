@@ -10,7 +10,8 @@
 //   "title"       the heading; "model", "batch", "size", "optimizer", "threads", "parameters", "machine" stand below it
 //   "strategies"  [{"strategy": its name, "predicted_peak_bytes", "measured_peak_bytes", "activation_peak_bytes",
 //                   "peak_bytes_by_category": {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace",
-//                   "total"} (each category's own peak), "step_ms_median", "recomputed_flops_ratio", "loss", "gradient_hash",
+//                   "total"} (each category's own peak), "step_ms_median", "recomputed_flops_ratio" (FLOPs run a second time, by
+//                   those of a step that recomputes nothing), "loss", "gradient_hash",
 //                   "schedule": "Fck1 Fall2 ..." (as schedule::to_string writes it),
 //                   "trace": [{"kind": "Fck", "stage": 1, "start", "end", "during": bytes, "after": bytes}] (as
 //                   schedule::simulate finds it, in the unit of "frontier_unit"),

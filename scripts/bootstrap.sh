@@ -1,14 +1,15 @@
 #!/bin/bash
 # Installs the Debian packages that the named groups need and that are missing; without any missing, it does nothing and
 # does not touch the network.
-#   scripts/bootstrap.sh [build] [examples] [test] [data] [bench] [tsan] [format]
+#   scripts/bootstrap.sh [build] [examples] [test] [data] [browser] [bench] [tsan] [format]
 set -euo pipefail
 
 declare -A packages=(
   [build]="g++ cmake ninja-build pkg-config libopenblas-openmp-dev zlib1g-dev"
-  [examples]="nlohmann-json3-dev libcli11-dev"
+  [examples]="nlohmann-json3-dev libcli11-dev libjs-chart.js"
   [test]="doctest-dev python3 clang-format make"
   [data]="dataset-fashion-mnist"
+  [browser]="chromium chromium-driver python3-selenium"
   [bench]="libbenchmark-dev"
   [tsan]="clang-14 libomp-14-dev"
   [format]="clang-format"

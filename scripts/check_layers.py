@@ -17,7 +17,7 @@ LAYERS = {
     "optim": ("autograd", "core"),
     "data": ("core",),
 }
-OURS_OUTSIDE_THE_LIBRARY = ("tests", "examples", "bench", "tools")
+OURS_OUTSIDE_THE_LIBRARY = ("tests", "examples", "report", "bench", "tools")
 
 # Each costs every user's compile a third of a second or more (docs/decisions/0004).
 HEAVY = {"random", "chrono", "memory", "functional", "iostream", "sstream", "ranges", "regex", "fstream", "thread", "future"}

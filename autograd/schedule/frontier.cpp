@@ -122,32 +122,22 @@ void Envelope::lower(const std::vector<Corner>& right, int64_t shift, const std:
   Corner* out = nullptr;   // into lowered_, from the first improvement on
   std::size_t copied = 0;  // corners of g that are dealt with
   int64_t level = from;
+  std::size_t stride = 16;
   while (level <= top && least < g[p].ticks) {
-    // A stride ahead the candidate is at least `bound`, and the envelope until there at most what it is here.
-    constexpr std::size_t stride = 32;
+    // In the next `stride` corners the candidate is at least what it is at their end, and the envelope at most what it is here.
     const std::size_t i_far = std::min(i + stride, a_last), j_far = std::min(j + stride, b_last);
     if (base + a[i_far].ticks + b[j_far].ticks >= g[p].ticks) {
       level = std::min(a[i_far + 1].level + shift, int64_t{b[j_far + 1].level});
-      if (level > top) break;
-      i = a[i_far + 1].level + shift == level ? i_far + 1 : i;
-      j = b[j_far + 1].level == level ? j_far + 1 : j;
       while (a[i + 1].level + shift <= level) ++i;
       while (b[j + 1].level <= level) ++j;
       while (g[p + 1].level <= level) ++p;
+      stride = stride * 2 + 1;
       continue;
     }
-    bool less = false;
-    for (std::size_t step = 0; step < stride / 2 && level <= top; ++step) {
-      less = base + a[i].ticks + b[j].ticks < g[p].ticks;
-      if (less) break;
-      const int64_t next_a = a[i + 1].level + shift, next_b = b[j + 1].level, next_g = g[p + 1].level;
-      level = std::min({next_a, next_b, next_g});
-      if (level > top) break;
-      i += next_a == level;
-      j += next_b == level;
-      p += next_g == level;
+    if (stride > 0) {
+      stride /= 4;
+      continue;
     }
-    if (!less) continue;
 
     if (out == nullptr) {
       lowered_.resize(right.size() + left.size() + corners_.size());
@@ -358,7 +348,7 @@ Schedule Frontier::schedule(std::int64_t budget) const {
     fail(str("schedule: no schedule fits in ", budget, " bytes; the minimum is ", minimum(), " bytes, ", chain_.input,
              " of them the input. What forces it: ", who_forces(chain_, least)));
   }
-  if (budget > solved_to_ && solved_to_ > minimum())
+  if (budget > solved_to_)
     fail(str("schedule: this frontier was solved up to ", solved_to_, " bytes; solve it again for a budget of ", budget));
   const auto after = std::upper_bound(points_.begin(), points_.end(), budget,
                                       [](std::int64_t bytes, const Point& point) { return bytes < point.bytes; });
@@ -400,7 +390,7 @@ Frontier solve(const Chain& chain, const Limits& limits) {
     frontier.points_.push_back(
         {chain.input + corner.level * table.bytes_per_level, vanilla + corner.ticks * table.cost_per_tick});
   }
-  if (table.curve(1, table.n)[table.curve(1, table.n).size() - 2].ticks > 0) frontier.solved_to_ = limits.budget;
+  if (table.curve(1, table.n)[table.curve(1, table.n).size() - 2].ticks > 0) frontier.solved_to_ = std::max(limits.budget, frontier.minimum());
   const double lost = static_cast<double>(tolerance * (table.n - 1) + solver.rounding_ticks());
   frontier.loss_ = vanilla > 0 ? lost * table.cost_per_tick / vanilla : 0;
   frontier.slack_ = solver.slack_levels() * table.bytes_per_level;

@@ -30,8 +30,8 @@ Schedule sqrt(const Chain& chain);
 /// log2(n)/2 forwards more. (Chen et al. 2016, section 4.4, with one activation kept a level)
 Schedule recursive(const Chain& chain);
 
-/// The fewest forwards when at most `slots` activations are kept, the input among them, and one stage is taped at a time.
-/// Throws Error when slots < 1. (Griewank and Walther 2000, "Algorithm 799: revolve")
+/// The fewest forwards when one stage is taped at a time and at most `slots` activations are kept, the chain's input among them
+/// and the input of the taped stage not counted. Throws Error when slots < 1. (Griewank and Walther 2000, "Algorithm 799: revolve")
 Schedule revolve(const Chain& chain, int slots);
 
 /// What revolve takes beyond the n forwards that record: r n - C(slots + r, slots + 1), r the least with C(slots + r, slots) >= n.

@@ -6,8 +6,13 @@ const frontierSection = {
   has: (data) => data.frontier?.length > 1 || measuredPoints(data).length > 1,
 
   build(data) {
-    const nodes = [element("p", {}, "Further left is less memory, further down is less time. No point is best in both: less memory costs " +
-      "more time.")];
+    const nodes = [
+      element(
+        "p",
+        {},
+        "Further left is less memory, further down is less time. No point is best in both: less memory costs " + "more time.",
+      ),
+    ];
     const figures = element("div", { class: "figures" });
     if (data.frontier?.length > 1) figures.append(plannedFigure(data));
     if (measuredPoints(data).length > 1) figures.append(measuredFigure(data));
@@ -15,32 +20,57 @@ const frontierSection = {
   },
 };
 
-const measuredPoints = (data) => (data.strategies ?? []).filter((s) => Number.isFinite(peakOf(s)) && Number.isFinite(s.step_ms_median))
-  .map((s) => ({ x: peakOf(s), y: s.step_ms_median, name: s.strategy }));
+const measuredPoints = (data) =>
+  (data.strategies ?? [])
+    .filter((s) => Number.isFinite(peakOf(s)) && Number.isFinite(s.step_ms_median))
+    .map((s) => ({ x: peakOf(s), y: s.step_ms_median, name: s.strategy }));
 
-const plannedPoints = (data) => (data.strategies ?? []).filter((s) => s.trace?.length > 0)
-  .map((s) => ({ x: maximum(s.trace, (step) => step.during), y: s.trace.at(-1).end, name: s.strategy }));
+const plannedPoints = (data) =>
+  (data.strategies ?? [])
+    .filter((s) => s.trace?.length > 0)
+    .map((s) => ({ x: maximum(s.trace, (step) => step.during), y: s.trace.at(-1).end, name: s.strategy }));
 
 const pointSet = (points) => ({
-  type: "scatter", data: points, names: points.map((p) => p.name), label: "strategies", backgroundColor: colour("point"),
-  borderColor: colour("panel"), borderWidth: 1, pointRadius: 5, pointHoverRadius: 7, order: 0, clip: false,
+  type: "scatter",
+  data: points,
+  names: points.map((p) => p.name),
+  label: "strategies",
+  backgroundColor: colour("point"),
+  borderColor: colour("panel"),
+  borderWidth: 1,
+  pointRadius: 5,
+  pointHoverRadius: 7,
+  order: 0,
+  clip: false,
 });
 
+const TIMES = [1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000];
+
 function plannedFigure(data) {
-  const curve = data.frontier.filter((p) => Number.isFinite(p.bytes) && Number.isFinite(p.seconds)).sort((a, b) => a.bytes - b.bytes);
-  const fastest = curve.at(-1).seconds, unit = data.frontier_unit ?? "s";
+  const curve = data.frontier
+    .filter((p) => Number.isFinite(p.bytes) && Number.isFinite(p.seconds))
+    .sort((a, b) => a.bytes - b.bytes);
+  const fastest = curve.at(-1).seconds,
+    unit = data.frontier_unit ?? "s";
   const points = plannedPoints(data).map((p) => ({ ...p, cost: p.y, y: p.y / fastest }));
   const line = curve.map((p) => ({ x: p.bytes, y: p.seconds / fastest, cost: p.seconds }));
-  // Strategies of very much work (low-memory) would press all else together.
-  const most = Math.max(line[0].y, ...points.map((p) => p.y)), tall = most > 6;
+  const most = Math.max(line[0].y, ...points.map((p) => p.y));
   if (line.at(-1).x < maximum(points, (p) => p.x)) line.push({ ...line.at(-1), x: maximum(points, (p) => p.x) });
 
   const config = () => ({
     type: "line",
     data: {
       datasets: [
-        { data: line, label: "frontier", stepped: "before", borderColor: colour("curve"), borderWidth: 2, pointRadius: 0, pointHitRadius: 4,
-          order: 1 },
+        {
+          data: line,
+          label: "frontier",
+          stepped: "before",
+          borderColor: colour("curve"),
+          borderWidth: 2,
+          pointRadius: 0,
+          pointHitRadius: 4,
+          order: 1,
+        },
         pointSet(points),
       ],
     },
@@ -49,9 +79,22 @@ function plannedFigure(data) {
       interaction: { mode: "nearest", intersect: false },
       layout: { padding: { right: 8, top: 8 } },
       scales: {
-        x: byteAxis([...line, ...points].map((p) => p.x), "memory of a step's activations"),
-        y: { type: tall ? "logarithmic" : "linear", grace: "8%", title: { text: "time (1 = without recompute)" },
-          ticks: { callback: (v) => format.number(v, 3) + "×", ...(tall ? { autoSkip: true, maxTicksLimit: 8 } : {}) } },
+        x: axisFor(
+          [...line, ...points].map((p) => p.x),
+          "memory of a step's activations",
+          format.bytesShort,
+        ),
+        // Logarithmic, or strategies of very much work (low-memory) would press all else together.
+        y: {
+          type: "logarithmic",
+          min: 0.96,
+          max: most * 1.08,
+          title: { text: "time (1 = without recompute)" },
+          afterBuildTicks: (axis) => {
+            axis.ticks = TIMES.filter((v) => v <= axis.max).map((value) => ({ value }));
+          },
+          ticks: { callback: (v) => `${v}×` },
+        },
       },
       plugins: {
         tooltip: {
@@ -67,31 +110,52 @@ function plannedFigure(data) {
   const rows = sample(curve, 40);
   return figure({
     title: "As planned",
-    text: "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) needs " +
+    text:
+      "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) needs " +
       "within so much memory. A strategy above the line wastes time. Parameters, their gradients and optimizer state are not counted.",
-    box: chart(`Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} the time ` +
-      `to ${format.bytes(curve.at(-1).bytes)} at 1.00×.`, config),
-    below: [details("The numbers", () => element("div", {},
-      table({
-        caption: "Strategies, as planned", rows: points,
-        columns: [{ title: "Strategy", text: (p) => p.name }, { title: "Memory", text: (p) => format.bytes(p.x) },
-          { title: "Times", text: (p) => format.times(p.y) }, { title: `Time (${unit})`, text: (p) => format.number(p.cost, 4) }],
-      }),
-      table({
-        caption: "The frontier", rows,
-        note: rows.length < curve.length ? `${rows.length} of its ${format.count(curve.length)} corners.` : null,
-        columns: [{ title: "Memory", text: (p) => format.bytes(p.bytes) }, { title: "Times", text: (p) => format.times(p.seconds / fastest) },
-          { title: `Time (${unit})`, text: (p) => format.number(p.seconds, 4) }],
-      })))],
+    box: chart(
+      `Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} the time ` +
+        `to ${format.bytes(curve.at(-1).bytes)} at 1.00×.`,
+      config,
+    ),
+    below: [
+      details("The numbers", () =>
+        element(
+          "div",
+          {},
+          table({
+            caption: "Strategies, as planned",
+            rows: points,
+            columns: [
+              { title: "Strategy", text: (p) => p.name },
+              { title: "Memory", text: (p) => format.bytes(p.x) },
+              { title: "Times", text: (p) => format.times(p.y) },
+              { title: `Time (${unit})`, text: (p) => format.number(p.cost, 4) },
+            ],
+          }),
+          table({
+            caption: "The frontier",
+            rows,
+            note: rows.length < curve.length ? `${rows.length} of its ${format.count(curve.length)} corners.` : null,
+            columns: [
+              { title: "Memory", text: (p) => format.bytes(p.bytes) },
+              { title: "Times", text: (p) => format.times(p.seconds / fastest) },
+              { title: `Time (${unit})`, text: (p) => format.number(p.seconds, 4) },
+            ],
+          }),
+        ),
+      ),
+    ],
   });
 }
 
 /** At most `count` of a list, evenly, both ends among them. */
-const sample = (list, count) => (list.length <= count ? list
-  : Array.from({ length: count }, (_, i) => list[Math.round((i * (list.length - 1)) / (count - 1))]));
+const sample = (list, count) =>
+  list.length <= count ? list : Array.from({ length: count }, (_, i) => list[Math.round((i * (list.length - 1)) / (count - 1))]);
 
 function measuredFigure(data) {
-  const points = measuredPoints(data), base = points[0];
+  const points = measuredPoints(data),
+    base = points[0];
   const config = () => ({
     type: "scatter",
     data: { datasets: [pointSet(points)] },
@@ -100,14 +164,26 @@ function measuredFigure(data) {
       interaction: { mode: "nearest", intersect: false },
       layout: { padding: { right: 8, top: 8 } },
       scales: {
-        x: byteAxis(points.map((p) => p.x), "peak of all memory"),
-        y: { min: 0, grace: "12%", title: { text: "time of a step (ms)" } },
+        x: axisFor(
+          points.map((p) => p.x),
+          "peak of all memory",
+          format.bytesShort,
+        ),
+        y: axisFor(
+          points.map((p) => p.y),
+          "time of a step",
+          (v) => format.milliseconds(v).replace(".0 ", " "),
+        ),
       },
       plugins: {
         tooltip: {
           callbacks: {
             title: (items) => items[0].raw.name,
-            label: ({ raw }) => [format.bytes(raw.x), `${format.fixed(raw.y, 1)} ms`, `${format.times(raw.y / base.y)} the time of ${base.name}`],
+            label: ({ raw }) => [
+              format.bytes(raw.x),
+              format.milliseconds(raw.y),
+              `${format.times(raw.y / base.y)} the time of ${base.name}`,
+            ],
           },
         },
       },
@@ -116,11 +192,23 @@ function measuredFigure(data) {
   return figure({
     title: "As measured",
     text: "The whole step on this machine: all memory, parameters and optimizer state included, and the median time.",
-    box: chart(`Scatter chart of ${points.map((p) => `${p.name}: ${format.bytes(p.x)}, ${format.fixed(p.y, 1)} ms`).join("; ")}.`, config),
-    below: [details("The numbers", () => table({
-      caption: "Strategies, as measured", rows: points,
-      columns: [{ title: "Strategy", text: (p) => p.name }, { title: "Peak", text: (p) => format.bytes(p.x) },
-        { title: "Time", text: (p) => `${format.fixed(p.y, 1)} ms` }, { title: "Times", text: (p) => format.times(p.y / base.y) }],
-    }))],
+    box: chart(
+      `Scatter chart of ${points.map((p) => `${p.name}: ${format.bytes(p.x)}, ${format.milliseconds(p.y)}`).join("; ")}.`,
+      config,
+    ),
+    below: [
+      details("The numbers", () =>
+        table({
+          caption: "Strategies, as measured",
+          rows: points,
+          columns: [
+            { title: "Strategy", text: (p) => p.name },
+            { title: "Peak", text: (p) => format.bytes(p.x) },
+            { title: "Time", text: (p) => format.milliseconds(p.y) },
+            { title: "Times", text: (p) => format.times(p.y / base.y) },
+          ],
+        }),
+      ),
+    ],
   });
 }

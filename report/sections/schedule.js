@@ -16,8 +16,12 @@ const scheduleSection = {
     const list = data.strategies.filter((s) => stepsOf(s).length > 0);
     const figures = element("div", { class: "figures single" });
     return [
-      element("p", {}, "Each row is a stage of the net, the first one on top; time runs to the right. Forward goes down, backward comes " +
-        "up. A stage that is drawn forward twice is computed twice. Point at a picture, or walk through it with the arrow keys."),
+      element(
+        "p",
+        {},
+        "Each row is a stage of the net, the first one on top; time runs to the right. Forward goes down, backward comes " +
+          "up. A stage that is drawn forward twice is computed twice. Point at a picture, or walk through it with the arrow keys.",
+      ),
       choice(list, (chosen) => figures.replaceChildren(...chosen.map((s) => scheduleFigure(s, data, list[0])))),
       scheduleLegend(),
       figures,
@@ -40,26 +44,29 @@ function stepsOf(s) {
   return s.steps;
 }
 
-/** From when to when each activation is kept and each tape is there: the rules of autograd/schedule/action.h. */
+/**
+ * From when to when each tape is there and each activation is kept: the rules of autograd/schedule/action.h. Left out are
+ * activations that only pass from one action to the next.
+ */
 function lifetimes(steps) {
-  const kept = new Map([[0, steps[0].start]]), tapes = new Map(), spans = [];
-  const close = (map, what, l, end) => {
-    if (map.has(l)) spans.push({ what, l, start: map.get(l), end });
+  const kept = new Map([[0, -1]]),
+    tapes = new Map(),
+    spans = []; // stage: index of the step that made it
+  const close = (map, what, l, i, end) => {
+    const made = map.get(l);
+    if (made !== undefined && i > made + 1) spans.push({ what, l, start: made < 0 ? steps[0].start : steps[made].end, end });
     map.delete(l);
   };
-  for (const { kind, stage: l, start, end } of steps) {
-    if (kind === "Fall") tapes.set(l, end);
+  steps.forEach(({ kind, stage: l, start, end }, i) => {
+    if (kind === "Fall") tapes.set(l, i);
     else if (kind === "B") {
-      close(tapes, "tape", l, start);
-      close(kept, "kept", l - 1, end);
+      close(tapes, "tape", l, i, start);
+      close(kept, "kept", l - 1, i, end);
     } else {
-      if (kind === "Fnone") close(kept, "kept", l - 1, end);
-      if (!kept.has(l)) kept.set(l, end);
+      if (kind === "Fnone") close(kept, "kept", l - 1, i, end);
+      if (!kept.has(l)) kept.set(l, i);
     }
-  }
-  const end = steps.at(-1).end;
-  for (const l of [...kept.keys()]) close(kept, "kept", l, end);
-  for (const l of [...tapes.keys()]) close(tapes, "tape", l, end);
+  });
   return spans;
 }
 
@@ -75,14 +82,25 @@ function kindFills(ctx) {
     paint(c);
     return ctx.createPattern(canvas, "repeat");
   };
-  const strokes = (...lines) => (c) => {
-    c.lineWidth = 1.5;
-    c.beginPath();
-    for (const [x1, y1, x2, y2] of lines) { c.moveTo(x1, y1); c.lineTo(x2, y2); }
-    c.stroke();
-  };
+  const strokes =
+    (...lines) =>
+    (c) => {
+      c.lineWidth = 1.5;
+      c.beginPath();
+      for (const [x1, y1, x2, y2] of lines) {
+        c.moveTo(x1, y1);
+        c.lineTo(x2, y2);
+      }
+      c.stroke();
+    };
   return {
-    Fnone: tile(colour("fnone"), (c) => { for (const [x, y] of [[1, 1], [5, 5]]) c.fillRect(x, y, 2, 2); }),
+    Fnone: tile(colour("fnone"), (c) => {
+      for (const [x, y] of [
+        [1, 1],
+        [5, 5],
+      ])
+        c.fillRect(x, y, 2, 2);
+    }),
     Fck: tile(colour("fck"), strokes([-2, 10, 10, -2], [-2, 2, 2, -2], [6, 10, 10, 6])),
     Fall: colour("fall"),
     B: tile(colour("b"), strokes([2, 0, 2, 8], [6, 0, 6, 8])),
@@ -95,7 +113,8 @@ function scheduleLegend() {
   const swatch = (paint) => {
     const canvas = element("canvas", { "aria-hidden": "true" });
     drawing(canvas, () => {
-      const scale = pictureScale(), ctx = canvas.getContext("2d");
+      const scale = pictureScale(),
+        ctx = canvas.getContext("2d");
       canvas.width = 26 * scale;
       canvas.height = 16 * scale;
       ctx.scale(scale, scale);
@@ -103,31 +122,73 @@ function scheduleLegend() {
     });
     return canvas;
   };
-  const kinds = Object.entries(KINDS).map(([kind, { name, says }]) => element("li", {},
-    swatch((ctx) => { ctx.fillStyle = kindFills(ctx)[kind]; ctx.fillRect(0, 0, 26, 16); }), element("span", {}, element("b", {}, name), ` ${says}`)));
-  return element("ul", { class: "legend", "aria-label": "Legend" }, kinds,
-    element("li", {}, swatch((ctx) => { ctx.fillStyle = colour("tape"); ctx.fillRect(0, 3, 26, 10); }), "a tape waits"),
-    element("li", {}, swatch((ctx) => { ctx.fillStyle = colour("kept"); ctx.fillRect(0, 7, 26, 2.5); }), "an activation is kept (below its stage)"));
+  const kinds = Object.entries(KINDS).map(([kind, { name, says }]) =>
+    element(
+      "li",
+      {},
+      swatch((ctx) => {
+        ctx.fillStyle = kindFills(ctx)[kind];
+        ctx.fillRect(0, 0, 26, 16);
+      }),
+      element("span", {}, element("b", {}, name), ` ${says}`),
+    ),
+  );
+  return element(
+    "ul",
+    { class: "legend", "aria-label": "Legend" },
+    kinds,
+    element(
+      "li",
+      {},
+      swatch((ctx) => {
+        ctx.fillStyle = colour("tape");
+        ctx.fillRect(0, 3, 26, 10);
+      }),
+      "a tape waits",
+    ),
+    element(
+      "li",
+      {},
+      swatch((ctx) => {
+        ctx.fillStyle = colour("kept");
+        ctx.fillRect(0, 7, 26, 2.5);
+      }),
+      "an activation waits (drawn below its stage)",
+    ),
+  );
 }
 
 function scheduleFigure(s, data, base) {
-  const steps = stepsOf(s), spans = lifetimes(steps);
-  const stages = Math.max(data.stages?.length ?? 0, maximum(steps, (step) => step.stage));
-  const total = steps.at(-1).end, hasBytes = Number.isFinite(steps[0].during);
+  const steps = stepsOf(s),
+    spans = lifetimes(steps);
+  const stages = Math.max(
+    data.stages?.length ?? 0,
+    maximum(steps, (step) => step.stage),
+  );
+  const total = steps.at(-1).end,
+    hasBytes = Number.isFinite(steps[0].during);
   const most = hasBytes ? steps.reduce((a, b) => (b.during > a.during ? b : a)) : null;
   const forwards = steps.filter((step) => step.kind !== "B").length;
-  const unit = s.trace?.length > 0 ? data.frontier_unit ?? "" : "units";
+  const unit = s.trace?.length > 0 ? (data.frontier_unit ?? "") : "units";
   const nameOf = (l) => data.stages?.[l - 1] ?? "";
 
-  const canvas = element("canvas", { role: "img", tabindex: "0", "aria-label": `Schedule of ${s.strategy}: ${stages} stages, ` +
-    `${format.count(steps.length)} actions. Walk through them with the arrow keys.` });
-  const cursor = element("div", { class: "cursor", hidden: "" }), tip = element("div", { class: "tip", hidden: "" });
+  const canvas = element("canvas", {
+    role: "img",
+    tabindex: "0",
+    "aria-label":
+      `Schedule of ${s.strategy}: ${stages} stages, ` +
+      `${format.count(steps.length)} actions. Walk through them with the arrow keys.`,
+  });
+  const cursor = element("div", { class: "cursor", hidden: "" }),
+    tip = element("div", { class: "tip", hidden: "" });
   const box = element("div", { class: "canvas schedule" }, canvas, cursor, tip);
   const readout = element("p", { class: "readout", role: "status" });
   let place = null; // what the last painting put where
 
   drawing(canvas, () => {
-    const paint = () => { place = paintSchedule(canvas, box.clientWidth, { steps, spans, stages, total, most, nameOf, unit }); };
+    const paint = () => {
+      place = paintSchedule(canvas, box.clientWidth, { steps, spans, stages, total, most, nameOf, unit });
+    };
     paint();
     let width = box.clientWidth;
     const observer = new ResizeObserver(() => {
@@ -142,13 +203,16 @@ function scheduleFigure(s, data, base) {
   const tell = (i) => {
     const { kind, stage, start, end, during, after } = steps[i];
     const number = (v) => format.number(v, 4);
-    return [`${kind} ${stage}${nameOf(stage) ? `, ${nameOf(stage)}` : ""}: ${KINDS[kind].says}`,
+    return [
+      `${kind} ${stage}${nameOf(stage) ? `, ${nameOf(stage)}` : ""}: ${KINDS[kind].says}`,
       `time ${number(start)} to ${number(end)} ${unit} (action ${format.count(i + 1)} of ${format.count(steps.length)})`,
-      Number.isFinite(during) ? `${format.bytes(during)} while it runs, ${format.bytes(after)} after` : null].filter(Boolean);
+      Number.isFinite(during) ? `${format.bytes(during)} while it runs, ${format.bytes(after)} after` : null,
+    ].filter(Boolean);
   };
   const point = (i, spoken) => {
     const { left, perTime, top, rowHeight, bottom } = place;
-    const x = left + steps[i].start * perTime, w = Math.max(2, (steps[i].end - steps[i].start) * perTime);
+    const x = left + steps[i].start * perTime,
+      w = Math.max(2, (steps[i].end - steps[i].start) * perTime);
     Object.assign(cursor.style, { left: `${x}px`, width: `${w}px`, top: `${top}px`, height: `${bottom - top}px` });
     const lines = tell(i);
     tip.replaceChildren(...lines.map((line, k) => element("div", {}, k === 0 ? element("b", {}, line) : line)));
@@ -158,7 +222,9 @@ function scheduleFigure(s, data, base) {
     tip.style.top = `${Math.max(0, Math.min(y, box.clientHeight - tip.offsetHeight))}px`;
     if (spoken) readout.textContent = lines.join("; ");
   };
-  const leave = () => { cursor.hidden = tip.hidden = true; };
+  const leave = () => {
+    cursor.hidden = tip.hidden = true;
+  };
 
   let at = -1;
   const hover = (event) => {
@@ -172,7 +238,9 @@ function scheduleFigure(s, data, base) {
   canvas.addEventListener("pointerleave", leave);
   canvas.addEventListener("blur", leave);
   canvas.addEventListener("keydown", (event) => {
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: steps.length - 1 }[event.key];
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: steps.length - 1 }[
+      event.key
+    ];
     if (event.key === "Escape") leave();
     if (to === undefined) return;
     event.preventDefault();
@@ -181,20 +249,29 @@ function scheduleFigure(s, data, base) {
   });
 
   const baseSteps = stepsOf(base);
-  const text = `${plural(stages, "stage", "stages")}; ${format.count(forwards)} forwards, ` +
+  const text =
+    `${plural(stages, "stage", "stages")}; ${format.count(forwards)} forwards, ` +
     `${format.count(Math.max(0, forwards - new Set(steps.map((step) => step.stage)).size))} of them a second time` +
     (s !== base && baseSteps.length > 0 ? `; ${format.times(total / baseSteps.at(-1).end)} the time of ${base.strategy}` : "") +
-    (most ? `; peak ${format.bytes(most.during)} at ${most.kind} ${most.stage}` : "") + ".";
+    (most ? `; peak ${format.bytes(most.during)} at ${most.kind} ${most.stage}` : "") +
+    ".";
   return figure({
-    title: s.strategy, text, box,
-    below: [readout, details("The schedule as text", () => element("pre", { tabindex: "0" },
-      s.schedule ?? steps.map((step) => step.kind + step.stage).join(" ")))],
+    title: s.strategy,
+    text,
+    box,
+    below: [
+      readout,
+      details("The schedule as text", () =>
+        element("pre", { tabindex: "0" }, s.schedule ?? steps.map((step) => step.kind + step.stage).join(" ")),
+      ),
+    ],
   });
 }
 
 /** The step that runs at `time`: steps follow one another. */
 function stepAt(steps, time) {
-  let low = 0, high = steps.length - 1;
+  let low = 0,
+    high = steps.length - 1;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (steps[middle].end < time) low = middle + 1;
@@ -204,16 +281,25 @@ function stepAt(steps, time) {
 }
 
 function paintSchedule(canvas, width, { steps, spans, stages, total, most, nameOf, unit }) {
-  const narrow = width < 560, ctx = canvas.getContext("2d"), scale = pictureScale(), font = getComputedStyle(document.body).fontFamily;
+  const narrow = width < 560,
+    ctx = canvas.getContext("2d"),
+    scale = pictureScale(),
+    font = getComputedStyle(document.body).fontFamily;
   ctx.font = `11px ${font}`;
   const label = (l) => (narrow || !nameOf(l) ? String(l) : `${nameOf(l)}  ${l}`);
   let labels = 0;
   for (let l = 1; l <= stages; ++l) labels = Math.max(labels, ctx.measureText(shorten(label(l))).width);
 
-  const left = Math.ceil(Math.max(labels, most ? 52 : 0)) + 10, right = 10, top = 6;
+  const left = Math.ceil(Math.max(labels, most ? 52 : 0)) + 10,
+    right = 10,
+    top = 6;
   const rowHeight = Math.max(1, Math.min(22, (narrow ? 300 : 420) / stages));
-  const rowsEnd = top + rowHeight * stages, strip = most ? 70 : 0, stripTop = rowsEnd + 20, bottom = most ? stripTop + strip : rowsEnd;
-  const height = bottom + 40, perTime = (width - left - right) / total;
+  const rowsEnd = top + rowHeight * stages,
+    strip = most ? 70 : 0,
+    stripTop = rowsEnd + 20,
+    bottom = most ? stripTop + strip : rowsEnd;
+  const height = bottom + 40,
+    perTime = (width - left - right) / total;
 
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
@@ -221,19 +307,23 @@ function paintSchedule(canvas, width, { steps, spans, stages, total, most, nameO
   canvas.style.height = `${height}px`;
   ctx.setTransform(scale, 0, 0, scale, 0, 0);
   ctx.clearRect(0, 0, width, height);
-  const x = (time) => left + time * perTime, y = (stage) => top + (stage - 1) * rowHeight;
+  const x = (time) => left + time * perTime,
+    y = (stage) => top + (stage - 1) * rowHeight;
 
   // Rows and their names.
   ctx.font = `11px ${font}`;
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
   ctx.lineWidth = 1;
-  const every = Math.ceil(13 / rowHeight);
+  const every = rowHeight >= 13 ? 1 : niceStep(13 / rowHeight);
   ctx.strokeStyle = colour("faint");
   ctx.beginPath();
   for (let l = 1; l <= stages; ++l) {
-    if (rowHeight >= 4) { ctx.moveTo(left, y(l + 1)); ctx.lineTo(width - right, y(l + 1)); }
-    if (l !== 1 && l % every !== 0 && every > 1) continue;
+    if (rowHeight >= 4) {
+      ctx.moveTo(left, y(l + 1));
+      ctx.lineTo(width - right, y(l + 1));
+    }
+    if (l !== 1 && (l % every !== 0 || (l - 1) * rowHeight < 13)) continue;
     ctx.fillStyle = colour("soft");
     ctx.fillText(shorten(label(l)), left - 6, y(l) + Math.max(rowHeight / 2, l === 1 ? 4 : 0));
   }
@@ -248,14 +338,27 @@ function paintSchedule(canvas, width, { steps, spans, stages, total, most, nameO
   };
   const wide = (span) => Math.max(0.4, (span.end - span.start) * perTime);
   const inset = rowHeight >= 6 ? 1 : 0;
-  path(colour("tape"), spans.filter((p) => p.what === "tape")
-    .map((p) => [x(p.start), y(p.l) + rowHeight * 0.2, wide(p), Math.max(0.6, rowHeight * 0.6)]));
-  const fills = kindFills(ctx);
+  path(
+    colour("tape"),
+    spans
+      .filter((p) => p.what === "tape")
+      .map((p) => [x(p.start), y(p.l) + rowHeight * 0.2, wide(p), Math.max(0.6, rowHeight * 0.6)]),
+  );
+  // Patterns need room; a line of one or two pixels is told by its place and colour.
+  const fills =
+    rowHeight >= 5 ? kindFills(ctx) : Object.fromEntries(Object.entries(KINDS).map(([kind, k]) => [kind, colour(k.colour)]));
   for (const kind of Object.keys(KINDS))
-    path(fills[kind], steps.filter((step) => step.kind === kind)
-      .map((step) => [x(step.start), y(step.stage) + inset, wide(step), Math.max(1, rowHeight - 2 * inset)]));
+    path(
+      fills[kind],
+      steps
+        .filter((step) => step.kind === kind)
+        .map((step) => [x(step.start), y(step.stage) + inset, wide(step), Math.max(1, rowHeight - 2 * inset)]),
+    );
   const thick = Math.max(0.8, Math.min(3, rowHeight * 0.16));
-  path(colour("kept"), spans.filter((p) => p.what === "kept").map((p) => [x(p.start), y(p.l + 1) - thick / 2, wide(p), thick]));
+  path(
+    colour("kept"),
+    spans.filter((p) => p.what === "kept").map((p) => [x(p.start), y(p.l + 1) - thick / 2, wide(p), thick]),
+  );
 
   // Names in the boxes that have room for them.
   ctx.textAlign = "center";
@@ -264,7 +367,8 @@ function paintSchedule(canvas, width, { steps, spans, stages, total, most, nameO
     for (const { kind, stage, start, end } of steps) {
       const w = ctx.measureText(kind).width;
       if ((end - start) * perTime < w + 6) continue;
-      const middle = x((start + end) / 2), line = y(stage) + rowHeight / 2;
+      const middle = x((start + end) / 2),
+        line = y(stage) + rowHeight / 2;
       ctx.fillStyle = colour("panel");
       ctx.fillRect(middle - w / 2 - 2, line - 5.5, w + 4, 11);
       ctx.fillStyle = colour("ink");
@@ -279,11 +383,15 @@ function paintSchedule(canvas, width, { steps, spans, stages, total, most, nameO
     ctx.strokeStyle = colour("accent");
     ctx.beginPath();
     ctx.moveTo(left, bottom);
-    for (const step of steps) { ctx.lineTo(x(step.start), level(step.during)); ctx.lineTo(x(step.end), level(step.during)); }
+    for (const step of steps) {
+      ctx.lineTo(x(step.start), level(step.during));
+      ctx.lineTo(x(step.end), level(step.during));
+    }
     ctx.lineTo(x(total), bottom);
     ctx.fill();
     ctx.stroke();
-    const px = x((most.start + most.end) / 2), text = `peak ${format.bytes(most.during)}`;
+    const px = x((most.start + most.end) / 2),
+      text = `peak ${format.bytes(most.during)}`;
     ctx.fillStyle = colour("ink");
     ctx.beginPath();
     ctx.arc(px, level(most.during), 3.5, 0, 2 * Math.PI);

@@ -49,7 +49,7 @@ std::vector<std::uint64_t> step(nn::Module& net) {
 }
 
 /// A step of a new net with the same weights.
-std::vector<std::uint64_t> step_with(const nn::Recompute& how) {
+std::vector<std::uint64_t> step_with(const rw::Recompute& how) {
   rw::random::seed(1);
   nn::Sequential net = small_net();
   net.recompute(how);
@@ -71,48 +71,48 @@ class CountCalls final : public nn::Module {
 }  // namespace
 
 TEST_CASE("loss, gradients, running statistics and random numbers have the same bits under every recompute") {
-  const std::vector<std::uint64_t> expected = step_with(nn::Recompute::vanilla());
-  CHECK(step_with(nn::Recompute::vanilla()) == expected);
-  CHECK(step_with(nn::Recompute::sqrt()) == expected);
+  const std::vector<std::uint64_t> expected = step_with(rw::Recompute::vanilla());
+  CHECK(step_with(rw::Recompute::vanilla()) == expected);
+  CHECK(step_with(rw::Recompute::sqrt()) == expected);
   rw::random::seed(1);
   const int stages = static_cast<int>(small_net().stages().size());
   CHECK(stages == 10);  // conv, norm with relu6, 5 of the body, pool, dropout, linear
   for (int k = 1; k <= stages; ++k) {
     CAPTURE(k);
-    CHECK(step_with(nn::Recompute::segments(k)) == expected);
+    CHECK(step_with(rw::Recompute::segments(k)) == expected);
   }
 }
 
 TEST_CASE("neither donation nor the number of threads changes a bit") {
-  const std::vector<std::uint64_t> expected = step_with(nn::Recompute::vanilla());
+  const std::vector<std::uint64_t> expected = step_with(rw::Recompute::vanilla());
   {
     const rw::NoDonation off;
-    CHECK(step_with(nn::Recompute::vanilla()) == expected);
-    CHECK(step_with(nn::Recompute::sqrt()) == expected);
+    CHECK(step_with(rw::Recompute::vanilla()) == expected);
+    CHECK(step_with(rw::Recompute::sqrt()) == expected);
   }
   const int threads = rw::parallel::threads();
   for (const int t : {1, 2, 3}) {
     rw::parallel::set_threads(t);
-    CHECK(step_with(nn::Recompute::segments(4)) == expected);
+    CHECK(step_with(rw::Recompute::segments(4)) == expected);
   }
   rw::parallel::set_threads(threads);
 }
 
 TEST_CASE("a Sequential inside another may recompute by itself") {
-  const auto nested = [](const nn::Recompute& inner, const nn::Recompute& outer) {
+  const auto nested = [](const rw::Recompute& inner, const rw::Recompute& outer) {
     rw::random::seed(1);
     nn::Sequential net = small_net();
     dynamic_cast<nn::Sequential&>(net[1]).recompute(inner);
     net.recompute(outer);
     return step(net);
   };
-  const std::vector<std::uint64_t> expected = step_with(nn::Recompute::vanilla());
-  CHECK(nested(nn::Recompute::segments(5), nn::Recompute::vanilla()) == expected);
-  CHECK(nested(nn::Recompute::segments(2), nn::Recompute::segments(3)) == expected);
+  const std::vector<std::uint64_t> expected = step_with(rw::Recompute::vanilla());
+  CHECK(nested(rw::Recompute::segments(5), rw::Recompute::vanilla()) == expected);
+  CHECK(nested(rw::Recompute::segments(2), rw::Recompute::segments(3)) == expected);
 }
 
 TEST_CASE("batch norm counts a step once, recomputed or not, and not in evaluation") {
-  for (const nn::Recompute& how : {nn::Recompute::vanilla(), nn::Recompute::segments(2)}) {
+  for (const rw::Recompute& how : {rw::Recompute::vanilla(), rw::Recompute::segments(2)}) {
     nn::Sequential net{nn::BatchNorm2d{2}, nn::Tanh{}, nn::Linear{2, 1}};
     auto& norm = dynamic_cast<nn::BatchNorm2d&>(net[0]);
     net.recompute(how);
@@ -138,7 +138,7 @@ TEST_CASE("all segments but the last run twice") {
   for (const auto& [segments, first_calls, last_calls] : {std::array{1, 1, 1}, std::array{2, 2, 1}, std::array{4, 2, 1}}) {
     int first = 0, last = 0;
     nn::Sequential net{nn::Linear{3, 3}, CountCalls{&first}, nn::Linear{3, 3}, CountCalls{&last}};
-    net.recompute(nn::Recompute::segments(segments));
+    net.recompute(rw::Recompute::segments(segments));
     rw::backward(rw::mean(net(rw::randn({2, 3}))));
     CHECK(first == first_calls);
     CHECK(last == last_calls);
@@ -146,23 +146,26 @@ TEST_CASE("all segments but the last run twice") {
 }
 
 TEST_CASE("recomputing holds less memory") {
-  const auto saved = [](const nn::Recompute& how) {
+  const auto saved = [](const rw::Recompute& how) {
     nn::Sequential net = small_net();
     net.recompute(how);
     const std::size_t before = rw::memory::live()[rw::Category::activation];
     const rw::Tensor y = net(rw::randn({4, 8, 8, 3}));
     return rw::memory::live()[rw::Category::activation] - before;
   };
-  CHECK(2 * saved(nn::Recompute::segments(5)) < saved(nn::Recompute::vanilla()));
+  CHECK(2 * saved(rw::Recompute::segments(5)) < saved(rw::Recompute::vanilla()));
 }
 
 TEST_CASE("a strategy is read from text") {
-  CHECK(nn::Recompute::parse("vanilla").segment_count(50) == 1);
-  CHECK(nn::Recompute::parse("sqrt").segment_count(50) == 7);
-  CHECK(nn::Recompute::parse("segments:4").segment_count(50) == 4);
-  for (const char* bad : {"", "square", "segments", "segments:", "segments:0", "segments:4x", "segments:-1"})
-    CHECK_THROWS_WITH_AS(nn::Recompute::parse(bad), doctest::Contains("unknown strategy"), rw::Error);
+  for (const char* text : {"vanilla", "low-memory", "sqrt", "recursive", "segments:6", "periodic:4", "revolve:8", "budget:300MiB"})
+    CHECK(rw::Recompute::parse(text).name() == text);
+  CHECK(rw::Recompute::parse("budget:1.5GB").budget()->bytes == 1500000000);
+  CHECK(rw::Recompute::parse("budget:2KiB").budget()->bytes == 2048);
+  CHECK(rw::Recompute::parse("budget:77").budget()->bytes == 77);
+  for (const char* bad : {"", "square", "segments", "segments:", "segments:0", "segments:4x", "segments:-1", "budget:", "budget:-3MB",
+                          "budget:3parsec", "sqrt:2"})
+    CHECK_THROWS_WITH_AS(rw::Recompute::parse(bad), doctest::Contains("unknown strategy"), rw::Error);
   nn::Sequential net{nn::Linear{3, 3}, nn::Tanh{}};
-  net.recompute(nn::Recompute::segments(3));
-  CHECK_THROWS_WITH_AS(net(rw::randn({2, 3})), doctest::Contains("choose 1 to 2"), rw::Error);
+  net.recompute(rw::Recompute::segments(3));
+  CHECK_THROWS_WITH_AS(net(rw::randn({2, 3})), doctest::Contains("give 1 to 2"), rw::Error);
 }

@@ -48,7 +48,7 @@ TEST_CASE("the bytes that the summary says are saved are the bytes that the trac
 TEST_CASE("recompute changes nothing in the summary") {
   nn::Sequential net = models::make("mobilenet_v2_cifar");
   const nn::Summary plain = nn::summarize(net, {2, 32, 32, 3});
-  net.recompute(nn::Recompute::sqrt());
+  net.recompute(rw::Recompute::sqrt());
   const nn::Summary recomputed = nn::summarize(net, {2, 32, 32, 3});
   CHECK(recomputed.macs == plain.macs);
   CHECK(recomputed.training_step_macs == plain.training_step_macs);
@@ -157,7 +157,7 @@ TEST_CASE("a dry run of a step has the peak of the step, to the byte, with recom
       CAPTURE(name);
       CAPTURE(how);
       nn::Sequential net = models::make(name, {.depth = name == std::string("preresnet") ? 20 : 0});
-      net.recompute(nn::Recompute::parse(how));
+      net.recompute(rw::Recompute::parse(how));
       const rw::Shape shape = models::input_shape(name, 2);
       const auto step = [&] {
         rw::Tensor loss = rw::cross_entropy(net(input(shape)), rw::from<std::int64_t>({0, 1}, {2}));

@@ -1,0 +1,289 @@
+#include <rewind/autograd/backward.h>
+#include <rewind/autograd/observer.h>
+#include <rewind/autograd/replay.h>
+#include <rewind/autograd/schedule/simulate.h>
+#include <rewind/nn/plan.h>
+
+#include <algorithm>
+#include <chrono>
+#include <typeinfo>
+
+namespace rewind_lib::nn {
+namespace {
+
+std::int64_t bytes_of(std::size_t n) { return static_cast<std::int64_t>(n); }
+std::int64_t excess(std::size_t peak, std::size_t base) { return peak > base ? bytes_of(peak - base) : 0; }
+
+class KeptGenerator {
+ public:
+  KeptGenerator() = default;
+  ~KeptGenerator() { random::default_generator() = saved_; }
+  KeptGenerator(const KeptGenerator&) = delete;
+  KeptGenerator& operator=(const KeptGenerator&) = delete;
+
+ private:
+  random::Generator saved_ = random::default_generator();
+};
+
+/// Seconds that ops would take on a nominal machine. Only ratios matter to a planner.
+class CountedCost final : public Observer {
+ public:
+  CountedCost() : scope_(*this) {}
+  double take() { return std::exchange(seconds_, 0.0); }
+
+ private:
+  void after(const OpEvent& event) override {
+    const Cost cost = event.cost();
+    seconds_ += std::max(static_cast<double>(cost.flops) / 100e9, static_cast<double>(cost.bytes_read + cost.bytes_written) / 20e9) + 1e-6;
+  }
+  double seconds_ = 0;
+  ObserverScope scope_;
+};
+
+/// Parameters have gradients already, so that what a backward adds to them is not taken for something that it leaves.
+void give_dry_gradients(Module& module) {
+  const memory::CategoryScope category(Category::gradient);
+  for (const Parameter& p : module.parameters())
+    if (!p.value.grad().defined()) p.value.set_grad(empty(p.value.shape(), p.value.dtype()));
+}
+
+void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain) {
+  const DryLedger dry;
+  const KeptGenerator generator;
+  give_dry_gradients(net);
+  CountedCost counted;
+  Tensor a = empty(input.shape(), input.dtype());
+  for (const Stage& stage : net.stages()) {
+    schedule::Stage s{.name = stage.module->path()};
+    const std::size_t base = memory::live().total;
+    Tensor next;
+    {
+      const memory::Scope scope;
+      const NoGrad no_grad;
+      next = stage(a);
+      s.w_a = bytes_of(next.bytes());
+      s.o_f = excess(scope.peak().total, base + next.bytes());
+    }
+    s.u_f = counted.take();
+    {
+      Tensor from = a.detach();
+      if (!chain.stages.empty() || input.requires_grad()) from.set_requires_grad(is_float(from.dtype()));
+      Tensor y;
+      {
+        const memory::Scope scope;
+        const std::size_t before = memory::live().total;
+        y = stage(from);
+        s.w_tape = std::max(excess(memory::live().total, before), s.w_a);
+        s.o_f = std::max(s.o_f, excess(scope.peak().total, memory::live().total));
+      }
+      counted.take();
+      if (y.requires_grad()) {
+        Tensor g = empty(y.shape(), y.dtype());
+        const memory::Scope scope;
+        const std::size_t before = memory::live().total;
+        backward(std::move(y), std::move(g));
+        s.o_b = excess(scope.peak().total, before);
+      }
+      s.u_b = counted.take();
+    }
+    chain.stages.push_back(std::move(s));
+    a = next.detach();
+  }
+}
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain) {
+  const KeptGenerator generator;
+  const detail::ContextScope<&detail::Context::replaying> no_side_effects(true);
+  // The parameters' own gradients are put aside meanwhile.
+  std::vector<Parameter> parameters = net.parameters();
+  std::vector<Tensor> gradients;
+  for (const Parameter& p : parameters) gradients.push_back(p.value.take_grad());
+  const auto restore = [&] {
+    for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].value.set_grad(gradients[i]);
+  };
+  try {
+    Tensor a = is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype()) : zeros(input.shape(), input.dtype());
+    std::size_t l = 0;
+    for (const Stage& stage : net.stages()) {
+      schedule::Stage& s = chain.stages[l++];
+      s.u_f = s.u_b = 1e9;
+      Tensor next;
+      for (int run = 0; run < 3; ++run) {  // the first warms up
+        Tensor from = a.detach();
+        if (l > 1 || input.requires_grad()) from.set_requires_grad(is_float(from.dtype()));
+        const double begin = seconds();
+        Tensor y = stage(std::move(from));
+        const double middle = seconds();
+        next = y.detach();
+        if (run > 0) s.u_f = std::min(s.u_f, middle - begin);
+        if (!y.requires_grad()) {
+          s.u_b = 0;
+          continue;
+        }
+        Tensor g = ones(y.shape(), y.dtype());
+        const double start = seconds();
+        backward(std::move(y), std::move(g));
+        if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
+      }
+      a = std::move(next);
+    }
+  } catch (...) {
+    restore();
+    throw;
+  }
+  restore();
+}
+
+class CountModules final : public ModuleVisitor {
+ public:
+  int count = 0;
+  void visit(const std::string&, Module&) override { ++count; }
+};
+
+class FindChain final : public ModuleVisitor {
+ public:
+  Sequential* best = nullptr;
+  int most = 0;
+  void visit(const std::string&, Module& module) override {
+    auto* chain = dynamic_cast<Sequential*>(&module);
+    if (chain == nullptr || chain->stages().size() < 2) return;
+    CountModules below;
+    for_each_module(module, below);
+    if (below.count > most) {
+      most = below.count;
+      best = chain;
+    }
+  }
+};
+
+}  // namespace
+
+Sequential* largest_chain(Module& module) {
+  if (auto* chain = dynamic_cast<Sequential*>(&module)) return chain;
+  FindChain find;
+  for_each_module(module, find);
+  return find.best;
+}
+
+schedule::Chain describe_chain(Sequential& net, const Tensor& input, Costs costs) {
+  schedule::Chain chain{.input = bytes_of(input.bytes())};
+  measure_sizes(net, input, chain);
+  if (costs == Costs::measured && !DryLedger::active()) measure_costs(net, input, chain);
+  return chain;
+}
+
+PlannerSlot::~PlannerSlot() { delete planner_; }
+
+void PlannerSlot::reset(BudgetPlanner* planner) { delete std::exchange(planner_, planner); }
+
+void Module::recompute(Recompute how) {
+  Sequential* chain = largest_chain(*this);
+  if (chain == nullptr)
+    fail(str("recompute: ", type(), " contains no Sequential of two stages or more; put its stages in one, or use checkpoint()"));
+  if (how.budget() != nullptr) {
+    planner_.reset(new BudgetPlanner(*how.budget()));
+    chain->choose(Recompute::vanilla());
+  } else {
+    planner_.reset(nullptr);
+    chain->choose(std::move(how));
+  }
+}
+
+void BudgetPlanner::prepare(Module& root, const Tensor& x) {
+  if (planning_) return;
+  Sequential* chain = largest_chain(root);
+  if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
+  const std::size_t live = memory::live().total;
+  // The plan for this input is kept while what is live beside it stays, near enough: more would break the budget, and with
+  // much less a faster schedule may fit.
+  const auto at = std::ranges::find_if(plans_, [&](const Entry& e) {
+    return e.shape == x.shape() && e.dtype == x.dtype() && e.training == root.training() && live <= e.live && live + budget_.bytes / 16 >= e.live;
+  });
+  if (at == plans_.end()) {
+    std::erase_if(plans_, [&](const Entry& e) { return e.shape == x.shape() && e.dtype == x.dtype(); });
+    planning_ = true;
+    try {
+      plans_.push_back({x.shape(), x.dtype(), root.training(), live, make(root, *chain, x)});
+    } catch (...) {
+      planning_ = false;
+      throw;
+    }
+    planning_ = false;
+  } else {
+    std::rotate(at, at + 1, plans_.end());
+  }
+  chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
+}
+
+BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& x) const {
+  BudgetPlan plan;
+  Tensor input;
+  bool input_requires_grad = false;
+  {
+    const DryLedger dry;
+    const KeptGenerator generator;
+    chain.choose(Recompute::vanilla());
+    chain.probe_ = &input;
+    const Tensor y = root.forward(x);
+    if (!input.defined()) fail("recompute: the module's forward does not run the chain that the budget is for");
+    plan.reserve = 2 * y.bytes() + 65536;
+    input_requires_grad = input.requires_grad();
+    input = input.detach();
+    if (input_requires_grad) input.set_requires_grad();
+  }
+  plan.costs = DryLedger::active() ? Costs::counted : budget_.costs;
+  plan.chain = describe_chain(chain, input, plan.costs);
+  input = Tensor();
+
+  // The model of a chain leaves out what is beside it, and counts a little too much here and there. A dry run of forward
+  // and backward has the last word.
+  const auto peak_of = [&](const std::vector<schedule::Action>& actions) {
+    const DryLedger dry;
+    const KeptGenerator generator;
+    chain.choose(Recompute::actions(actions));
+    Tensor y = root.forward(x);
+    if (y.requires_grad()) {
+      Tensor g = empty(y.shape(), y.dtype());
+      backward(std::move(y), std::move(g));
+    }
+    return memory::peak().total + plan.reserve;
+  };
+  const schedule::Frontier frontier = schedule::solve(plan.chain, {.budget = 2 * bytes_of(budget_.bytes)});
+  plan.planner_bytes = frontier.planner_bytes();
+  const std::vector<schedule::Point>& points = frontier.points();
+  const auto try_point = [&](std::size_t i) {
+    schedule::Schedule s = frontier.schedule(points[i].bytes);
+    const std::size_t peak = peak_of(s.actions);
+    if (peak > budget_.bytes) return false;
+    plan.schedule = std::move(s);
+    plan.predicted_peak = peak;
+    return true;
+  };
+  std::size_t fits = 0, fails = points.size();  // the points are sorted by bytes, and so, but for trifles, are their peaks
+  if (!try_point(0)) {
+    const schedule::Schedule least = frontier.schedule(frontier.minimum());
+    const std::size_t needed = peak_of(least.actions);
+    const schedule::Trace trace = schedule::simulate(plan.chain, least.actions);
+    std::size_t gradients = 0;
+    for (const Parameter& p : root.parameters()) gradients += p.value.bytes();
+    const memory::Usage live = memory::live();
+    fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", needed, " bytes (",
+             memory::human(needed), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ", memory::human(gradients),
+             ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ", memory::human(live[Category::input]),
+             ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)), " forced by ",
+             plan.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage), ", shape of the input ", x.shape(),
+             ". Use a smaller batch or a larger budget."));
+  }
+  while (fails - fits > 1) {
+    const std::size_t middle = fits + (fails - fits) / 2;
+    (try_point(middle) ? fits : fails) = middle;
+  }
+  // Two schedules of almost the same bytes may come the other way round in the dry run.
+  for (std::size_t i = fits + 1; i < std::min(fits + 4, points.size()); ++i)
+    if (try_point(i)) break;
+  return plan;
+}
+
+}  // namespace rewind_lib::nn

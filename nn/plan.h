@@ -1,0 +1,53 @@
+#pragma once
+// Planning for a net: its chain as a planner sees it, and the schedule for a budget.
+
+#include <rewind/autograd/schedule/frontier.h>
+#include <rewind/nn/sequential.h>
+
+namespace rewind_lib::nn {
+
+/// The chain that recompute() works on: the module itself when it is a Sequential, else the one below it with the most
+/// modules inside; nullptr when there is none of two stages or more.
+Sequential* largest_chain(Module& module);
+
+/// Measures the chain on shapes alone: what each stage leaves, saves and takes while it runs, in the bytes that the tracker
+/// counts, without the gradients of parameters that stay. `input` gives shape, dtype and whether it requires a gradient; its
+/// data is not read. Costs are seconds: the least of two runs of each stage on random data, or counted, at 100 GFLOP/s and
+/// 20 GB/s, whichever takes longer; inside a dry run they are counted. Gradients, statistics and random numbers are as
+/// before.
+schedule::Chain describe_chain(Sequential& chain, const Tensor& input, Costs costs);
+
+/// What was decided for a budget.
+struct BudgetPlan {
+  schedule::Chain chain;
+  schedule::Schedule schedule;
+  Costs costs = Costs::counted;     ///< where the chain's costs come from
+  std::size_t predicted_peak = 0;   ///< of forward and backward, by a dry run, everything live counted, with room for the loss
+  std::size_t reserve = 0;          ///< that room: twice the output, and 64 kB
+  std::int64_t planner_bytes = 0;   ///< what the planner itself held
+};
+
+/// Finds the fastest schedule whose dry-run peak is within the budget, for the sizes at hand.
+class BudgetPlanner {
+ public:
+  explicit BudgetPlanner(Budget budget) : budget_(budget) {}
+  /// Before a forward of `root`: has its chain follow the plan for this input, making one where there is none yet.
+  void prepare(Module& root, const Tensor& x);
+  const BudgetPlan* latest() const { return plans_.empty() ? nullptr : &plans_.back().plan; }
+
+ private:
+  struct Entry {
+    Shape shape;
+    DType dtype;
+    bool training;
+    std::size_t live;  // when it was planned
+    BudgetPlan plan;
+  };
+  BudgetPlan make(Module& root, Sequential& chain, const Tensor& x) const;
+
+  Budget budget_;
+  bool planning_ = false;
+  std::vector<Entry> plans_;
+};
+
+}  // namespace rewind_lib::nn

@@ -1,0 +1,244 @@
+#!/usr/bin/python3
+"""Tests the page of report/ in headless Chromium: it loads without an error, draws, answers to mouse and keyboard, and prints.
+
+    tests/report/page_test.py <make_page> [--pictures FOLDER]   # make_page: the program of make_page.cpp
+
+Needs chromium, chromium-driver and python3-selenium (scripts/bootstrap.sh browser) and libjs-chart.js (... examples).
+"""
+import argparse
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+INSTALL = "install Debian's packages chromium, chromium-driver and python3-selenium (scripts/bootstrap.sh browser)"
+
+try:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+except ImportError:
+    sys.exit(f"error: no module selenium in {sys.executable}: {INSTALL}")
+
+CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+WIDTHS = (390, 1440)
+SCHEMES = ("light", "dark")
+
+# How many colours a canvas shows; a blank one shows one.
+COUNT_COLOURS = """
+const {width, height} = arguments[0], data = arguments[0].getContext("2d").getImageData(0, 0, width, height).data;
+const seen = new Set();
+for (let i = 0; i < data.length; i += 4 * 7) seen.add((data[i] << 24) ^ (data[i + 1] << 16) ^ (data[i + 2] << 8) ^ data[i + 3]);
+return seen.size;
+"""
+
+
+def start_browser(profile):
+    for program in (CHROMIUM, DRIVER):
+        if not os.access(program, os.X_OK):
+            sys.exit(f"error: no {program}: {INSTALL}")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
+    for flag in (flags + " disable-sync disable-dev-shm-usage hide-scrollbars force-device-scale-factor=1").split():
+        options.add_argument("--" + flag)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(service=Service(DRIVER), options=options)
+
+
+class Page(unittest.TestCase):
+    folder = make_page = pictures = browser = None
+
+    @classmethod
+    def make(cls, name, *options):
+        data, page = cls.folder / f"{name}.json", cls.folder / f"{name}.html"
+        with open(data, "w") as out:
+            subprocess.run([sys.executable, HERE / "make_sample.py", *options], stdout=out, check=True)
+        subprocess.run([cls.make_page, data, page], check=True)
+        return page
+
+    @classmethod
+    def setUpClass(cls):
+        cls.small = cls.make("small")
+
+    def set_size(self, width, height):
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                     {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+
+    def open(self, page, width, scheme="light"):
+        self.set_size(width, 900)
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                                     {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        self.browser.get_log("browser")
+        begin = time.monotonic()
+        self.browser.get(page.as_uri())
+        self.assertEqual(self.run_js("return document.documentElement.dataset.ready"), "yes")
+        return time.monotonic() - begin
+
+    def run_js(self, script, *args):
+        return self.browser.execute_script(script, *args)
+
+    def find(self, css):
+        return self.browser.find_elements(By.CSS_SELECTOR, css)
+
+    def assert_quiet(self):
+        self.assertEqual(self.browser.get_log("browser"), [])
+
+    def assert_drawn(self):
+        canvases = self.find("figure canvas")
+        self.assertGreater(len(canvases), 4)
+        for canvas in canvases:
+            self.assertGreater(self.run_js(COUNT_COLOURS, canvas), 8, canvas.get_attribute("aria-label"))
+        return canvases
+
+    def picture(self, name, whole=True):
+        if self.pictures:
+            if whole:
+                self.set_size(self.run_js("return innerWidth"), self.run_js("return document.documentElement.scrollHeight"))
+                time.sleep(0.5)
+            shot = self.browser.execute_cdp_cmd("Page.captureScreenshot", {})
+            (self.pictures / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+    def hover(self, node, right=0.5, down=0.5):
+        self.run_js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", node)
+        size = node.size
+        ActionChains(self.browser).move_to_element_with_offset(
+            node, int((right - 0.5) * size["width"]), int((down - 0.5) * size["height"])).pause(0.1).perform()
+
+    def test_draws_everything_without_a_word_in_the_console(self):
+        for width in WIDTHS:
+            for scheme in SCHEMES:
+                with self.subTest(width=width, scheme=scheme):
+                    self.open(self.small, width, scheme)
+                    self.assert_drawn()
+                    self.picture(f"{width}-{scheme}")
+                    self.assertLessEqual(self.run_js("return document.documentElement.scrollWidth"), width, "it scrolls sideways")
+                    self.assert_quiet()
+
+    def test_says_that_all_gradients_are_identical_and_shows_odd_text_as_it_is(self):
+        self.open(self.small, 1440)
+        self.assertIn("all 6 strategies are identical, to the last bit", self.find(".verdict.good")[0].text)
+        self.assertEqual(self.find("h1")[0].text, "Recompute: <MobileNetV2> & what it takes")
+        self.assertIn("</script><script>alert(1)</script>", self.find("#facts")[0].text)
+
+    def test_hovering_a_chart_shows_values(self):
+        for width in WIDTHS:
+            self.open(self.small, width)
+            charts = self.find(".canvas.chart canvas")
+            self.assertGreaterEqual(len(charts), 4)
+            for canvas in charts:
+                self.hover(canvas, 0.6)
+                text = self.run_js("""const tip = Chart.getChart(arguments[0]).tooltip;
+                    return tip.opacity === 0 ? "" : [...tip.title, ...tip.body.flatMap((b) => b.lines), ...tip.footer].join("|")""", canvas)
+                self.assertRegex(text, r"\d ([kMG]?B)\b", canvas.get_attribute("aria-label"))
+            self.picture(f"hover-{width}", whole=False)
+
+    def test_hovering_a_schedule_shows_values(self):
+        for width in WIDTHS:
+            self.open(self.small, width)
+            for box in self.find(".canvas.schedule"):
+                self.hover(box, 0.5, 0.3)
+                text = box.find_element(By.CSS_SELECTOR, ".tip").text
+                self.assertRegex(text, r"(?s)^(Fnone|Fck|Fall|B) \d+, .*time .* s .*MB while it runs")
+            self.picture(f"schedule-{width}", whole=False)
+        self.assert_quiet()
+
+    def test_a_schedule_and_the_tables_are_reached_by_keyboard(self):
+        self.open(self.small, 390)
+        reached = set()
+        for _ in range(60):
+            self.browser.switch_to.active_element.send_keys(Keys.TAB)
+            active = self.browser.switch_to.active_element
+            reached.add(active.get_attribute("class") if active.tag_name == "div" else active.tag_name)
+        self.assertLessEqual({"table", "canvas", "input", "summary", "a"}, reached)
+
+        canvas = self.find(".canvas.schedule canvas")[0]
+        self.run_js("arguments[0].focus()", canvas)
+        canvas.send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+        self.assertIn("Fall 2, blocks.1", self.find(".readout")[0].text)
+        for node in self.find("figure canvas"):
+            self.assertGreater(len(node.get_attribute("aria-label")), 20)
+        self.assertEqual(len(self.find("table caption")), len(self.find("table")))
+
+    def test_the_chosen_strategies_are_shown(self):
+        self.open(self.small, 1440)
+        before = len(self.find("#schedules figure"))
+        for box in self.find("#schedules fieldset input, #timeline fieldset input"):
+            if not box.is_selected():
+                self.run_js("arguments[0].click()", box)
+        self.assertEqual(before, 3)
+        self.assertEqual(len(self.find("#schedules figure")), 6)
+        self.assertEqual(len(self.find("#timeline figure")), 6)
+        self.assert_drawn()
+        for details in self.find("details"):
+            self.run_js("arguments[0].open = true", details)
+        self.picture("all")
+        self.assert_quiet()
+
+    def test_prints_light_and_comes_back(self):
+        self.open(self.small, 1440, "dark")
+        dark = self.run_js("return colour('ink')")
+        self.run_js("addEventListener('beforeprint', () => { window.printed = [colour('ink'), document.querySelector('main').clientWidth]; })")
+        pdf = self.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
+        raw = base64.b64decode(pdf["data"])
+        if self.pictures:
+            (self.pictures / "print.pdf").write_bytes(raw)
+        self.assertTrue(raw.startswith(b"%PDF"))
+        self.assertGreater(len(raw), 50_000)
+        ink, width = self.run_js("return window.printed")
+        self.assertNotEqual(ink, dark)
+        self.assertLess(width, 800)
+        self.assertEqual(self.run_js("return colour('ink')"), dark)
+        self.assert_drawn()
+        self.assert_quiet()
+
+    def test_a_net_of_340_stages_draws_quickly(self):
+        page = self.make("large", "--stages", "340", "--points", "20000")
+        for width in WIDTHS:
+            seconds = self.open(page, width)
+            self.assertLess(seconds, 10)
+            self.assert_drawn()
+            self.hover(self.find(".canvas.schedule")[1], 0.6, 0.5)
+            self.assertIn("while it runs", self.find(".canvas.schedule .tip")[1].text)
+            self.picture(f"large-{width}")
+            self.assert_quiet()
+
+    def test_little_data_makes_a_small_page(self):
+        data, page = self.folder / "little.json", self.folder / "little.html"
+        data.write_text('{"title": "Little", "strategies": [{"strategy": "a", "schedule": "Fall1 B1", "gradient_hash": "1", "loss": 1},'
+                        '{"strategy": "b", "gradient_hash": "2", "loss": 1}]}')
+        subprocess.run([self.make_page, data, page], check=True)
+        self.open(page, 390)
+        self.assertIn("differ from those of a: b", self.find(".verdict.bad")[0].text)
+        self.assertEqual(len(self.find("section")), 2)
+        self.assert_quiet()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("make_page")
+    parser.add_argument("--pictures", type=Path, help="a folder for screenshots to look at")
+    parser.add_argument("--only", default="test", help="part of a test's name")
+    args = parser.parse_args()
+    if args.pictures:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
+        Page.folder, Page.make_page, Page.pictures, Page.browser = Path(folder), args.make_page, args.pictures, start_browser(profile)
+        try:
+            suite = unittest.TestSuite(t for t in unittest.defaultTestLoader.loadTestsFromTestCase(Page) if args.only in t.id())
+            result = unittest.TextTestRunner(verbosity=2).run(suite)
+        finally:
+            Page.browser.quit()
+    return 0 if result.wasSuccessful() and result.testsRun > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

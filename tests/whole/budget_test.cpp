@@ -1,0 +1,169 @@
+// A budget in bytes: the fastest schedule that fits, the same bits, and never a byte more.
+
+#include <rewind/autograd/backward.h>
+#include <rewind/autograd/dry_run.h>
+#include <rewind/core/random.h>
+#include <rewind/nn/blocks.h>
+#include <rewind/nn/plan.h>
+#include <rewind/optim/adam.h>
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+namespace rw = rewind;
+namespace nn = rewind::nn;
+using rw::Tensor;
+using namespace rw::literals;
+
+namespace {
+
+nn::Sequential net() {
+  rw::random::seed(5);
+  nn::Sequential s{nn::Conv2d{{.in = 3, .out = 16, .kernel = 3, .padding = 1, .bias = false}}, nn::BatchNorm2d{16}, nn::ReLU6{}};
+  for (int i = 0; i < 6; ++i) s.add(nn::InvertedBottleneck{{.in = 16, .out = 16, .expand = 4}});
+  s.add(nn::Dropout{0.3});
+  s.add(nn::GlobalAvgPool{});
+  s.add(nn::Linear{16, 10});
+  return s;
+}
+
+/// A model that is no chain, around one.
+struct Wrapped : nn::Module {
+  nn::Sequential body = net();
+  nn::Linear extra{10, 4};
+  void describe(nn::Fields& f) override {
+    f.child("body", body);
+    f.child("extra", extra);
+  }
+  Tensor forward(Tensor x) override { return extra(rw::relu(body(std::move(x)))); }
+};
+
+struct Outcome {
+  std::vector<std::uint64_t> hashes;
+  std::size_t peak = 0;
+};
+
+template <class Net>
+Outcome train(Net& model, int steps, int classes) {
+  rw::random::seed(9);
+  rw::optim::Adam adam{model.parameters(), {.lr = 1e-3}};
+  const rw::memory::CategoryScope input(rw::Category::input);
+  const Tensor x = rw::randn({4, 16, 16, 3});
+  Tensor y = rw::arange(4, rw::int64);
+  for (auto& v : y.mutate<std::int64_t>()) v %= classes;
+  const rw::memory::CategoryScope activation(rw::Category::activation);
+  rw::memory::reset_peak();
+  Outcome o;
+  for (int i = 0; i < steps; ++i) {
+    Tensor loss = rw::cross_entropy(model(x), y);
+    o.hashes.push_back(rw::hash(loss));
+    rw::backward(std::move(loss));
+    adam.step();
+  }
+  o.peak = rw::memory::peak().total;
+  for (const auto& p : model.parameters()) o.hashes.push_back(rw::hash(p.value));
+  for (const auto& p : model.buffers()) o.hashes.push_back(rw::hash(p.value));
+  return o;
+}
+
+std::string message_of(nn::Module& model, const Tensor& x) {
+  try {
+    model(x);
+  } catch (const rw::Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("steps that the limit refuses under vanilla train under a budget with that limit set, with the same bits") {
+  nn::Sequential plain = net();
+  const std::size_t before = rw::memory::live().total;
+  const Outcome vanilla = train(plain, 3, 10);
+  const std::size_t own = vanilla.peak - before;
+  for (const double share : {0.95, 0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.37}) {
+    CAPTURE(share);
+    const std::size_t limit = before + static_cast<std::size_t>(share * static_cast<double>(own));
+    plain = net();
+    rw::memory::set_limit(limit);
+    CHECK_THROWS_AS(train(plain, 1, 10), rw::OutOfMemory);
+    rw::memory::set_limit(0);
+    plain = net();
+    plain.recompute(rw::Budget{limit});
+    rw::memory::set_limit(limit);
+    const Outcome o = train(plain, 3, 10);
+    rw::memory::set_limit(0);
+    CHECK(o.hashes == vanilla.hashes);
+    CHECK(o.peak <= limit);
+  }
+}
+
+TEST_CASE("a larger budget never takes more recomputation") {
+  nn::Sequential model = net();
+  const Tensor x = rw::randn({4, 16, 16, 3});
+  double last = 0;
+  for (const std::size_t budget : {1_GiB, 3_MiB, 2_MiB}) {
+    model.recompute(rw::Budget{.bytes = rw::memory::live().total + budget, .costs = rw::Costs::counted});
+    const rw::DryRun run = rw::dry_run([&] { rw::backward(rw::sum(model(x))); });
+    const double flops = static_cast<double>(run.flops);
+    CHECK(flops >= last);
+    last = flops;
+    CHECK(run.peak.total <= run.before.total + budget);
+  }
+  CHECK(last > 0);
+}
+
+TEST_CASE("a budget that is too small is an error that says what is needed, and that much is enough") {
+  nn::Sequential model = net();
+  const Tensor x = rw::randn({4, 16, 16, 3});
+  model.recompute(rw::Budget{.bytes = rw::memory::live().total + 1000, .costs = rw::Costs::counted});
+  const std::string text = message_of(model, x);
+  CHECK(text.find("is too small; this step needs at least ") != text.npos);
+  CHECK(text.find("parameters") != text.npos);
+  CHECK(text.find("forced by stage") != text.npos);
+  const auto at = text.find("at least ") + 9;
+  const std::size_t needed = std::stoull(text.substr(at));
+  model.recompute(rw::Budget{.bytes = needed, .costs = rw::Costs::counted});
+  rw::memory::reset_peak();
+  rw::backward(rw::sum(model(x)));
+  CHECK(rw::memory::peak().total <= needed);
+}
+
+TEST_CASE("in a model that is no chain, the largest chain inside is recomputed, within the budget of the whole") {
+  const auto run = [](std::size_t budget) {
+    rw::random::seed(3);
+    Wrapped model;
+    if (budget > 0) model.recompute(rw::Budget{budget});
+    return train(model, 3, 4);
+  };
+  const std::size_t before = rw::memory::live().total;
+  const Outcome vanilla = run(0);
+  const std::size_t budget = before + (vanilla.peak - before) * 6 / 10;
+  const Outcome within = run(budget);
+  CHECK(within.peak <= budget);
+  CHECK(within.hashes == vanilla.hashes);
+}
+
+TEST_CASE("a module without a chain says so") {
+  nn::Linear layer{3, 3};
+  CHECK_THROWS_WITH_AS(layer.recompute(rw::Recompute::sqrt()), doctest::Contains("Linear contains no Sequential"), rw::Error);
+}
+
+TEST_CASE("planning leaves gradients, statistics and random numbers as they were") {
+  nn::Sequential model = net();
+  const Tensor x = rw::randn({4, 16, 16, 3});
+  rw::backward(rw::sum(model(x)));
+  std::vector<std::uint64_t> before, after;
+  const auto take = [&](std::vector<std::uint64_t>& to) {
+    for (const auto& p : model.parameters()) to.push_back(rw::hash(p.value.grad()));
+    for (const auto& p : model.buffers()) to.push_back(rw::hash(p.value));
+    to.push_back(rw::random::default_generator().offset());
+    to.push_back(rw::memory::live().total);
+  };
+  take(before);
+  nn::describe_chain(model, x, rw::Costs::measured);
+  take(after);
+  CHECK(before == after);
+}
