@@ -28,7 +28,8 @@ ObserverScope::ObserverScope(Observer& observer) { context().observers.push_back
 ObserverScope::~ObserverScope() { context().observers.pop_back(); }
 
 const char* name_of(Kind kind) {
-  constexpr const char* names[] = {"contraction", "normalisation", "element-wise", "reduction", "data movement", "random", "optimizer"};
+  constexpr const char* names[] = {"contraction",   "normalisation", "element-wise", "reduction",
+                                   "data movement", "random",        "optimizer"};
   return names[static_cast<int>(kind)];
 }
 
@@ -56,14 +57,17 @@ void NanGuard::after(const OpEvent& event) {
   if (DryLedger::active()) return;
   const auto look_at = [&](const Tensor& t, const char* what, std::size_t j) {
     if (!t.defined() || !is_float(t.dtype())) return;
-    const std::int64_t at = visit_float(t.dtype(), [&](auto zero) { return kernels::first_non_finite(t.raw<decltype(zero)>(), t.numel()); });
+    const std::int64_t at =
+        visit_float(t.dtype(), [&](auto zero) { return kernels::first_non_finite(t.raw<decltype(zero)>(), t.numel()); });
     if (at < 0) return;
     const double value = visit_float(t.dtype(), [&](auto zero) { return static_cast<double>(t.raw<decltype(zero)>()[at]); });
     const bool gradient = event.gradient_of[0] != 0;
-    fail(str("NaN guard: ", gradient ? str("the gradient of ", event.gradient_of, " (op ", event.op.name, ")") : str("op ", event.op.name),
-                event.module[0] != 0 ? str(" in module ", event.module) : "", " made ", value, " at element ", at, " of its ", what, " ", j,
-                ", shape ", t.shape(), " (", name_of(event.phase), "). Look at its inputs: a learning rate that is too high, a log or a "
-                "division of zero."));
+    fail(str("NaN guard: ",
+             gradient ? str("the gradient of ", event.gradient_of, " (op ", event.op.name, ")") : str("op ", event.op.name),
+             event.module[0] != 0 ? str(" in module ", event.module) : "", " made ", value, " at element ", at, " of its ", what,
+             " ", j, ", shape ", t.shape(), " (", name_of(event.phase),
+             "). Look at its inputs: a learning rate that is too high, a log or a "
+             "division of zero."));
   };
   for (std::size_t j = 0; j < event.out.size(); ++j) look_at(event.out[j], "output", j);
   for (std::size_t i = 0; i < event.in.size(); ++i)
@@ -97,14 +101,16 @@ Specs infer(const OpDecl& op, Inputs in, const void* attr) {
 bool may_donate(const Tensor& t, const Spec& spec) {
   if (!t.defined()) return false;
   const detail::TensorImpl& impl = t.impl();
-  return impl.refs.load(std::memory_order_acquire) == 1 && impl.storage->refs.load(std::memory_order_acquire) == 1 && impl.dtype == spec.dtype &&
-         impl.storage->bytes == static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype) && !(impl.requires_grad && t.is_leaf());
+  return impl.refs.load(std::memory_order_acquire) == 1 && impl.storage->refs.load(std::memory_order_acquire) == 1 &&
+         impl.dtype == spec.dtype && impl.storage->bytes == static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype) &&
+         !(impl.requires_grad && t.is_leaf());
 }
 
 Tensor place_view(const Tensor& base, const Spec& spec) {
   Storage* s = base.impl().storage;
   retain(s);
-  return Tensor::adopt(detail::new_impl(s, base.impl().offset + static_cast<std::size_t>(spec.view_offset), spec.shape, spec.dtype));
+  return Tensor::adopt(
+      detail::new_impl(s, base.impl().offset + static_cast<std::size_t>(spec.view_offset), spec.shape, spec.dtype));
 }
 
 /// Inputs that need a gradient, as a mask; refuses what has no history to give.
@@ -114,8 +120,9 @@ std::uint32_t needed_inputs(const OpDecl& op, Inputs in, GradMode mode) {
     if (!in[i].defined() || !in[i].requires_grad()) continue;
     needs |= bit(static_cast<int>(i));
     if (mode == GradMode::record && in[i].impl().value.recorder == &detail::Forgotten::instance())
-      fail(str(op.name, ": input ", i, " ", in[i].shape(), " was made inside a checkpointed function and has no history; return it from that "
-                  "function, or detach() it"));
+      fail(str(op.name, ": input ", i, " ", in[i].shape(),
+               " was made inside a checkpointed function and has no history; return it from that "
+               "function, or detach() it"));
   }
   return needs;
 }
@@ -132,7 +139,8 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   REWIND_CHECK(static_cast<std::size_t>(specs.size()) == out.size());
 
   const std::uint32_t needs = c.mode == GradMode::off || op.differentiable == 0 ? 0 : needed_inputs(op, in, c.mode);
-  if (op.mutates != 0 && needs != 0) fail(str(op.name, ": changes its inputs in place and cannot be recorded; call it under NoGrad"));
+  if (op.mutates != 0 && needs != 0)
+    fail(str(op.name, ": changes its inputs in place and cannot be recorded; call it under NoGrad"));
   const bool recording = needs != 0 && c.mode == GradMode::record;
   const Saves saves = recording && op.saves != nullptr ? op.saves(attr, needs) : Saves{};
 
@@ -157,11 +165,13 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
 
   Storage* workspace = nullptr;
   std::size_t workspace_bytes = 0;
-  if (op.workspace != nullptr && (workspace_bytes = op.workspace(in, specs, attr)) > 0) workspace = new_storage(workspace_bytes, Category::workspace);
+  if (op.workspace != nullptr && (workspace_bytes = op.workspace(in, specs, attr)) > 0)
+    workspace = new_storage(workspace_bytes, Category::workspace);
 
   const auto run = [&] {
     const Phase phase = op.kind == Kind::optimizer ? Phase::optimizer : c.phase;
-    const OpEvent event{op, attr, in, specs, out, workspace_bytes, donated, phase, location().module, c.gradient_of, recording, saves};
+    const OpEvent event{op,        attr, in, specs, out, workspace_bytes, donated, phase, location().module, c.gradient_of,
+                        recording, saves};
     for (Observer* o : c.observers) o->before(event);
     if (!DryLedger::active()) {
       op.forward(Forward(in, out, workspace == nullptr ? nullptr : workspace->data), attr);

@@ -9,9 +9,9 @@ namespace {
 /// The attribute of a checkpoint entry. Trivially copyable; owns the closure through OpDecl::release.
 struct Call {
   Closure* closure;
-  random::Generator generator;    // where the random numbers stood before the first run
-  std::uint64_t differentiable;   // which results the entry's outputs are
-  std::uint32_t given;            // which inputs are defined
+  random::Generator generator;   // where the random numbers stood before the first run
+  std::uint64_t differentiable;  // which results the entry's outputs are
+  std::uint32_t given;           // which inputs are defined
 };
 
 const Call& call_of(const void* attr) { return *static_cast<const Call*>(attr); }
@@ -19,7 +19,9 @@ const Call& call_of(const void* attr) { return *static_cast<const Call*>(attr); 
 void replay(Vjp& v, const void* attr) {
   const Call& call = call_of(attr);
   if (Tape::current().create_graph())
-    fail("checkpoint: a checkpointed function cannot be differentiated twice; call it without checkpoint() where create_graph is on");
+    fail(
+        "checkpoint: a checkpointed function cannot be differentiated twice; call it without checkpoint() where create_graph is "
+        "on");
 
   std::vector<Tensor> gradients;
   for (std::uint64_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
@@ -63,7 +65,8 @@ constexpr OpDecl checkpoint_decl = [] {
 std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs) {
   std::unique_ptr<Closure> owner(closure);
   if (grad_mode() != GradMode::record) return closure->call(std::move(inputs));
-  if (inputs.size() > 32) fail(str("checkpoint: takes at most 32 inputs, got ", inputs.size(), "; capture the others in the function"));
+  if (inputs.size() > 32)
+    fail(str("checkpoint: takes at most 32 inputs, got ", inputs.size(), "; capture the others in the function"));
 
   const random::Generator before = random::default_generator();
   std::vector<Tensor> out;
@@ -77,7 +80,8 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
     if (!out[j].defined() || !out[j].requires_grad()) continue;
     if (j >= 64) fail("checkpoint: at most the first 64 results of a function may carry gradients");
     // A result that the function passed through is an object of somebody else's; the entry needs one of its own.
-    if (out[j].impl().value.recorder != &Forgotten::instance() || out[j].impl().refs.load() > 1) out[j] = view_as(out[j], out[j].shape());
+    if (out[j].impl().value.recorder != &Forgotten::instance() || out[j].impl().refs.load() > 1)
+      out[j] = view_as(out[j], out[j].shape());
     differentiable |= std::uint64_t{1} << j;
     results.push_back(out[j]);
   }

@@ -30,7 +30,7 @@ auto call_with(F& fn, std::vector<Tensor>& inputs, std::index_sequence<I...>) {
 /// compute the same again when called with the same inputs. Its result cannot be differentiated twice (create_graph
 /// throws Error).
 template <class F, class... T>
-  requires(std::is_same_v<std::decay_t<T>, Tensor> && ...)
+  requires(std::is_same_v<std::decay_t<T>, Tensor>&&...)
 auto checkpoint(F fn, T&&... inputs) {
   using Result = std::invoke_result_t<F&, std::decay_t<T>...>;
   static_assert(std::is_same_v<Result, Tensor> || std::is_same_v<Result, std::vector<Tensor>>,

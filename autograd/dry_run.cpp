@@ -52,7 +52,8 @@ DryRun detail::dry_run(void (*call)(void*), void* f) {
   run.peak = memory::peak();
   run.at_peak = memory::at_peak();
   run.after = memory::live();
-  const auto top = std::ranges::find_if(run.timeline, [&](const memory::Event& e) { return e.total == run.peak.total && e.delta > 0; });
+  const auto top =
+      std::ranges::find_if(run.timeline, [&](const memory::Event& e) { return e.total == run.peak.total && e.delta > 0; });
   if (top != run.timeline.end()) {
     run.peak_op = top->op;
     run.peak_module = top->module;
@@ -76,7 +77,8 @@ std::string DryRun::report() const {
   };
   print("%-16s %12s %12s %12s %12s\n", "memory", "before", "own peak", "at the peak", "after");
   const auto row = [&](const char* name, std::size_t a, std::size_t b, std::size_t c, std::size_t d) {
-    print("%-16s %12s %12s %12s %12s\n", name, memory::human(a).c_str(), memory::human(b).c_str(), memory::human(c).c_str(), memory::human(d).c_str());
+    print("%-16s %12s %12s %12s %12s\n", name, memory::human(a).c_str(), memory::human(b).c_str(), memory::human(c).c_str(),
+          memory::human(d).c_str());
   };
   for (int c = 0; c < category_count; ++c)
     row(name_of(static_cast<Category>(c)), before.bytes[c], peak.bytes[c], at_peak.bytes[c], after.bytes[c]);
@@ -84,9 +86,10 @@ std::string DryRun::report() const {
   text += str("the peak is at ", peak_op.empty() ? "no op" : peak_op, peak_module.empty() ? "" : " in ", peak_module, "\n\n");
   print("%-28s %-10s %8s %12s %12s\n", "op", "phase", "calls", "GFLOP", "moved");
   for (const OpTotal& t : ops)
-    print("%-28s %-10s %8lld %12.3f %12s\n", t.op, name_of(t.phase), static_cast<long long>(t.count), static_cast<double>(t.flops) * 1e-9,
-          memory::human(static_cast<std::size_t>(t.bytes_moved)).c_str());
-  print("%-28s %-10s %8s %12.3f %12s\n", "total", "", "", static_cast<double>(flops) * 1e-9, memory::human(static_cast<std::size_t>(bytes_moved)).c_str());
+    print("%-28s %-10s %8lld %12.3f %12s\n", t.op, name_of(t.phase), static_cast<long long>(t.count),
+          static_cast<double>(t.flops) * 1e-9, memory::human(static_cast<std::size_t>(t.bytes_moved)).c_str());
+  print("%-28s %-10s %8s %12.3f %12s\n", "total", "", "", static_cast<double>(flops) * 1e-9,
+        memory::human(static_cast<std::size_t>(bytes_moved)).c_str());
   return text;
 }
 

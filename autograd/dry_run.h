@@ -27,10 +27,10 @@ struct OpTotal {
 };
 
 struct DryRun {
-  memory::Usage before;   ///< live when the step began
-  memory::Usage peak;     ///< each category's own peak, and the peak of the total
-  memory::Usage at_peak;  ///< what that total was made of
-  memory::Usage after;    ///< live when the step ended
+  memory::Usage before;     ///< live when the step began
+  memory::Usage peak;       ///< each category's own peak, and the peak of the total
+  memory::Usage at_peak;    ///< what that total was made of
+  memory::Usage after;      ///< live when the step ended
   std::string peak_op;      ///< the op that ran at the peak, "" outside ops
   std::string peak_module;  ///< the module path then, "" outside modules
   std::int64_t flops = 0;
@@ -53,7 +53,8 @@ DryRun dry_run(void (*call)(void*), void* f);
 /// not go back through a tape that was recorded before.
 template <class F>
 DryRun dry_run(F&& f) {
-  return detail::dry_run([](void* g) { (*static_cast<std::remove_reference_t<F>*>(g))(); }, const_cast<void*>(static_cast<const void*>(&f)));
+  return detail::dry_run([](void* g) { (*static_cast<std::remove_reference_t<F>*>(g))(); },
+                         const_cast<void*>(static_cast<const void*>(&f)));
 }
 
 }  // namespace rewind_lib

@@ -128,7 +128,9 @@ Tensor global_avg_pool(Tensor x);
 // --- data movement -----------------------------------------------------------------------------------------------
 /// A view. One extent may be -1 and is worked out.
 Tensor reshape(Tensor x, std::span<const std::int64_t> shape);
-inline Tensor reshape(Tensor x, std::initializer_list<std::int64_t> shape) { return reshape(std::move(x), std::span(shape.begin(), shape.size())); }
+inline Tensor reshape(Tensor x, std::initializer_list<std::int64_t> shape) {
+  return reshape(std::move(x), std::span(shape.begin(), shape.size()));
+}
 inline Tensor reshape(Tensor x, const Shape& shape) { return reshape(std::move(x), std::span(shape.begin(), shape.end())); }
 /// Axis i of the result is axis axes[i] of x.
 Tensor permute(Tensor x, std::vector<int> axes);

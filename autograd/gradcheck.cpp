@@ -18,7 +18,8 @@ std::vector<Tensor> direction_like(const std::vector<Tensor>& outputs) {
   std::uint64_t stream = 0;
   for (const Tensor& y : outputs) {
     v.push_back(is_float(y.dtype()) ? empty(y.shape(), float64) : Tensor());
-    if (v.back().defined()) random::fill_uniform(v.back().mutate<double>().data(), y.numel(), -1.0, 1.0, 0x9e3779b9, stream++ << 32);
+    if (v.back().defined())
+      random::fill_uniform(v.back().mutate<double>().data(), y.numel(), -1.0, 1.0, 0x9e3779b9, stream++ << 32);
   }
   return v;
 }
@@ -65,7 +66,8 @@ std::vector<std::size_t> checked_inputs(const std::vector<Tensor>& inputs) {
 }
 
 /// The gradients of the projected outputs with respect to the checked inputs; zeros where there is no dependence.
-std::vector<Tensor> analytic(FunctionRef f, const std::vector<Tensor>& inputs, const std::vector<std::size_t>& checked, const std::vector<Tensor>& v) {
+std::vector<Tensor> analytic(FunctionRef f, const std::vector<Tensor>& inputs, const std::vector<std::size_t>& checked,
+                             const std::vector<Tensor>& v) {
   std::vector<Tensor> leaves = leaves_of(inputs, checked);
   const Tensor y = project_recorded(f.call(f.object, leaves), v);
   if (y.defined()) backward(y);
@@ -106,8 +108,8 @@ GradcheckResult first_order(FunctionRef f, const std::vector<Tensor>& inputs, co
       result.worst = error;
       if (error <= options.tolerance) continue;
       result.ok = false;
-      result.message = str("gradcheck: ", what, " of input ", checked[k], ", shape ", x.shape(), ", element ", e, ": the tape says ", ours,
-                           ", finite differences say ", numeric);
+      result.message = str("gradcheck: ", what, " of input ", checked[k], ", shape ", x.shape(), ", element ", e,
+                           ": the tape says ", ours, ", finite differences say ", numeric);
       if (!std::isfinite(error)) return result;
     }
   }
@@ -241,7 +243,8 @@ class Checker final : public SampleSink {
       if (!same_bits(call(clones()), plain)) problem(number, "gives different bits when it runs again");
     }
     for (int j = 0; j < specs.size(); ++j)
-      if (!(plain[static_cast<std::size_t>(j)].shape() == specs[j].shape)) problem(number, str("makes output ", j, " of another shape than inferred"));
+      if (!(plain[static_cast<std::size_t>(j)].shape() == specs[j].shape))
+        problem(number, str("makes output ", j, " of another shape than inferred"));
 
     // A donated buffer holds the same bits.
     {
@@ -265,7 +268,8 @@ class Checker final : public SampleSink {
       Tensor y = project_recorded(run(std::move(moved)), v);
       if (y.defined()) backward(std::move(y));
       std::vector<Tensor> g;
-      for (const std::size_t i : checked) g.push_back(leaves[i].grad().defined() ? leaves[i].grad() : zeros(leaves[i].shape(), float64));
+      for (const std::size_t i : checked)
+        g.push_back(leaves[i].grad().defined() ? leaves[i].grad() : zeros(leaves[i].shape(), float64));
       return g;
     };
     const auto direct = [&](std::vector<Tensor> in) { return call(std::move(in)); };
@@ -294,7 +298,8 @@ class Checker final : public SampleSink {
   }
 
   // Runs backward with a copy of the declaration whose vjp goes through a spy.
-  void check_saves(const std::vector<Tensor>& inputs, const void* attr, const std::vector<std::size_t>& checked, const std::vector<Tensor>& v, int number) {
+  void check_saves(const std::vector<Tensor>& inputs, const void* attr, const std::vector<std::size_t>& checked,
+                   const std::vector<Tensor>& v, int number) {
     OpDecl spied = op_;
     spied_op = &op_;
     spied_reads = {};
@@ -312,7 +317,8 @@ class Checker final : public SampleSink {
       if ((declared.inputs & ~spied_reads.inputs & bit(i)) != 0 && inputs[static_cast<std::size_t>(i)].defined())
         problem(number, str("saves input ", i, " but its vjp never reads it"));
     for (int j = 0; j < Specs::max_outputs; ++j)
-      if ((declared.outputs & ~spied_reads.outputs & bit(j)) != 0) problem(number, str("saves output ", j, " but its vjp never reads it"));
+      if ((declared.outputs & ~spied_reads.outputs & bit(j)) != 0)
+        problem(number, str("saves output ", j, " but its vjp never reads it"));
   }
 
   const OpDecl& op_;

@@ -6,9 +6,9 @@
 namespace rewind_lib {
 
 struct GradcheckOptions {
-  double step = 1e-5;        ///< of the central difference
-  double tolerance = 1e-6;   ///< |analytic - numeric| <= tolerance * max(1, |analytic|, |numeric|)
-  bool second_order = false; ///< also check the gradient of the gradient
+  double step = 1e-5;         ///< of the central difference
+  double tolerance = 1e-6;    ///< |analytic - numeric| <= tolerance * max(1, |analytic|, |numeric|)
+  bool second_order = false;  ///< also check the gradient of the gradient
 };
 
 struct GradcheckResult {

@@ -17,12 +17,12 @@ struct OpEvent {
   const Specs& specs;
   std::span<const Tensor> out;
   std::size_t workspace_bytes;
-  bool donated;              ///< output 0 took over an input's buffer
+  bool donated;  ///< output 0 took over an input's buffer
   Phase phase;
-  const char* module;        ///< module path, "" outside modules
-  const char* gradient_of;   ///< in backward, the op whose vjp runs; else ""
-  bool recorded;             ///< the op goes on the tape
-  Saves saves;               ///< what the tape keeps for its vjp
+  const char* module;       ///< module path, "" outside modules
+  const char* gradient_of;  ///< in backward, the op whose vjp runs; else ""
+  bool recorded;            ///< the op goes on the tape
+  Saves saves;              ///< what the tape keeps for its vjp
 
   /// Cost with bytes filled in.
   Cost cost() const;

@@ -69,7 +69,8 @@ constexpr std::uint32_t bit(int i) { return std::uint32_t{1} << i; }
 /// What forward sees: raw buffers. An output may be the same buffer as a donated input.
 class Forward {
  public:
-  Forward(std::span<const Tensor> in, std::span<const Tensor> out, std::byte* workspace) : in_(in), out_(out), workspace_(workspace) {}
+  Forward(std::span<const Tensor> in, std::span<const Tensor> out, std::byte* workspace)
+      : in_(in), out_(out), workspace_(workspace) {}
   int inputs() const { return static_cast<int>(in_.size()); }
   bool has_input(int i) const { return at(in_, i).defined(); }
   template <class T>
@@ -132,10 +133,10 @@ struct OpDecl {
   const char* name;
   Kind kind;
   std::size_t attr_size;
-  const char* no_gradient;         ///< why there is no vjp; nullptr when there is one
-  std::uint32_t donates;           ///< inputs whose buffer output 0 may take over
-  std::uint32_t mutates;           ///< inputs that forward writes to (running statistics, parameters); skipped in a replay
-  std::uint32_t differentiable;    ///< outputs that carry gradients
+  const char* no_gradient;       ///< why there is no vjp; nullptr when there is one
+  std::uint32_t donates;         ///< inputs whose buffer output 0 may take over
+  std::uint32_t mutates;         ///< inputs that forward writes to (running statistics, parameters); skipped in a replay
+  std::uint32_t differentiable;  ///< outputs that carry gradients
   Specs (*infer)(Inputs in, const void* attr);
   Cost (*cost)(Inputs in, const Specs& out, const void* attr);
   std::size_t (*workspace)(Inputs in, const Specs& out, const void* attr);
@@ -178,7 +179,8 @@ class Vjp {
 /// and instead of vjp and saves:
 ///   static constexpr const char* no_gradient = "why";
 template <class T>
-concept Op = requires(Inputs in, const Specs& out, const typename T::Attr& attr, const Forward& f, Samples<typename T::Attr> samples) {
+concept Op = requires(Inputs in, const Specs& out, const typename T::Attr& attr, const Forward& f,
+                      Samples<typename T::Attr> samples) {
   requires std::is_trivially_copyable_v<typename T::Attr>;
   requires std::is_convertible_v<decltype(T::name), const char*>;
   requires std::same_as<std::remove_const_t<decltype(T::kind)>, Kind>;
@@ -186,11 +188,13 @@ concept Op = requires(Inputs in, const Specs& out, const typename T::Attr& attr,
   { T::cost(in, out, attr) } -> std::same_as<Cost>;
   T::forward(f, attr);
   T::samples(samples);
-} && (requires { requires std::is_convertible_v<decltype(T::no_gradient), const char*>; } ||
-      requires(Vjp& v, const typename T::Attr& attr) {
-        T::vjp(v, attr);
-        { T::saves(attr, std::uint32_t{}) } -> std::same_as<Saves>;
-      });
+}
+&&(
+    requires { requires std::is_convertible_v<decltype(T::no_gradient), const char*>; } ||
+    requires(Vjp & v, const typename T::Attr& attr) {
+      T::vjp(v, attr);
+      { T::saves(attr, std::uint32_t{}) } -> std::same_as<Saves>;
+    });
 
 namespace detail {
 template <class Attr>

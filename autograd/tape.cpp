@@ -65,7 +65,8 @@ void Tape::add_use(const ValueRef& value) {
   if (Entry* e = lookup(value)) ++e->uses;
 }
 
-void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs, Saves saves) {
+void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
+                  Saves saves) {
   const std::size_t mark = arena_.mark();
   if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 64);
   auto* entry = static_cast<Entry*>(arena_.take(sizeof(Entry), alignof(Entry)));
@@ -75,7 +76,8 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
   // From here on nothing throws.
   if (attr_copy != nullptr) std::memcpy(attr_copy, attr, op.attr_size);
   const auto index = size();
-  new (entry) Entry{&op, attr_copy, location().module, next_serial_++, {in_slots, in.size()}, {out_slots, out.size()}, mark, 0, none, true, true};
+  new (entry) Entry{
+      &op, attr_copy, location().module, next_serial_++, {in_slots, in.size()}, {out_slots, out.size()}, mark, 0, none, true, true};
 
   for (std::size_t i = 0; i < in.size(); ++i) {
     InputSlot& slot = *new (&in_slots[i]) InputSlot;
@@ -165,7 +167,8 @@ std::string where(const Entry& e) { return e.module[0] != 0 ? str(" in module ",
 /// The view that a vjp has of its entry.
 class EntryVjp final : public Vjp {
  public:
-  EntryVjp(Tape& tape, std::uint32_t index) : tape_(tape), index_(index), entry_(*tape.entries_[index]), keep_(tape.create_graph()) {}
+  EntryVjp(Tape& tape, std::uint32_t index)
+      : tape_(tape), index_(index), entry_(*tape.entries_[index]), keep_(tape.create_graph()) {}
 
   bool needs(int i) const override { return in(i).wanted; }
   bool has_grad(int j) const override { return entry_.out[static_cast<std::size_t>(j)].grad.defined(); }
@@ -202,8 +205,8 @@ class EntryVjp final : public Vjp {
     InputSlot& slot = in(i);
     if (!slot.wanted) return;
     if (!(gradient.shape() == slot.shape) || gradient.dtype() != slot.dtype)
-      fail(str(entry_.op->name, ": its vjp gives input ", i, " a gradient of ", gradient.dtype(), " ", gradient.shape(), ", but the input is ",
-                  slot.dtype, " ", slot.shape));
+      fail(str(entry_.op->name, ": its vjp gives input ", i, " a gradient of ", gradient.dtype(), " ", gradient.shape(),
+               ", but the input is ", slot.dtype, " ", slot.shape));
     tape_.accumulate(slot.value, slot.leaf, std::move(gradient));
   }
 
@@ -213,7 +216,7 @@ class EntryVjp final : public Vjp {
   void check(const Saved& saved, const Shape& shape, const char* what, int i) const {
     if (saved.storage->version != saved.version)
       fail(str("backward: ", what, " ", i, " of ", entry_.op->name, where(entry_), ", shape ", shape,
-                  ", was modified in place after it was saved for backward. Modify a clone(), or modify it after backward."));
+               ", was modified in place after it was saved for backward. Modify a clone(), or modify it after backward."));
   }
 
   Tensor unpack(Saved& saved, const Shape& shape, DType dtype, const char* what, int i) {
@@ -264,10 +267,10 @@ void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient
   if (value.recorder == nullptr) return accumulate_leaf(leaf, std::move(gradient));
   Entry* e = value.recorder == this ? lookup(value) : nullptr;
   if (e == nullptr)
-    fail(value.recorder == this
-             ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and call backward once, or "
-               "detach() what is carried over from one step to the next."
-             : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
+    fail(value.recorder == this ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and "
+                                  "call backward once, or "
+                                  "detach() what is carried over from one step to the next."
+                                : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
   Tensor& sum = e->out[value.output].grad;
   sum = sum.defined() ? add(std::move(sum), std::move(gradient)) : std::move(gradient);
 }
@@ -278,7 +281,8 @@ void Tape::mark_needed(const SweepGoal& goal) {
   const auto is_target = [&](const InputSlot& slot) {
     return std::ranges::any_of(goal.targets, [&](const Tensor& t) {
       const ValueRef& v = t.impl().value;
-      return slot.leaf.defined() ? slot.leaf.same(t) : v.recorder == this && v.serial == slot.value.serial && v.output == slot.value.output;
+      return slot.leaf.defined() ? slot.leaf.same(t)
+                                 : v.recorder == this && v.serial == slot.value.serial && v.output == slot.value.output;
     });
   };
   for (Entry* e : entries_) {
@@ -335,8 +339,7 @@ void Tape::sweep_segment(std::uint32_t mark, std::vector<Tensor> outputs, std::v
   const std::int64_t saved = std::exchange(position_, static_cast<std::int64_t>(size()) - 1);
   for (std::size_t j = 0; j < outputs.size(); ++j) {
     Tensor y = std::exchange(outputs[j], Tensor());
-    if (gradients[j].defined() && y.requires_grad())
-      accumulate(y.impl().value, y, std::exchange(gradients[j], Tensor()));
+    if (gradients[j].defined() && y.requires_grad()) accumulate(y.impl().value, y, std::exchange(gradients[j], Tensor()));
     gradients[j] = Tensor();
   }
   sweep(mark);
@@ -357,8 +360,9 @@ void Tape::run(Tensor y, Tensor g, const SweepGoal& goal) {
   if (goal_ != nullptr) fail("backward: called while another backward is going on, from inside a checkpointed function or a vjp");
   const ValueRef value = y.impl().value;
   if (value.recorder == this && lookup(value) == nullptr)
-    fail("backward: this part of the tape was already consumed by an earlier backward. Compute the loss again, or use "
-         "grad(y, x, {.create_graph = true}), which keeps the tape.");
+    fail(
+        "backward: this part of the tape was already consumed by an earlier backward. Compute the loss again, or use "
+        "grad(y, x, {.create_graph = true}), which keeps the tape.");
   const ContextScope<&Context::phase> phase(Phase::backward);
   try {
     mark_needed(goal);
@@ -388,13 +392,15 @@ namespace {
 
 void check_history(const Tensor& y, const char* what) {
   if (!y.requires_grad())
-    fail(str(what, ": this tensor, shape ", y.shape(), ", has no history: nothing that it was computed from requires a gradient, or it was "
-                "computed under NoGrad"));
+    fail(str(what, ": this tensor, shape ", y.shape(),
+             ", has no history: nothing that it was computed from requires a gradient, or it was "
+             "computed under NoGrad"));
 }
 
 Tensor unit_gradient(const Tensor& y, const char* what) {
   if (y.numel() != 1)
-    fail(str(what, ": needs a tensor with one element, this one has shape ", y.shape(), "; reduce it with sum() or mean(), or give an output gradient"));
+    fail(str(what, ": needs a tensor with one element, this one has shape ", y.shape(),
+             "; reduce it with sum() or mean(), or give an output gradient"));
   return ones(y.shape(), y.dtype());
 }
 
@@ -423,9 +429,11 @@ std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOpti
   for (std::size_t i = 0; i < x.size(); ++i)
     if (!x[i].requires_grad()) fail(str("grad: x[", i, "], shape ", x[i].shape(), ", does not require a gradient"));
   std::vector<Tensor> result(x.size());
-  detail::Tape::current().run(y, std::move(g), {.create_graph = options.create_graph, .collect = false, .targets = x, .captured = result});
+  detail::Tape::current().run(y, std::move(g),
+                              {.create_graph = options.create_graph, .collect = false, .targets = x, .captured = result});
   for (std::size_t i = 0; i < x.size(); ++i)
-    if (!result[i].defined()) fail(str("grad: y does not depend on x[", i, "], shape ", x[i].shape(), " (was it detached on the way?)"));
+    if (!result[i].defined())
+      fail(str("grad: y does not depend on x[", i, "], shape ", x[i].shape(), " (was it detached on the way?)"));
   return result;
 }
 

@@ -22,8 +22,8 @@ struct Saved {
 };
 
 struct InputSlot {
-  Tensor leaf;      // a leaf that collects a gradient
-  ValueRef value;   // or the recorded value that does
+  Tensor leaf;     // a leaf that collects a gradient
+  ValueRef value;  // or the recorded value that does
   Saved saved;
   Shape shape;
   DType dtype = float32;
@@ -45,11 +45,11 @@ struct Entry {
   std::uint64_t serial;
   std::span<InputSlot> in;
   std::span<OutputSlot> out;
-  std::size_t arena_mark;    // where the arena stood before this entry
-  std::uint32_t uses;        // handles on outputs, and inputs of later entries
+  std::size_t arena_mark;  // where the arena stood before this entry
+  std::uint32_t uses;      // handles on outputs, and inputs of later entries
   std::uint32_t next_dead;
-  bool live;                 // not yet consumed or dropped
-  bool needed;               // on a way from a target to y (grad() only)
+  bool live;    // not yet consumed or dropped
+  bool needed;  // on a way from a target to y (grad() only)
 };
 
 /// Stack memory for entries: grows in chunks that are kept, shrinks with the tape.
@@ -96,7 +96,9 @@ class Tape final : public Recorder {
   /// that is going on. Outputs are released before the sweep begins.
   void sweep_segment(std::uint32_t mark, std::vector<Tensor> outputs, std::vector<Tensor> gradients);
   /// Inside a vjp: moves out what has reached output j of the entry at `index`; undefined when nothing has.
-  Tensor take_gradient(std::uint32_t index, int j) { return std::exchange(entries_[index]->out[static_cast<std::size_t>(j)].grad, Tensor()); }
+  Tensor take_gradient(std::uint32_t index, int j) {
+    return std::exchange(entries_[index]->out[static_cast<std::size_t>(j)].grad, Tensor());
+  }
   /// Keeps an entry that has no handles and no readers, until unpin().
   void pin(std::uint32_t index) { ++entries_[index]->uses; }
   void unpin(std::uint32_t index) { dropped(index, entries_[index]->serial); }
@@ -120,11 +122,11 @@ class Tape final : public Recorder {
   EntryArena arena_;
   std::vector<Entry*> entries_;
   std::uint64_t next_serial_ = 1;
-  std::uint32_t dead_ = none;      // entries to drop, linked by next_dead
+  std::uint32_t dead_ = none;  // entries to drop, linked by next_dead
   bool dropping_ = false;
-  std::int64_t position_ = -1;     // the entry that a sweep is at: this and lower ones are not dropped under it
+  std::int64_t position_ = -1;  // the entry that a sweep is at: this and lower ones are not dropped under it
   const SweepGoal* goal_ = nullptr;
-  std::vector<Tensor> touched_;    // leaves that this backward has added to
+  std::vector<Tensor> touched_;  // leaves that this backward has added to
 };
 
 /// The recorder of values made inside a checkpointed function on its first run: they have no history to give.

@@ -11,9 +11,9 @@ namespace rewind_lib {
 
 // Sits in front of each block's bytes and fills one alignment unit, so that the bytes behind it are aligned.
 struct alignas(Arena::alignment) Arena::Block {
-  std::size_t size;   // header included, a multiple of alignment
-  Block* previous;    // the block that ends where this begins
-  Block* bin_next;    // free blocks only
+  std::size_t size;  // header included, a multiple of alignment
+  Block* previous;   // the block that ends where this begins
+  Block* bin_next;   // free blocks only
   Block* bin_previous;
   bool free;
 };

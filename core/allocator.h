@@ -46,9 +46,9 @@ class Arena {
 
   std::byte* base_ = nullptr;
   std::size_t reserved_ = 0;
-  std::byte* top_ = nullptr;    // blocks tile [base_, top_); everything above is untouched or free
-  Block* last_ = nullptr;       // the block that ends at top_
-  std::byte* high_ = nullptr;   // the highest top_ so far
+  std::byte* top_ = nullptr;   // blocks tile [base_, top_); everything above is untouched or free
+  Block* last_ = nullptr;      // the block that ends at top_
+  std::byte* high_ = nullptr;  // the highest top_ so far
   std::size_t resident_ = 0;
   std::uint8_t* touched_ = nullptr;  // a flag a chunk
   Block* bins_[coarse * fine] = {};

@@ -16,7 +16,7 @@ void append(std::string& out, double v) {
 
 void internal_failure(const char* condition, const char* file, int line) {
   throw InternalError(str("This is a bug in Rewind, not in your program: ", file, ":", line, ": check failed: ", condition,
-                             ". Please report it with this message."));
+                          ". Please report it with this message."));
 }
 
 }  // namespace detail

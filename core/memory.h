@@ -87,10 +87,10 @@ class Scope {
 /// One change of the live total.
 struct Event {
   Category category;
-  std::int64_t delta;        ///< bytes allocated (positive) or freed (negative)
-  std::size_t total;         ///< live total after the change
-  const char* op;            ///< the op that ran, "" outside ops
-  const char* module;        ///< the module path, "" outside modules
+  std::int64_t delta;  ///< bytes allocated (positive) or freed (negative)
+  std::size_t total;   ///< live total after the change
+  const char* op;      ///< the op that ran, "" outside ops
+  const char* module;  ///< the module path, "" outside modules
   bool operator==(const Event&) const = default;
 };
 /// Records every change until stop_timeline(), which returns them in order.

@@ -56,7 +56,7 @@ class Pool {
         return true;
       }
       constexpr std::size_t count = 64;
-      void* slab = ::operator new(count * sizeof(T), std::align_val_t{alignof(T)}, std::nothrow);
+      void* slab = ::operator new (count * sizeof(T), std::align_val_t{alignof(T)}, std::nothrow);
       if (slab == nullptr) return false;
       s.slabs.push_back(slab);
       for (std::size_t i = 0; i < count; ++i) head = new (static_cast<std::byte*>(slab) + i * sizeof(T)) Node{head};

@@ -34,8 +34,7 @@ REWIND_INLINE Turn turn(std::uint32_t w) {
                   1.46291807926715968e-9f;  // 2 pi / 2^32; x in [-pi/4, pi/4)
   const float z = x * x;
   const float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * (z * x) + x;
-  const float c = ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * (z * z) -
-                  0.5f * z + 1.f;
+  const float c = ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * (z * z) - 0.5f * z + 1.f;
   const bool odd = (quadrant & 1u) != 0;
   const float a = odd ? s : c, b = odd ? c : s;
   return {((quadrant == 1u) | (quadrant == 2u)) ? -a : a, quadrant >= 2u ? -b : b};

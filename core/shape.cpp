@@ -36,7 +36,7 @@ Shape broadcast(const Shape& a, const Shape& b, std::string_view op) {
     const std::int64_t ea = ia < 0 ? 1 : a[ia], eb = ib < 0 ? 1 : b[ib];
     if (ea != eb && ea != 1 && eb != 1)
       fail(str(op, ": shapes ", a, " and ", b, " do not broadcast: aligned from the right, axis ", i, " has extents ", ea, " and ",
-                  eb, "; they must be equal, or one of them 1"));
+               eb, "; they must be equal, or one of them 1"));
     out.push_back(ea == 1 ? eb : ea);
   }
   return out;

@@ -143,14 +143,14 @@ std::vector<memory::Holding> largest_locked(int count) {
                          const std::vector<memory::Holding>& holdings) {
   const Location& at = location();
   std::string text = str("out of memory: ", at.op[0] != 0 ? str(at.op, " ") : "", "needs ", bytes, " bytes (", memory::human(bytes),
-                            ") of ", name_of(category), at.module[0] != 0 ? str(" in ", at.module) : "", ": ", reason,
-                            ". Live now: ", memory::human(live.total), " (");
+                         ") of ", name_of(category), at.module[0] != 0 ? str(" in ", at.module) : "", ": ", reason,
+                         ". Live now: ", memory::human(live.total), " (");
   for (int c = 0; c < category_count; ++c)
     text += str(c > 0 ? ", " : "", name_of(static_cast<Category>(c)), " ", memory::human(live.bytes[c]));
   text += "). Largest live tensors:";
   for (const auto& h : holdings)
     text += str(" ", memory::human(h.bytes), " ", name_of(h.category), h.op[0] != 0 ? str(" by ", h.op) : "",
-                   h.module[0] != 0 ? str(" in ", h.module) : "", ";");
+                h.module[0] != 0 ? str(" in ", h.module) : "", ";");
   text += " use a smaller batch, recompute more, or raise the limit.";
   throw OutOfMemory(text);
 }

@@ -13,11 +13,11 @@ struct alignas(64) Storage {
   std::atomic<std::uint32_t> refs;
   std::uint32_t version;  ///< moves on every write to a tensor's data, so that a stale save is noticed
   Category category;
-  std::uint32_t dry;      ///< the dry run that it belongs to: counted there, but without bytes; 0 for real ones
-  std::byte* data;        ///< 64-byte aligned; nullptr when dry
+  std::uint32_t dry;  ///< the dry run that it belongs to: counted there, but without bytes; 0 for real ones
+  std::byte* data;    ///< 64-byte aligned; nullptr when dry
   std::size_t bytes;
-  const char* op;         ///< the op that made it, "" outside ops
-  const char* module;     ///< the module path it was made in, "" outside modules
+  const char* op;      ///< the op that made it, "" outside ops
+  const char* module;  ///< the module path it was made in, "" outside modules
   Storage* live_next;
   Storage* live_previous;
 };

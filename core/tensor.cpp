@@ -111,7 +111,8 @@ void Tensor::undefined() { fail("this tensor is undefined: it was default-constr
 
 const void* Tensor::readable(DType as) const {
   const detail::TensorImpl& t = impl();
-  if (t.dtype != as) fail(str("values<T>: the tensor ", t.shape, " is ", t.dtype, " but was read as ", as, "; convert it with to(", as, ")"));
+  if (t.dtype != as)
+    fail(str("values<T>: the tensor ", t.shape, " is ", t.dtype, " but was read as ", as, "; convert it with to(", as, ")"));
   if (t.storage->dry != 0) fail(str("values<T>: the tensor ", t.shape, " belongs to a dry run and has no data to read"));
   return t.storage->data + t.offset;
 }
@@ -202,14 +203,13 @@ Tensor arange(std::int64_t n, DType dtype) {
 }
 
 template <class T>
-  requires is_element<T>
-Tensor from(std::span<const T> elements, const Shape& shape) {
-  if (static_cast<std::int64_t>(elements.size()) != shape.numel())
-    fail(str("from: ", elements.size(), " elements do not fill shape ", shape, ", which has ", shape.numel()));
-  Tensor t = empty(shape, dtype_of<T>);
-  if (!DryLedger::active()) std::ranges::copy(elements, t.mutate<T>().begin());
-  return t;
-}
+  requires is_element<T> Tensor from(std::span<const T> elements, const Shape& shape) {
+    if (static_cast<std::int64_t>(elements.size()) != shape.numel())
+      fail(str("from: ", elements.size(), " elements do not fill shape ", shape, ", which has ", shape.numel()));
+    Tensor t = empty(shape, dtype_of<T>);
+    if (!DryLedger::active()) std::ranges::copy(elements, t.mutate<T>().begin());
+    return t;
+  }
 template Tensor from(std::span<const float>, const Shape&);
 template Tensor from(std::span<const double>, const Shape&);
 template Tensor from(std::span<const std::int32_t>, const Shape&);
@@ -246,7 +246,8 @@ Tensor uniform(const Shape& shape, double low, double high, DType dtype) {
 
 Tensor view_as(const Tensor& tensor, const Shape& shape) {
   const detail::TensorImpl& t = tensor.impl();
-  if (shape.numel() != t.shape.numel()) fail(str("view_as: shape ", shape, " does not have the ", t.shape.numel(), " elements of ", t.shape));
+  if (shape.numel() != t.shape.numel())
+    fail(str("view_as: shape ", shape, " does not have the ", t.shape.numel(), " elements of ", t.shape));
   retain(t.storage);
   return Tensor::adopt(detail::new_impl(t.storage, t.offset, shape, t.dtype));
 }
@@ -260,7 +261,8 @@ Tensor view_rows(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
   const std::int64_t row = t.shape[0] == 0 ? 0 : t.shape.numel() / t.shape[0];
   shape.set(0, end - begin);
   retain(t.storage);
-  return Tensor::adopt(detail::new_impl(t.storage, t.offset + static_cast<std::size_t>(begin * row) * size_of(t.dtype), shape, t.dtype));
+  return Tensor::adopt(
+      detail::new_impl(t.storage, t.offset + static_cast<std::size_t>(begin * row) * size_of(t.dtype), shape, t.dtype));
 }
 
 std::uint64_t hash(const Tensor& tensor) {

@@ -46,8 +46,8 @@ struct TensorImpl {
   Storage* storage;
   std::size_t offset;  // bytes from storage->data
   Shape shape;
-  ValueRef value;      // recorder == nullptr for leaves and constants
-  TensorImpl* grad;    // a leaf's gradient; owned
+  ValueRef value;         // recorder == nullptr for leaves and constants
+  TensorImpl* grad;       // a leaf's gradient; owned
   std::uint32_t shelved;  // the dry run that has put the real gradient aside
 };
 TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, DType dtype);  // takes over the storage reference
@@ -69,7 +69,8 @@ class Tensor {
     return *this;
   }
   ~Tensor() {
-    if (impl_ != nullptr && (impl_->refs.load(std::memory_order_acquire) == 1 || impl_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1))
+    if (impl_ != nullptr &&
+        (impl_->refs.load(std::memory_order_acquire) == 1 || impl_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1))
       detail::destroy(impl_);
   }
 
@@ -87,26 +88,21 @@ class Tensor {
 
   /// The elements, row by row, for reading. Throws Error when T is not the dtype or in a dry run.
   template <class T>
-    requires is_element<T>
-  std::span<const T> values() const {
-    return {static_cast<const T*>(readable(dtype_of<T>)), static_cast<std::size_t>(numel())};
-  }
+    requires is_element<T> std::span<const T> values()
+  const { return {static_cast<const T*>(readable(dtype_of<T>)), static_cast<std::size_t>(numel())}; }
   /// The elements for writing. A backward that saved them before will notice and throw.
   template <class T>
-    requires is_element<T>
-  std::span<T> mutate() {
-    return {static_cast<T*>(writable(dtype_of<T>)), static_cast<std::size_t>(numel())};
-  }
+    requires is_element<T> std::span<T> mutate() {
+      return {static_cast<T*>(writable(dtype_of<T>)), static_cast<std::size_t>(numel())};
+    }
   /// The one element of a tensor of any shape with numel() == 1, converted to T. Throws Error otherwise.
   template <class T = double>
-    requires std::is_arithmetic_v<T>
-  T item() const {
-    return static_cast<T>(item_as_double());
-  }
+    requires std::is_arithmetic_v<T> T item()
+  const { return static_cast<T>(item_as_double()); }
   /// A copy of the elements. Throws Error when T is not the dtype.
   template <class T>
-    requires is_element<T>
-  std::vector<T> to_vector() const {
+    requires is_element<T> std::vector<T> to_vector()
+  const {
     const auto v = values<T>();
     return {v.begin(), v.end()};
   }
@@ -173,18 +169,15 @@ Tensor scalar(double value, DType dtype = float32);
 Tensor arange(std::int64_t n, DType dtype = float32);
 /// Copies elements in row-major order. Throws Error when their number is not shape.numel().
 template <class T>
-  requires is_element<T>
-Tensor from(std::span<const T> elements, const Shape& shape);
+  requires is_element<T> Tensor from(std::span<const T> elements, const Shape& shape);
 template <class T>
-  requires is_element<T>
-Tensor from(std::initializer_list<T> elements, const Shape& shape) {
-  return from(std::span<const T>(elements.begin(), elements.size()), shape);
-}
+  requires is_element<T> Tensor from(std::initializer_list<T> elements, const Shape& shape) {
+    return from(std::span<const T>(elements.begin(), elements.size()), shape);
+  }
 template <class T>
-  requires is_element<T>
-Tensor from(const std::vector<T>& elements, const Shape& shape) {
-  return from(std::span<const T>(elements), shape);
-}
+  requires is_element<T> Tensor from(const std::vector<T>& elements, const Shape& shape) {
+    return from(std::span<const T>(elements), shape);
+  }
 /// Standard normal, and uniform on [low, high), from the thread's default generator (random.h). Float dtypes.
 Tensor randn(const Shape& shape, DType dtype = float32);
 Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = float32);

@@ -54,8 +54,8 @@ int main(int argc, char** argv) {
     const support::Result result = support::train(net, adam, data, options);
 
     const std::int64_t parameters = rw::count_elements(net.parameters());
-    std::cout << "test accuracy " << 100 * result.test_accuracy << " % after " << result.epochs << " epochs, " << result.seconds << " s; "
-              << parameters << " parameters\n"
+    std::cout << "test accuracy " << 100 * result.test_accuracy << " % after " << result.epochs << " epochs, " << result.seconds
+              << " s; " << parameters << " parameters\n"
               << rw::memory::report();
     support::write_json(json, {{"model", model},
                                {"test_accuracy", result.test_accuracy},

@@ -29,7 +29,8 @@ struct Softplus {
       const T *x = f.in<T>(0), beta = static_cast<T>(a.beta);
       T* y = f.out<T>(0);
       rw::parallel::for_range(f.out_shape(0).numel(), rw::parallel::light_grain, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) y[i] = std::max(x[i], T{0}) + std::log1p(std::exp(-std::abs(beta * x[i]))) / beta;
+        for (std::int64_t i = begin; i < end; ++i)
+          y[i] = std::max(x[i], T{0}) + std::log1p(std::exp(-std::abs(beta * x[i]))) / beta;
       });
     });
   }
@@ -56,15 +57,16 @@ struct FlopCounter : rw::Observer {
 int main() {
   const rw::OpReport report = rw::check_op(rw::decl_of<Softplus>);
   for (const std::string& problem : report.problems) std::cout << problem << "\n";
-  std::cout << "softplus passes " << report.samples << " samples and " << report.errors << " errors: " << (report.problems.empty() ? "yes" : "no")
-            << "\n";
+  std::cout << "softplus passes " << report.samples << " samples and " << report.errors
+            << " errors: " << (report.problems.empty() ? "yes" : "no") << "\n";
 
   rw::Tensor x = rw::randn({4, 5}, rw::float64).set_requires_grad();
   rw::backward(rw::sum(softplus(x)));
   const rw::Tensor kept = x.grad();
   x.set_grad({});
   rw::backward(rw::sum(rw::checkpoint([](rw::Tensor h) { return softplus(std::move(h)); }, x)));
-  std::cout << "recomputed gradients have the same bits: " << (kept.to_vector<double>() == x.grad().to_vector<double>() ? "yes" : "no") << "\n";
+  std::cout << "recomputed gradients have the same bits: "
+            << (kept.to_vector<double>() == x.grad().to_vector<double>() ? "yes" : "no") << "\n";
 
   FlopCounter counter;
   {

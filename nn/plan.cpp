@@ -34,7 +34,8 @@ class CountedCost final : public Observer {
  private:
   void after(const OpEvent& event) override {
     const Cost cost = event.cost();
-    seconds_ += std::max(static_cast<double>(cost.flops) / 100e9, static_cast<double>(cost.bytes_read + cost.bytes_written) / 20e9) + 1e-6;
+    seconds_ +=
+        std::max(static_cast<double>(cost.flops) / 100e9, static_cast<double>(cost.bytes_read + cost.bytes_written) / 20e9) + 1e-6;
   }
   double seconds_ = 0;
   ObserverScope scope_;
@@ -199,7 +200,8 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   // The plan for this input is kept while what is live beside it stays, near enough: more would break the budget, and with
   // much less a faster schedule may fit.
   const auto at = std::ranges::find_if(plans_, [&](const Entry& e) {
-    return e.shape == x.shape() && e.dtype == x.dtype() && e.training == root.training() && live <= e.live && live + budget_.bytes / 16 >= e.live;
+    return e.shape == x.shape() && e.dtype == x.dtype() && e.training == root.training() && live <= e.live &&
+           live + budget_.bytes / 16 >= e.live;
   });
   if (at == plans_.end()) {
     std::erase_if(plans_, [&](const Entry& e) { return e.shape == x.shape() && e.dtype == x.dtype(); });
@@ -270,11 +272,11 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& x)
     for (const Parameter& p : root.parameters()) gradients += p.value.bytes();
     const memory::Usage live = memory::live();
     fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", needed, " bytes (",
-             memory::human(needed), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ", memory::human(gradients),
-             ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ", memory::human(live[Category::input]),
-             ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)), " forced by ",
-             plan.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage), ", shape of the input ", x.shape(),
-             ". Use a smaller batch or a larger budget."));
+             memory::human(needed), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ",
+             memory::human(gradients), ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ",
+             memory::human(live[Category::input]), ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)),
+             " forced by ", plan.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage),
+             ", shape of the input ", x.shape(), ". Use a smaller batch or a larger budget."));
   }
   while (fails - fits > 1) {
     const std::size_t middle = fits + (fails - fits) / 2;

@@ -21,10 +21,10 @@ schedule::Chain describe_chain(Sequential& chain, const Tensor& input, Costs cos
 struct BudgetPlan {
   schedule::Chain chain;
   schedule::Schedule schedule;
-  Costs costs = Costs::counted;     ///< where the chain's costs come from
-  std::size_t predicted_peak = 0;   ///< of forward and backward, by a dry run, everything live counted, with room for the loss
-  std::size_t reserve = 0;          ///< that room: twice the output, and 64 kB
-  std::int64_t planner_bytes = 0;   ///< what the planner itself held
+  Costs costs = Costs::counted;    ///< where the chain's costs come from
+  std::size_t predicted_peak = 0;  ///< of forward and backward, by a dry run, everything live counted, with room for the loss
+  std::size_t reserve = 0;         ///< that room: twice the output, and 64 kB
+  std::int64_t planner_bytes = 0;  ///< what the planner itself held
 };
 
 /// Finds the fastest schedule whose dry-run peak is within the budget, for the sizes at hand.

@@ -10,7 +10,9 @@
 namespace rewind_lib::nn {
 
 Sequential::Sequential(Sequential&& other) noexcept
-    : Module(std::move(other)), children_(std::exchange(other.children_, {})), recompute_(std::exchange(other.recompute_, Recompute::vanilla())) {}
+    : Module(std::move(other)),
+      children_(std::exchange(other.children_, {})),
+      recompute_(std::exchange(other.recompute_, Recompute::vanilla())) {}
 
 Sequential& Sequential::operator=(Sequential&& other) noexcept {
   if (this == &other) return *this;
@@ -90,6 +92,7 @@ std::vector<Stage> Sequential::stages() const {
 
 void Sequential::choose(Recompute how) {
   recompute_ = std::move(how);
+  actions_.clear();
   planned_for_ = -1;
 }
 

@@ -50,6 +50,8 @@ class Sequential : public Module {
   /// The stages of the chain: children, with nested Sequentials taken apart (unless they were told themselves what to
   /// recompute) and activations joined to what they follow.
   std::vector<Stage> stages() const;
+  /// What the last recorded forward followed; empty when that kept everything.
+  const std::vector<schedule::Action>& actions() const { return actions_; }
 
   Tensor forward(Tensor x) override;
   void describe(Fields& f) override;

@@ -17,7 +17,7 @@ const format = {
   count: (n) => (Number.isFinite(n) ? n.toLocaleString("en") : String(n)),
   fixed: (n, digits) => (Number.isFinite(n) ? n.toFixed(digits) : "–"),
   percent: (n) => (Number.isFinite(n) ? (100 * n).toFixed(n !== 0 && Math.abs(n) < 0.1 ? 1 : 0) + " %" : "–"),
-  milliseconds: (n) => (!Number.isFinite(n) ? "–" : n < 10_000 ? `${n.toFixed(1)} ms` : `${(n / 1000).toFixed(1)} s`),
+  milliseconds: (n) => (!Number.isFinite(n) ? "–" : n < 1000 ? `${n.toFixed(1)} ms` : `${(n / 1000).toFixed(2)} s`),
   times: (n) => (Number.isFinite(n) ? n.toFixed(2) + "×" : "–"),
 };
 

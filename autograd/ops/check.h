@@ -12,10 +12,11 @@ inline DType check_floats(std::string_view op, Inputs in, std::size_t optional =
       if (i >= optional) continue;
       fail(str(op, ": input ", i, " is undefined (default-constructed or moved from)"));
     }
-    if (!is_float(in[i].dtype())) fail(str(op, ": needs float32 or float64, but input ", i, " is ", in[i].dtype(), " ", in[i].shape()));
+    if (!is_float(in[i].dtype()))
+      fail(str(op, ": needs float32 or float64, but input ", i, " is ", in[i].dtype(), " ", in[i].shape()));
     if (in[i].dtype() != in[0].dtype())
-      fail(str(op, ": inputs must have one dtype, but input 0 is ", in[0].dtype(), " ", in[0].shape(), " and input ", i, " is ", in[i].dtype(), " ",
-               in[i].shape(), "; convert one with to()"));
+      fail(str(op, ": inputs must have one dtype, but input 0 is ", in[0].dtype(), " ", in[0].shape(), " and input ", i, " is ",
+               in[i].dtype(), " ", in[i].shape(), "; convert one with to()"));
   }
   return in[0].dtype();
 }

@@ -227,7 +227,8 @@ struct BatchNormGradient {
     if (d.mean.defined()) v.give(1, std::move(d.mean));
     if (d.rstd.defined()) v.give(2, affine(mul(mul(n.rstd, square(n.rstd)), std::move(d.rstd)), -0.5, 0));
     if (d.gamma.defined()) v.give(3, std::move(d.gamma));
-    if (d.dz.defined()) v.give(5, y.defined() ? ops::epilogue_gradient(a.epilogue, std::move(y), std::move(d.dz)) : std::move(d.dz));
+    if (d.dz.defined())
+      v.give(5, y.defined() ? ops::epilogue_gradient(a.epilogue, std::move(y), std::move(d.dz)) : std::move(d.dz));
   }
   static void samples(Samples<Attr> s) {
     int salt = 0;
@@ -284,8 +285,8 @@ struct BatchNorm {
       const std::int64_t rows = rows_of(x), channels = channels_of(x);
       kernels::batch_norm_statistics(f.in<T>(0), rows, channels, f.out<T>(1), f.out<T>(2), f.workspace<double>());
       const T* rstd = make_rstd(f, kernels::batch_norm_scratch(rows, channels), f.out<T>(2), channels, a.eps);
-      kernels::batch_norm_forward(f.in<T>(0), rows, channels, f.out<T>(1), rstd, f.in<T>(1), f.in<T>(2), ops::activation_of(a.epilogue),
-                                  f.out<T>(0));
+      kernels::batch_norm_forward(f.in<T>(0), rows, channels, f.out<T>(1), rstd, f.in<T>(1), f.in<T>(2),
+                                  ops::activation_of(a.epilogue), f.out<T>(0));
     });
   }
   static Saves saves(const Attr& a, std::uint32_t needs) {

@@ -44,12 +44,30 @@ Tensor sample_for(Unary u, const Shape& shape, int salt) {
   }
 }
 constexpr Unary function(int i) { return static_cast<Unary>(i); }
-constexpr const char* names[] = {"neg",  "exp",       "log",         "sqrt", "tanh",   "sigmoid", "relu",
-                                 "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "square", "abs"};
+constexpr const char* names[] = {"neg",   "exp",  "log",       "sqrt",        "tanh", "sigmoid", "relu",
+                                 "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "square",  "abs"};
 static_assert(std::size(names) == kernels::unary_count);
 
-const Shape sample_shapes[] = {{},     {1},    {2},    {3},    {4},       {5},       {7},       {8},          {9},          {15},
-                               {17},   {1, 1}, {2, 3}, {3, 2}, {1, 5},    {2, 2, 2}, {1, 3, 2}, {2, 1, 1, 2}, {2, 1, 2, 1, 2}, {0, 3}};
+const Shape sample_shapes[] = {{},
+                               {1},
+                               {2},
+                               {3},
+                               {4},
+                               {5},
+                               {7},
+                               {8},
+                               {9},
+                               {15},
+                               {17},
+                               {1, 1},
+                               {2, 3},
+                               {3, 2},
+                               {1, 5},
+                               {2, 2, 2},
+                               {1, 3, 2},
+                               {2, 1, 1, 2},
+                               {2, 1, 2, 1, 2},
+                               {0, 3}};
 
 template <Unary U>
 struct UnaryOp {
@@ -162,7 +180,8 @@ struct Affine {
   static void vjp(Vjp& v, const Attr& a) { v.give(0, a.scale == 1 ? v.grad(0) : affine(v.grad(0), a.scale, 0)); }
   static void samples(Samples<Attr> s) {
     for (const double scale : {-1.5, 0.0, 1.0, 2.0})
-      for (const Shape& shape : {Shape{}, Shape{1}, Shape{5}, Shape{2, 3}, Shape{3, 17}}) s.add({ops::sample(shape)}, {scale, scale + 0.25});
+      for (const Shape& shape : {Shape{}, Shape{1}, Shape{5}, Shape{2, 3}, Shape{3, 17}})
+        s.add({ops::sample(shape)}, {scale, scale + 0.25});
     s.error({arange(3, int32)}, {2, 0}, "needs float32 or float64");
     s.error({arange(3, int64)}, {2, 0}, "int64 [3]");
     s.error({Tensor()}, {2, 0}, "input 0 is undefined");

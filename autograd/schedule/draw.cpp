@@ -48,15 +48,19 @@ std::string draw(const Chain& chain, const Schedule& schedule, int columns, int 
   }
 
   const std::size_t label = str("stage", n).size() + 1;
-  std::string out = str(schedule.strategy.empty() ? "schedule" : schedule.strategy, ", peak ", trace.peak, " bytes, cost ", trace.cost,
-                        trace.recomputed > 0 ? str(", ", trace.recomputed, " of it recomputed") : std::string{});
+  std::string out = str(schedule.strategy.empty() ? "schedule" : schedule.strategy, ", peak ", trace.peak, " bytes, cost ",
+                        trace.cost, trace.recomputed > 0 ? str(", ", trace.recomputed, " of it recomputed") : std::string{});
   if (per_column > 1) out += str(", ", per_column, " actions a column");
   if (per_row > 1) out += str(", ", per_row, " stages a row");
   for (std::size_t r = 0; r < cells.size(); ++r)
-    out += "\n" + padded(r == 0 ? "input" : str("stage", (static_cast<int>(r) - 1) * per_row + 1), std::max<std::size_t>(label, 7)) + cells[r];
+    out += "\n" +
+           padded(r == 0 ? "input" : str("stage", (static_cast<int>(r) - 1) * per_row + 1), std::max<std::size_t>(label, 7)) +
+           cells[r];
   out += "\n" + padded("memory", std::max<std::size_t>(label, 7));
   for (const std::int64_t bytes : memory)
-    out += bytes == trace.peak ? '#' : static_cast<char>('0' + static_cast<int>(10.0 * static_cast<double>(bytes) / static_cast<double>(trace.peak)));
+    out += bytes == trace.peak
+               ? '#'
+               : static_cast<char>('0' + static_cast<int>(10.0 * static_cast<double>(bytes) / static_cast<double>(trace.peak)));
   return out + "\n";
 }
 

@@ -145,12 +145,14 @@ Tensor execute(Stages* owned, const std::vector<Action>& actions, Tensor a) {
     s->stages = stages;
     s->first = static_cast<int>(begin) + 1;
     s->last = static_cast<int>(end);
-    const auto from = s->last == static_cast<int>(forward.size()) ? backward : std::ranges::find(backward, actions.end(), B(s->last + 1)) + 1;
+    const auto from =
+        s->last == static_cast<int>(forward.size()) ? backward : std::ranges::find(backward, actions.end(), B(s->last + 1)) + 1;
     const auto to = std::ranges::find(from, actions.end(), B(s->first));
     if (to == actions.end()) refuse(actions, str("B", s->first, " is missing"));
     s->actions.assign(from, to + 1);
     for (const Action& x : s->actions)
-      if (x.stage < s->first || x.stage > s->last) refuse(actions, str(to_string(x), " runs outside the stages ", s->first, " to ", s->last));
+      if (x.stage < s->first || x.stage > s->last)
+        refuse(actions, str(to_string(x), " runs outside the stages ", s->first, " to ", s->last));
     const std::span part = forward.subspan(begin, end - begin);
     a = run_segment(std::move(s), part, std::move(a));
     begin = end;

@@ -86,20 +86,24 @@ class Envelope {
   void lower(const std::vector<Corner>& right, int64_t shift, const std::vector<Corner>& left, int64_t base, int64_t from,
              int64_t top);
 
-  // The curve. A corner is left out when that costs at most `tolerance` ticks; the first and the last stay.
-  std::vector<Corner> take(int64_t tolerance) const {
+  // The curve. A corner is left out when that costs at most `tolerance` ticks; the first and the last stay. Sets lost to the
+  // most that it did cost.
+  std::vector<Corner> take(int64_t tolerance, int64_t& lost) const {
+    lost = 0;
     if (corners_.size() == 2) return {};
     std::vector<Corner> out(corners_.begin() + 1, corners_.end());
     if (tolerance == 0) return out;
     std::size_t size = 1;
     for (std::size_t i = 1; i < out.size(); ++i) {
-      const bool last = i + 2 >= out.size();
-      if (last || out[size - 1].ticks - int64_t{out[i].ticks} > tolerance) out[size++] = out[i];
+      const bool stays = i + 2 >= out.size();
+      const int64_t costs = int64_t{out[size - 1].ticks} - out[i].ticks;
+      if (stays || costs > tolerance)
+        out[size++] = out[i];
+      else
+        lost = std::max(lost, costs);
     }
     return {out.begin(), out.begin() + static_cast<std::ptrdiff_t>(size)};
   }
-
-  std::size_t bytes() const { return (corners_.capacity() + lowered_.capacity()) * sizeof(Corner); }
 
  private:
   std::vector<Corner> corners_, lowered_;
@@ -187,13 +191,15 @@ class Solver {
   // Fills the table for levels up to `top`. False when that takes more than `bytes`.
   bool solve(int64_t top, int64_t tolerance, int64_t bytes);
   int64_t bytes() const { return bytes_; }
+  // Ticks that thinning may have cost the best schedule, at most.
+  int64_t lost() const { return lost_[Table::index(1, x_.n)]; }
 
  private:
   void measure(const Chain& chain);
   void solve(Envelope& envelope, int s, int t, int64_t top, int64_t tolerance);
 
   Table& x_;
-  std::vector<int64_t> least_;
+  std::vector<int64_t> least_, lost_;
   int64_t rounded_sizes_ = 0;
   bool rounded_costs_ = false;
   int64_t bytes_ = 0;
@@ -237,12 +243,13 @@ void Solver::measure(const Chain& chain) {
 
 bool Solver::solve(int64_t top, int64_t tolerance, int64_t bytes) {
   x_.curves.assign(least_.size(), {});
+  lost_.assign(least_.size(), 0);
   std::vector<Envelope> scratch(at(parallel::threads()));
-  std::atomic<int64_t> taken = static_cast<int64_t>(least_.size() * (sizeof(std::vector<Corner>) + sizeof(int64_t)));
+  std::atomic<int64_t> taken = static_cast<int64_t>(least_.size() * (sizeof(std::vector<Corner>) + 2 * sizeof(int64_t)));
   std::atomic<bool> out_of_memory = false;
   // Curves of equally many stages do not need one another.
   for (int stages = 1; stages <= x_.n; ++stages) {
-    parallel::for_pieces(x_.n - stages + 1, [&](int64_t piece, int worker) {
+    const auto body = [&](int64_t piece, int worker) {
       const int s = static_cast<int>(piece) + 1, t = s + stages - 1;
       if (least_[Table::index(s, t)] > top || taken > bytes || out_of_memory) return;
       try {
@@ -251,12 +258,16 @@ bool Solver::solve(int64_t top, int64_t tolerance, int64_t bytes) {
       } catch (const std::bad_alloc&) {
         out_of_memory = true;
       }
-    });
+    };
+    // Short chains take milliseconds; waking threads, on a busy machine, takes as long.
+    if (x_.n < 64)
+      for (int64_t piece = 0; piece <= x_.n - stages; ++piece) body(piece, 0);
+    else
+      parallel::for_pieces(x_.n - stages + 1, body);
     if (out_of_memory) throw std::bad_alloc();
     if (taken > bytes) return false;
   }
   bytes_ = taken;
-  for (const Envelope& envelope : scratch) bytes_ += static_cast<int64_t>(envelope.bytes());
   return true;
 }
 
@@ -269,14 +280,18 @@ void Solver::solve(Envelope& envelope, int s, int t, int64_t top, int64_t tolera
   }
   envelope.start(x_.curve(s + 1, t), x_.w_tape[at(s)], recorded, top);
   int64_t swept = 0;
+  int64_t lost_below = lost_[Table::index(s + 1, t)];
   for (int k = s + 1; k <= t; ++k) {
     swept = std::max(swept, swept_need(x_, s, k, t));
     const int64_t kept = x_.w_a[at(k - 1)];
     const int64_t from = std::max({swept, kept + least_[Table::index(k, t)], least_[Table::index(s, k - 1)]});
     if (from > top) continue;
     envelope.lower(x_.curve(k, t), kept, x_.curve(s, k - 1), x_.ticks_to[at(k - 1)] - x_.ticks_to[at(s - 1)], from, top);
+    lost_below = std::max(lost_below, lost_[Table::index(k, t)] + lost_[Table::index(s, k - 1)]);
   }
-  curve = envelope.take(tolerance);
+  int64_t lost = 0;
+  curve = envelope.take(tolerance, lost);
+  lost_[Table::index(s, t)] = lost + lost_below;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------
@@ -298,8 +313,8 @@ void write(std::vector<Action>& out, const Table& x, int s, int t, int64_t level
   for (int k = s + 1; k <= t; ++k) {
     swept = std::max(swept, swept_need(x, s, k, t));
     if (swept > level) break;
-    const int64_t cost = x.ticks_to[at(k - 1)] - x.ticks_to[at(s - 1)] + ticks(x, k, t, level - x.w_a[at(k - 1)]) +
-                         ticks(x, s, k - 1, level);
+    const int64_t cost =
+        x.ticks_to[at(k - 1)] - x.ticks_to[at(s - 1)] + ticks(x, k, t, level - x.w_a[at(k - 1)]) + ticks(x, s, k - 1, level);
     if (cost < best) {
       best = cost;
       split = k;
@@ -331,8 +346,8 @@ std::string who_forces(const Chain& chain, const Schedule& schedule) {
     const Stage& stage = chain[l];
     if (!out.empty()) out += "; ";
     if (step.action.kind == Kind::B)
-      out += str(chain.name(l), " going backward (tape ", stage.w_tape, ", output's gradient ", stage.w_a, ", workspace and input's gradient ",
-                 stage.o_b, ")");
+      out += str(chain.name(l), " going backward (tape ", stage.w_tape, ", output's gradient ", stage.w_a,
+                 ", workspace and input's gradient ", stage.o_b, ")");
     else
       out += str(chain.name(l), " running forward (", step.action.kind == Kind::Fall ? "tape " : "output ",
                  step.action.kind == Kind::Fall ? stage.w_tape : stage.w_a, ", workspace ", stage.o_f, ")");
@@ -387,11 +402,11 @@ Frontier solve(const Chain& chain, const Limits& limits) {
 
   for (const Corner& corner : table.curve(1, table.n)) {
     if (corner.level == beyond) break;
-    frontier.points_.push_back(
-        {chain.input + corner.level * table.bytes_per_level, vanilla + corner.ticks * table.cost_per_tick});
+    frontier.points_.push_back({chain.input + corner.level * table.bytes_per_level, vanilla + corner.ticks * table.cost_per_tick});
   }
-  if (table.curve(1, table.n)[table.curve(1, table.n).size() - 2].ticks > 0) frontier.solved_to_ = std::max(limits.budget, frontier.minimum());
-  const double lost = static_cast<double>(tolerance * (table.n - 1) + solver.rounding_ticks());
+  if (table.curve(1, table.n)[table.curve(1, table.n).size() - 2].ticks > 0)
+    frontier.solved_to_ = std::max(limits.budget, frontier.minimum());
+  const double lost = static_cast<double>(solver.lost() + solver.rounding_ticks());
   frontier.loss_ = vanilla > 0 ? lost * table.cost_per_tick / vanilla : 0;
   frontier.slack_ = solver.slack_levels() * table.bytes_per_level;
   frontier.planner_bytes_ = solver.bytes();

@@ -8,13 +8,18 @@
 namespace rewind_lib {
 namespace {
 
-constexpr std::pair<std::string_view, std::size_t> units[] = {{"", 1},          {"B", 1},
-                                                              {"kB", 1000},     {"MB", 1000000},
-                                                              {"GB", 1000000000}, {"KiB", std::size_t{1} << 10},
-                                                              {"MiB", std::size_t{1} << 20}, {"GiB", std::size_t{1} << 30}};
+constexpr std::pair<std::string_view, std::size_t> units[] = {{"", 1},
+                                                              {"B", 1},
+                                                              {"kB", 1000},
+                                                              {"MB", 1000000},
+                                                              {"GB", 1000000000},
+                                                              {"KiB", std::size_t{1} << 10},
+                                                              {"MiB", std::size_t{1} << 20},
+                                                              {"GiB", std::size_t{1} << 30}};
 
 [[noreturn]] void unknown(std::string_view text) {
-  fail(str("recompute: unknown strategy '", text, "'; known are vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS "
+  fail(str("recompute: unknown strategy '", text,
+           "'; known are vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS "
            "and budget:BYTES (as in budget:300MiB), with K, SLOTS >= 1"));
 }
 

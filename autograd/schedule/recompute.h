@@ -40,7 +40,8 @@ class Recompute {
   /// Exactly these actions.
   static Recompute actions(std::vector<schedule::Action> list);
   /// The fastest schedule whose step fits.
-  Recompute(Budget budget) : kind_(Kind::budget), budget_(budget) {}  // NOLINT(google-explicit-constructor): net.recompute(Budget{n})
+  Recompute(Budget budget)
+      : kind_(Kind::budget), budget_(budget) {}  // NOLINT(google-explicit-constructor): net.recompute(Budget{n})
 
   /// "vanilla", "low-memory", "segments:6", "periodic:4", "sqrt", "recursive", "revolve:8", "budget:300MiB" (or kB, MB, GB,
   /// KiB, GiB, or plain bytes), as programs take it. Throws Error on anything else, listing these.

@@ -15,12 +15,12 @@ struct Step {
 };
 
 struct Trace {
-  std::string fault = {};           ///< the first fault, in words; empty when there is none
-  std::vector<Step> steps = {};     ///< up to the first fault
-  std::int64_t peak = 0;            ///< the largest `during`, bytes
-  int peak_step = -1;               ///< where it is: an index into steps (the first, if several); -1 before any step
-  double cost = 0;                  ///< of all steps
-  double recomputed = 0;            ///< cost of all forwards beyond one of each stage
+  std::string fault = {};        ///< the first fault, in words; empty when there is none
+  std::vector<Step> steps = {};  ///< up to the first fault
+  std::int64_t peak = 0;         ///< the largest `during`, bytes
+  int peak_step = -1;            ///< where it is: an index into steps (the first, if several); -1 before any step
+  double cost = 0;               ///< of all steps
+  double recomputed = 0;         ///< cost of all forwards beyond one of each stage
   bool ok() const { return fault.empty(); }
 };
 

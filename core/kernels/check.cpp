@@ -15,8 +15,10 @@ auto magnitude_bits(T v) {
 }
 template <class T>
 inline constexpr auto infinity_bits = [] {
-  if constexpr (sizeof(T) == 4) return std::uint32_t{0xFF000000u};
-  else return std::uint64_t{0xFFE0000000000000u};
+  if constexpr (sizeof(T) == 4)
+    return std::uint32_t{0xFF000000u};
+  else
+    return std::uint64_t{0xFFE0000000000000u};
 }();
 
 // 32-bit counters vectorise with the comparison; a block stays far below their range.
@@ -102,9 +104,8 @@ std::uint64_t hash(const void* data, std::int64_t bytes) {
   std::uint64_t part[max_pieces];
   const std::int64_t grain = (reduction_grain(bytes, 4 * parallel::light_grain) + 63) / 64 * 64;
   const std::int64_t pieces = parallel::pieces(bytes, grain);
-  parallel::for_pieces(pieces, [&](std::int64_t piece, int) {
-    part[piece] = hash_piece(p + piece * grain, min_of(grain, bytes - piece * grain));
-  });
+  parallel::for_pieces(
+      pieces, [&](std::int64_t piece, int) { part[piece] = hash_piece(p + piece * grain, min_of(grain, bytes - piece * grain)); });
   std::uint64_t h = static_cast<std::uint64_t>(bytes);
   for (std::int64_t k = 0; k < pieces; ++k) h = finish(h ^ part[k]) * mix_a;
   return finish(h);

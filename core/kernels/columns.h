@@ -53,8 +53,7 @@ void spread(const Tile& t, std::int64_t channels, T* out, F f) {
 template <class T>
 void gather_columns(const Tile& t, std::int64_t channels, const T* column, double* total) {
   for (std::int64_t j = 0; j < t.width; j += channels)
-    for (std::int64_t c = 0; c < min_of(channels, t.width - j); ++c)
-      total[c] += static_cast<double>(column[j + c]);
+    for (std::int64_t c = 0; c < min_of(channels, t.width - j); ++c) total[c] += static_cast<double>(column[j + c]);
 }
 
 /// Lines that are summed in T before the sums go to doubles.

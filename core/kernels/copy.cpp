@@ -176,8 +176,7 @@ void slice(const T* x, const std::int64_t* extent, int rank, const std::int64_t*
 }
 
 template <class T>
-void paste(const T* x, const std::int64_t* extent, int rank, const std::int64_t* start, const std::int64_t* size, T value,
-           T* y) {
+void paste(const T* x, const std::int64_t* extent, int rank, const std::int64_t* start, const std::int64_t* size, T value, T* y) {
   std::int64_t total = 1;
   for (int i = 0; i < rank; ++i) total *= extent[i];
   for_each(total, light, [=](std::int64_t i) { y[i] = value; });
@@ -190,15 +189,15 @@ void cast(const From* x, To* y, std::int64_t n) {
   for_each(n, light, [=](std::int64_t i) { y[i] = convert<To>(x[i]); });
 }
 
-#define INSTANTIATE(T)                                                                                                   \
-  template void copy(const T*, T*, std::int64_t);                                                                        \
-  template void copy_rows(const T*, std::int64_t, T*, std::int64_t, std::int64_t, std::int64_t);                         \
-  template void permute(const T*, const std::int64_t*, int, const int*, T*);                                             \
-  template void slice(const T*, const std::int64_t*, int, const std::int64_t*, const std::int64_t*, T*);                 \
-  template void paste(const T*, const std::int64_t*, int, const std::int64_t*, const std::int64_t*, T, T*);              \
-  template void cast(const T*, float*, std::int64_t);                                                                    \
-  template void cast(const T*, double*, std::int64_t);                                                                   \
-  template void cast(const T*, std::int32_t*, std::int64_t);                                                             \
+#define INSTANTIATE(T)                                                                                      \
+  template void copy(const T*, T*, std::int64_t);                                                           \
+  template void copy_rows(const T*, std::int64_t, T*, std::int64_t, std::int64_t, std::int64_t);            \
+  template void permute(const T*, const std::int64_t*, int, const int*, T*);                                \
+  template void slice(const T*, const std::int64_t*, int, const std::int64_t*, const std::int64_t*, T*);    \
+  template void paste(const T*, const std::int64_t*, int, const std::int64_t*, const std::int64_t*, T, T*); \
+  template void cast(const T*, float*, std::int64_t);                                                       \
+  template void cast(const T*, double*, std::int64_t);                                                      \
+  template void cast(const T*, std::int32_t*, std::int64_t);                                                \
   template void cast(const T*, std::int64_t*, std::int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

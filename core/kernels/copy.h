@@ -15,8 +15,7 @@ void slice(const T* x, const std::int64_t* extent, int rank, const std::int64_t*
 /// y = value everywhere, but x at `start`; `extent` is that of y, `size` that of x. With value 0 the transpose of slice;
 /// pad is start = before, extent = before + size + after, and slice is its transpose.
 template <class T>
-void paste(const T* x, const std::int64_t* extent, int rank, const std::int64_t* start, const std::int64_t* size, T value,
-           T* y);
+void paste(const T* x, const std::int64_t* extent, int rank, const std::int64_t* start, const std::int64_t* size, T value, T* y);
 
 /// Copies `rows` rows of `width` elements between arrays with rows x_stride and y_stride elements apart. Concatenation
 /// along an axis: outer = product of the extents before it, inner = product after it; piece p with extent e at offset o

@@ -72,7 +72,8 @@ double lane_sum(std::int64_t n, VectorTerm vector_term, Term term) {
 /// Sum of x[0, n).
 template <class T>
 double lane_sum(const T* x, std::int64_t n) {
-  return lane_sum<T>(n, [x](std::int64_t i) { return load<Vector<T>>(x + i); }, [x](std::int64_t i) { return x[i]; });
+  return lane_sum<T>(
+      n, [x](std::int64_t i) { return load<Vector<T>>(x + i); }, [x](std::int64_t i) { return x[i]; });
 }
 
 /// Largest of x[0, n), n > 0; NaN if there is one.

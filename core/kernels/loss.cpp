@@ -98,8 +98,8 @@ std::int64_t first_bad_label(const Label* labels, std::int64_t rows, std::int64_
 }
 
 template <class T, class Label>
-void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing,
-                           T* loss, T* lse) {
+void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing, T* loss,
+                           T* lse) {
   for_rows(rows, classes, [=](std::int64_t r) {
     const T* x = logits + r * classes;
     const T m = lane_max(x, classes);
@@ -107,10 +107,10 @@ void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t ro
     lse[r] = static_cast<T>(top + log_sum);
     double value = (1 - smoothing) * (log_sum + (top - static_cast<double>(x[labels[r]])));
     if (smoothing > 0) {
-      const double mean = lane_sum<T>(
-                              classes, [=](std::int64_t i) { return load<Vector<T>>(x + i) - m; },
-                              [=](std::int64_t i) { return x[i] - m; }) /
-                          static_cast<double>(classes);
+      const double mean =
+          lane_sum<T>(
+              classes, [=](std::int64_t i) { return load<Vector<T>>(x + i) - m; }, [=](std::int64_t i) { return x[i] - m; }) /
+          static_cast<double>(classes);
       value += smoothing * (log_sum - mean);
     }
     loss[r] = static_cast<T>(value);
@@ -168,18 +168,17 @@ void mse_backward(const T* a, const T* b, std::int64_t n, T g, T* da, T* db) {
   }
 }
 
-#define INSTANTIATE_LABEL(T, L)                                                                                         \
-  template void cross_entropy_forward(const T*, const L*, std::int64_t, std::int64_t, double, T*, T*);                  \
-  template void cross_entropy_backward(const T*, const L*, const T*, std::int64_t, std::int64_t, double, const T*, bool, \
-                                       T, T*);
-#define INSTANTIATE(T)                                                                                \
-  template void softmax(const T*, std::int64_t, std::int64_t, T*);                                    \
-  template void softmax_backward(const T*, const T*, std::int64_t, std::int64_t, T*);                 \
-  template void log_softmax(const T*, std::int64_t, std::int64_t, T*);                                \
-  template void log_softmax_backward(const T*, const T*, std::int64_t, std::int64_t, T*);             \
-  template T mse_forward(const T*, const T*, std::int64_t);                                           \
-  template void mse_backward(const T*, const T*, std::int64_t, T, T*, T*);                            \
-  INSTANTIATE_LABEL(T, std::int32_t)                                                                  \
+#define INSTANTIATE_LABEL(T, L)                                                                        \
+  template void cross_entropy_forward(const T*, const L*, std::int64_t, std::int64_t, double, T*, T*); \
+  template void cross_entropy_backward(const T*, const L*, const T*, std::int64_t, std::int64_t, double, const T*, bool, T, T*);
+#define INSTANTIATE(T)                                                                    \
+  template void softmax(const T*, std::int64_t, std::int64_t, T*);                        \
+  template void softmax_backward(const T*, const T*, std::int64_t, std::int64_t, T*);     \
+  template void log_softmax(const T*, std::int64_t, std::int64_t, T*);                    \
+  template void log_softmax_backward(const T*, const T*, std::int64_t, std::int64_t, T*); \
+  template T mse_forward(const T*, const T*, std::int64_t);                               \
+  template void mse_backward(const T*, const T*, std::int64_t, T, T*, T*);                \
+  INSTANTIATE_LABEL(T, std::int32_t)                                                      \
   INSTANTIATE_LABEL(T, std::int64_t)
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -24,8 +24,8 @@ std::int64_t first_bad_label(const Label* labels, std::int64_t rows, std::int64_
 /// loss[r] = -(1 - smoothing) log p[label] - smoothing / classes * sum of log p, as PyTorch defines it; lse[r] is the
 /// row's log-sum-exp, which the backward wants. Labels are in range (first_bad_label). The mean over rows is sum().
 template <class T, class Label>
-void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing,
-                           T* loss, T* lse);
+void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing, T* loss,
+                           T* lse);
 /// dx = (softmax(logits) - target) * scale * g; g is [rows], or one number when g_per_row is false. One pass.
 template <class T, class Label>
 void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, std::int64_t rows, std::int64_t classes,

@@ -153,14 +153,14 @@ void reciprocal_std(const T* var, std::int64_t channels, double eps, T* rstd) {
 }
 
 template <class T>
-void update_running(const T* mean, const T* var, std::int64_t rows, std::int64_t channels, double momentum,
-                    T* running_mean, T* running_var) {
+void update_running(const T* mean, const T* var, std::int64_t rows, std::int64_t channels, double momentum, T* running_mean,
+                    T* running_var) {
   const double unbiased = rows > 1 ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1;
   for (std::int64_t c = 0; c < channels; ++c) {
-    running_mean[c] = static_cast<T>((1 - momentum) * static_cast<double>(running_mean[c]) +
-                                     momentum * static_cast<double>(mean[c]));
-    running_var[c] = static_cast<T>((1 - momentum) * static_cast<double>(running_var[c]) +
-                                    momentum * unbiased * static_cast<double>(var[c]));
+    running_mean[c] =
+        static_cast<T>((1 - momentum) * static_cast<double>(running_mean[c]) + momentum * static_cast<double>(mean[c]));
+    running_var[c] =
+        static_cast<T>((1 - momentum) * static_cast<double>(running_var[c]) + momentum * unbiased * static_cast<double>(var[c]));
   }
 }
 
@@ -208,8 +208,7 @@ void batch_norm_backward(const T* x, std::int64_t rows, std::int64_t channels, c
     if (dbeta != nullptr)
       for (std::int64_t c = 0; c < channels; ++c) dbeta[c] = static_cast<T>(scratch[c]);
     if (dgamma != nullptr)
-      for (std::int64_t c = 0; c < channels; ++c)
-        dgamma[c] = static_cast<T>(scratch[channels + c] * static_cast<double>(rstd[c]));
+      for (std::int64_t c = 0; c < channels; ++c) dgamma[c] = static_cast<T>(scratch[channels + c] * static_cast<double>(rstd[c]));
   }
   if (dx == nullptr || rows == 0) return;
   // dx = scale (dz - mean(dz) - (x - mean) rstd^2 mean(dz (x - mean))), without the means for constant statistics.
@@ -318,11 +317,10 @@ void layer_norm_backward(const T* x, std::int64_t rows, std::int64_t columns, co
         };
         const auto weighted_one = [=](std::int64_t i) { return gamma != nullptr ? gr[i] * gamma[i] : gr[i]; };
         const T k = static_cast<T>(lane_sum<T>(columns, weighted, weighted_one)) * share;
-        const T slope =
-            static_cast<T>(lane_sum<T>(
-                columns, [=](std::int64_t i) { return weighted(i) * ((load<V>(xr + i) - m) * s); },
-                [=](std::int64_t i) { return weighted_one(i) * ((xr[i] - m) * s); })) *
-            share;
+        const T slope = static_cast<T>(lane_sum<T>(
+                            columns, [=](std::int64_t i) { return weighted(i) * ((load<V>(xr + i) - m) * s); },
+                            [=](std::int64_t i) { return weighted_one(i) * ((xr[i] - m) * s); })) *
+                        share;
         if (gamma != nullptr) {
           REWIND_INDEPENDENT
           for (std::int64_t c = 0; c < columns; ++c) out[c] = s * ((gr[c] * gamma[c] - k) - (xr[c] - m) * s * slope);
@@ -340,17 +338,16 @@ void layer_norm_backward(const T* x, std::int64_t rows, std::int64_t columns, co
   }
 }
 
-#define INSTANTIATE(T)                                                                                                    \
-  template void batch_norm_statistics(const T*, std::int64_t, std::int64_t, T*, T*, double*);                             \
-  template void reciprocal_std(const T*, std::int64_t, double, T*);                                                       \
-  template void update_running(const T*, const T*, std::int64_t, std::int64_t, double, T*, T*);                           \
-  template void batch_norm_forward(const T*, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,          \
-                                   Activation, T*);                                                                       \
-  template void batch_norm_backward(const T*, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,         \
-                                    Activation, bool, const T*, T*, T*, T*, double*);                                     \
-  template void layer_norm_forward(const T*, std::int64_t, std::int64_t, const T*, const T*, double, T*, T*, T*);         \
-  template void layer_norm_backward(const T*, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*, T*, T*, \
-                                    T*, double*);
+#define INSTANTIATE(T)                                                                                                            \
+  template void batch_norm_statistics(const T*, std::int64_t, std::int64_t, T*, T*, double*);                                     \
+  template void reciprocal_std(const T*, std::int64_t, double, T*);                                                               \
+  template void update_running(const T*, const T*, std::int64_t, std::int64_t, double, T*, T*);                                   \
+  template void batch_norm_forward(const T*, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*, Activation, T*); \
+  template void batch_norm_backward(const T*, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*, Activation,     \
+                                    bool, const T*, T*, T*, T*, double*);                                                         \
+  template void layer_norm_forward(const T*, std::int64_t, std::int64_t, const T*, const T*, double, T*, T*, T*);                 \
+  template void layer_norm_backward(const T*, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*, T*, T*, T*,     \
+                                    double*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

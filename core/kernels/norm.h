@@ -22,8 +22,8 @@ void reciprocal_std(const T* var, std::int64_t channels, double eps, T* rstd);
 
 /// running = (1 - momentum) running + momentum value; for the variance, value is the unbiased one: rows / (rows - 1) var.
 template <class T>
-void update_running(const T* mean, const T* var, std::int64_t rows, std::int64_t channels, double momentum,
-                    T* running_mean, T* running_var);
+void update_running(const T* mean, const T* var, std::int64_t rows, std::int64_t channels, double momentum, T* running_mean,
+                    T* running_var);
 
 /// y = act((x - mean) rstd gamma + beta). With running statistics, the evaluation form.
 template <class T>

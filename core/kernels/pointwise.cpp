@@ -244,8 +244,8 @@ void binary(Binary op, const T* a, const T* b, T* y, std::int64_t n) {
 }
 
 template <class T>
-void binary(Binary op, const T* a, const std::int64_t* a_extent, int a_rank, const T* b, const std::int64_t* b_extent,
-            int b_rank, T* y) {
+void binary(Binary op, const T* a, const std::int64_t* a_extent, int a_rank, const T* b, const std::int64_t* b_extent, int b_rank,
+            T* y) {
   const Broadcast m = merge(a_extent, a_rank, b_extent, b_rank);
   with(op, [=, &m](auto f) { apply(f, a, b, y, m); });
 }
@@ -304,7 +304,7 @@ void clamp(const T* x, T low, T high, T* y, std::int64_t n) {
 
 template <class T>
 void clamp_backward(const T* x, const T* g, T low, T high, T* r, std::int64_t n) {
-  for_each(n, light, [=](std::int64_t i) { 
+  for_each(n, light, [=](std::int64_t i) {
     const T v = x[i], above = v <= low ? T{0} : g[i];
     r[i] = v >= high ? T{0} : above;
   });
@@ -333,17 +333,17 @@ void dropout(const T* x, T* y, std::int64_t n, double p, std::uint64_t seed, std
   });
 }
 
-#define INSTANTIATE(T)                                                                                             \
-  template void binary(Binary, const T*, const T*, T*, std::int64_t);                                              \
-  template void binary(Binary, const T*, const std::int64_t*, int, const T*, const std::int64_t*, int, T*);        \
-  template void unary(Unary, const T*, T*, std::int64_t);                                                          \
-  template void unary_first(Unary, const T*, const T*, T*, std::int64_t);                                          \
-  template void unary_second(Unary, const T*, const T*, T*, std::int64_t);                                         \
-  template void affine(T, const T*, T, T*, std::int64_t);                                                          \
-  template void axpy(T, const T*, T*, std::int64_t);                                                               \
-  template void fill(T*, T, std::int64_t);                                                                         \
-  template void clamp(const T*, T, T, T*, std::int64_t);                                                           \
-  template void clamp_backward(const T*, const T*, T, T, T*, std::int64_t);                                        \
+#define INSTANTIATE(T)                                                                                      \
+  template void binary(Binary, const T*, const T*, T*, std::int64_t);                                       \
+  template void binary(Binary, const T*, const std::int64_t*, int, const T*, const std::int64_t*, int, T*); \
+  template void unary(Unary, const T*, T*, std::int64_t);                                                   \
+  template void unary_first(Unary, const T*, const T*, T*, std::int64_t);                                   \
+  template void unary_second(Unary, const T*, const T*, T*, std::int64_t);                                  \
+  template void affine(T, const T*, T, T*, std::int64_t);                                                   \
+  template void axpy(T, const T*, T*, std::int64_t);                                                        \
+  template void fill(T*, T, std::int64_t);                                                                  \
+  template void clamp(const T*, T, T, T*, std::int64_t);                                                    \
+  template void clamp_backward(const T*, const T*, T, T, T*, std::int64_t);                                 \
   template void dropout(const T*, T*, std::int64_t, double, std::uint64_t, std::uint64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

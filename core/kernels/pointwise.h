@@ -14,11 +14,24 @@ void binary(Binary op, const T* a, const T* b, T* y, std::int64_t n);
 /// y = a op b with NumPy's broadcasting: extents align at the right and are equal or 1 (the caller has checked). Ranks
 /// up to 8. y has the broadcast extents, row-major.
 template <class T>
-void binary(Binary op, const T* a, const std::int64_t* a_extent, int a_rank, const T* b, const std::int64_t* b_extent,
-            int b_rank, T* y);
+void binary(Binary op, const T* a, const std::int64_t* a_extent, int a_rank, const T* b, const std::int64_t* b_extent, int b_rank,
+            T* y);
 
 enum class Unary : std::uint8_t {
-  neg, exp, log, sqrt, tanh, sigmoid, relu, relu6, silu, hardswish, hardsigmoid, gelu, square, abs
+  neg,
+  exp,
+  log,
+  sqrt,
+  tanh,
+  sigmoid,
+  relu,
+  relu6,
+  silu,
+  hardswish,
+  hardsigmoid,
+  gelu,
+  square,
+  abs
 };  // gelu: the exact form, x Phi(x)
 inline constexpr int unary_count = 14;
 

@@ -355,14 +355,14 @@ void scatter(const T* g, const std::int64_t* index, std::int64_t n, T* y, std::i
   for_each(n, light, [=](std::int64_t i) { y[index[i]] = g[i]; });
 }
 
-#define INSTANTIATE(T)                                                                                   \
-  template void sum(const T*, const std::int64_t*, int, std::uint32_t, T, T*, double*);                  \
-  template void column_sum(const T*, std::int64_t, std::int64_t, T*, double*);                           \
-  template void expand(const T*, const std::int64_t*, int, std::uint32_t, T, T*);                        \
-  template void max(const T*, const std::int64_t*, int, std::uint32_t, T*, std::int64_t*);               \
-  template void argmax(const T*, std::int64_t, std::int64_t, std::int64_t, std::int32_t*);               \
-  template void argmax(const T*, std::int64_t, std::int64_t, std::int64_t, std::int64_t*);               \
-  template void gather(const T*, const std::int64_t*, std::int64_t, T*);                                 \
+#define INSTANTIATE(T)                                                                     \
+  template void sum(const T*, const std::int64_t*, int, std::uint32_t, T, T*, double*);    \
+  template void column_sum(const T*, std::int64_t, std::int64_t, T*, double*);             \
+  template void expand(const T*, const std::int64_t*, int, std::uint32_t, T, T*);          \
+  template void max(const T*, const std::int64_t*, int, std::uint32_t, T*, std::int64_t*); \
+  template void argmax(const T*, std::int64_t, std::int64_t, std::int64_t, std::int32_t*); \
+  template void argmax(const T*, std::int64_t, std::int64_t, std::int64_t, std::int64_t*); \
+  template void gather(const T*, const std::int64_t*, std::int64_t, T*);                   \
   template void scatter(const T*, const std::int64_t*, std::int64_t, T*, std::int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -11,8 +11,8 @@ constexpr std::int64_t light = parallel::light_grain;
 // Adam's update with m / m_scale / (sqrt(v) / v_root + eps) written with multiplications: what is constant in a step is
 // made once, in double. `decay` goes into the gradient, `shrink` multiplies w (decoupled weight decay).
 template <class T>
-void adam_pass(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, double decay, double shrink,
-               double step_size, double root_scale, double eps) {
+void adam_pass(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, double decay, double shrink, double step_size,
+               double root_scale, double eps) {
   const T b1 = static_cast<T>(o.beta1), b2 = static_cast<T>(o.beta2), c1 = static_cast<T>(1 - o.beta1),
           c2 = static_cast<T>(1 - o.beta2), l2 = static_cast<T>(decay), keep = static_cast<T>(shrink),
           size = static_cast<T>(step_size), scale_v = static_cast<T>(root_scale), e = static_cast<T>(eps);
@@ -69,8 +69,7 @@ void adam_efficient(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOpti
 
 template <class T>
 void adamw(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, std::int64_t step) {
-  adam_pass(w, g, m, v, n, o, 0, 1 - o.lr * o.weight_decay, o.lr / correction(o.beta1, step),
-            1 / correction(o.beta2, step), o.eps);
+  adam_pass(w, g, m, v, n, o, 0, 1 - o.lr * o.weight_decay, o.lr / correction(o.beta1, step), 1 / correction(o.beta2, step), o.eps);
 }
 
 template <class T>
@@ -97,13 +96,13 @@ void scale(T* x, T a, std::int64_t n) {
   for_each(n, light, [=](std::int64_t i) { x[i] *= a; });
 }
 
-#define INSTANTIATE(T)                                                                                        \
-  template void sgd(T*, const T*, std::int64_t, double, double);                                              \
-  template void momentum(T*, const T*, T*, std::int64_t, const MomentumOptions&, std::int64_t);               \
-  template void adam(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);                   \
-  template void adam_efficient(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);         \
-  template void adamw(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);                  \
-  template double sum_of_squares(const T*, std::int64_t);                                                     \
+#define INSTANTIATE(T)                                                                                \
+  template void sgd(T*, const T*, std::int64_t, double, double);                                      \
+  template void momentum(T*, const T*, T*, std::int64_t, const MomentumOptions&, std::int64_t);       \
+  template void adam(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);           \
+  template void adam_efficient(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t); \
+  template void adamw(T*, const T*, T*, T*, std::int64_t, const AdamOptions&, std::int64_t);          \
+  template double sum_of_squares(const T*, std::int64_t);                                             \
   template void scale(T*, T, std::int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

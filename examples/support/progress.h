@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <unistd.h>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -12,7 +13,6 @@
 #include <fstream>
 #include <iostream>
 #include <string>
-#include <unistd.h>
 
 namespace support {
 
@@ -22,7 +22,7 @@ inline double seconds_since(Clock::time_point start) { return std::chrono::durat
 /// Ctrl-C asks for an end; the step that is going on is finished, and the program reports what it has. A second one kills.
 inline std::atomic<bool> interrupted{false};
 inline void finish_on_interrupt() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = [](int) { interrupted.store(true); };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, nullptr);
@@ -39,9 +39,10 @@ class Progress {
     if (since < (terminal_ ? 0.1 : 2.0) && done_ != steps_) return;
     printed_ = Clock::now();
     const double rate = static_cast<double>(done_) / elapsed;
-    std::printf("%sepoch %d  step %lld/%lld  loss %.4f  accuracy %.2f %%  %.0f images/s  %.0f s left%s", terminal_ ? "\r\x1b[K" : "", epoch,
-                static_cast<long long>(done_), static_cast<long long>(steps_), loss, 100 * accuracy, rate * static_cast<double>(samples_),
-                static_cast<double>(steps_ - done_) / rate, terminal_ ? "" : "\n");
+    std::printf("%sepoch %d  step %lld/%lld  loss %.4f  accuracy %.2f %%  %.0f images/s  %.0f s left%s",
+                terminal_ ? "\r\x1b[K" : "", epoch, static_cast<long long>(done_), static_cast<long long>(steps_), loss,
+                100 * accuracy, rate * static_cast<double>(samples_), static_cast<double>(steps_ - done_) / rate,
+                terminal_ ? "" : "\n");
     std::fflush(stdout);
   }
   void finish() const {

@@ -30,10 +30,11 @@ const plannedPoints = (data) =>
     .filter((s) => s.trace?.length > 0)
     .map((s) => ({ x: maximum(s.trace, (step) => step.during), y: s.trace.at(-1).end, name: s.strategy }));
 
-const pointSet = (points) => ({
+/** The strategies as points. What takes far more time than the rest (low-memory) stands at the top edge, with an arrow. */
+const pointSet = (points, top) => ({
   type: "scatter",
-  data: points,
-  names: points.map((p) => p.name),
+  data: points.map((p) => ({ ...p, value: p.y, y: Math.min(p.y, top) })),
+  names: points.map((p) => (p.y > top ? `${p.name} ↑` : p.name)),
   label: "strategies",
   backgroundColor: colour("point"),
   borderColor: colour("panel"),
@@ -43,6 +44,8 @@ const pointSet = (points) => ({
   order: 0,
   clip: false,
 });
+
+const arrowNote = (points, top) => (points.some((p) => p.y > top) ? " An arrow: far above the picture." : "");
 
 const TIMES = [1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000];
 
@@ -54,7 +57,7 @@ function plannedFigure(data) {
     unit = data.frontier_unit ?? "s";
   const points = plannedPoints(data).map((p) => ({ ...p, cost: p.y, y: p.y / fastest }));
   const line = curve.map((p) => ({ x: p.bytes, y: p.seconds / fastest, cost: p.seconds }));
-  const most = Math.max(line[0].y, ...points.map((p) => p.y));
+  const top = Math.max(2, 1.5 * line[0].y);
   if (line.at(-1).x < maximum(points, (p) => p.x)) line.push({ ...line.at(-1), x: maximum(points, (p) => p.x) });
 
   const config = () => ({
@@ -71,7 +74,7 @@ function plannedFigure(data) {
           pointHitRadius: 4,
           order: 1,
         },
-        pointSet(points),
+        pointSet(points, top),
       ],
     },
     plugins: [pointNames],
@@ -84,11 +87,14 @@ function plannedFigure(data) {
           "memory of a step's activations",
           format.bytesShort,
         ),
-        // Logarithmic, or strategies of very much work (low-memory) would press all else together.
         y: {
           type: "logarithmic",
           min: 0.96,
-          max: most * 1.08,
+          max:
+            Math.min(
+              top,
+              maximum([...line, ...points], (p) => p.y),
+            ) * 1.03,
           title: { text: "time (1 = without recompute)" },
           afterBuildTicks: (axis) => {
             axis.ticks = TIMES.filter((v) => v <= axis.max).map((value) => ({ value }));
@@ -100,7 +106,11 @@ function plannedFigure(data) {
         tooltip: {
           callbacks: {
             title: (items) => items[0].raw.name ?? "the least time within this memory",
-            label: ({ raw }) => [format.bytes(raw.x), `${format.times(raw.y)} the time`, `${format.number(raw.cost, 4)} ${unit}`],
+            label: ({ raw }) => [
+              format.bytes(raw.x),
+              `${format.times(raw.value ?? raw.y)} the time`,
+              `${format.number(raw.cost, 4)} ${unit}`,
+            ],
           },
         },
       },
@@ -111,11 +121,13 @@ function plannedFigure(data) {
   return figure({
     title: "As planned",
     text:
-      "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) needs " +
-      "within so much memory. A strategy above the line wastes time. Parameters, their gradients and optimizer state are not counted.",
+      "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) " +
+      "needs within so much memory. A strategy above the line wastes time. Parameters, their gradients and optimizer state are " +
+      "not counted." +
+      arrowNote(points, top),
     box: chart(
-      `Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} the time ` +
-        `to ${format.bytes(curve.at(-1).bytes)} at 1.00×.`,
+      `Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} ` +
+        `the time to ${format.bytes(curve.at(-1).bytes)} at 1.00×.`,
       config,
     ),
     below: [
@@ -155,10 +167,11 @@ const sample = (list, count) =>
 
 function measuredFigure(data) {
   const points = measuredPoints(data),
-    base = points[0];
+    base = points[0],
+    top = 4 * Math.min(...points.map((p) => p.y));
   const config = () => ({
     type: "scatter",
-    data: { datasets: [pointSet(points)] },
+    data: { datasets: [pointSet(points, top)] },
     plugins: [pointNames],
     options: {
       interaction: { mode: "nearest", intersect: false },
@@ -170,9 +183,9 @@ function measuredFigure(data) {
           format.bytesShort,
         ),
         y: axisFor(
-          points.map((p) => p.y),
+          points.map((p) => Math.min(p.y, top)),
           "time of a step",
-          (v) => format.milliseconds(v).replace(".0 ", " "),
+          (v) => format.milliseconds(v).replace(/\.0+ /, " "),
         ),
       },
       plugins: {
@@ -181,8 +194,8 @@ function measuredFigure(data) {
             title: (items) => items[0].raw.name,
             label: ({ raw }) => [
               format.bytes(raw.x),
-              format.milliseconds(raw.y),
-              `${format.times(raw.y / base.y)} the time of ${base.name}`,
+              format.milliseconds(raw.value),
+              `${format.times(raw.value / base.y)} the time of ${base.name}`,
             ],
           },
         },
@@ -191,7 +204,9 @@ function measuredFigure(data) {
   });
   return figure({
     title: "As measured",
-    text: "The whole step on this machine: all memory, parameters and optimizer state included, and the median time.",
+    text:
+      "The whole step on this machine: all memory, parameters and optimizer state included, and the median time." +
+      arrowNote(points, top),
     box: chart(
       `Scatter chart of ${points.map((p) => `${p.name}: ${format.bytes(p.x)}, ${format.milliseconds(p.y)}`).join("; ")}.`,
       config,

@@ -51,8 +51,8 @@ Tensor parameter(const rw::Shape& shape) {
 }
 
 struct Net {
-  Tensor conv = parameter({8, 3, 3, 3}), depthwise = parameter({3, 3, 8}), gamma = parameter({8}),
-         beta = parameter({8}), head = parameter({5, 8}), running_mean = rw::zeros({8}), running_var = rw::ones({8});
+  Tensor conv = parameter({8, 3, 3, 3}), depthwise = parameter({3, 3, 8}), gamma = parameter({8}), beta = parameter({8}),
+         head = parameter({5, 8}), running_mean = rw::zeros({8}), running_var = rw::ones({8});
   Tensor labels = rw::from<std::int64_t>({0, 1, 2, 3}, {4});
 
   Tensor features(Tensor x) const {

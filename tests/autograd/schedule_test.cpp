@@ -65,8 +65,12 @@ class Random {
     const auto wild = [&] { return pick(0, 3) == 0 ? 0 : int64_t{1} << pick(0, 10); };
     Chain chain{.input = wild()};
     for (int l = 1; l <= n; ++l) {
-      chain.stages.push_back({.w_a = wild(), .w_tape = wild(), .u_f = static_cast<double>(wild()), .u_b = static_cast<double>(wild()),
-                              .o_f = wild(), .o_b = wild()});
+      chain.stages.push_back({.w_a = wild(),
+                              .w_tape = wild(),
+                              .u_f = static_cast<double>(wild()),
+                              .u_b = static_cast<double>(wild()),
+                              .o_f = wild(),
+                              .o_b = wild()});
     }
     return chain;
   }
@@ -76,8 +80,12 @@ class Random {
     for (int l = 1; l <= n; ++l) {
       const int kind = l == n ? 3 : 3 * (l - 1) / n;
       const int64_t wide = kind == 3 ? 4 : int64_t{8388608} >> kind, statistics = 768 << kind;
-      chain.stages.push_back({.w_a = wide, .w_tape = wide * 9 / 4 + statistics, .u_f = 4e-3 * noise(sigma), .u_b = 8e-3 * noise(sigma),
-                              .o_f = wide / 4, .o_b = wide * 3 / 2 + (16 << 2 * kind)});
+      chain.stages.push_back({.w_a = wide,
+                              .w_tape = wide * 9 / 4 + statistics,
+                              .u_f = 4e-3 * noise(sigma),
+                              .u_b = 8e-3 * noise(sigma),
+                              .o_f = wide / 4,
+                              .o_b = wide * 3 / 2 + (16 << 2 * kind)});
     }
     return chain;
   }
@@ -172,7 +180,8 @@ std::vector<std::pair<int64_t, double>> exhaustive(const Chain& chain, bool pers
         if (!(there >> (l - 1) & 1)) continue;
         const unsigned input = 1u << (l - 1), output = 1u << l;
         if (l == state.next && state.taped & output) {
-          go({state.kept & ~input, state.taped & ~output, l - 1, -1}, chain[l].u_b, held + (l == n ? chain[l].w_a : 0) + chain[l].o_b);
+          go({state.kept & ~input, state.taped & ~output, l - 1, -1}, chain[l].u_b,
+             held + (l == n ? chain[l].w_a : 0) + chain[l].o_b);
         }
         if (there & output) continue;
         const double cost = chain[l].u_f;
@@ -271,7 +280,8 @@ TEST_CASE("each kind of broken list is told apart") {
   CHECK(fault_of("Fall1 Fall2 Fall3 Fall4 B4 B3 B2 Fck1 B1") == "action 8, Fck1: a_1 is there already, on the tape of stage 1");
   CHECK(fault_of("Fck1 Fall2 B2 Fck1 Fall1 B1", {.input = 1, .stages = {{}, {}}}) == "action 5, Fall1: a_1 is there already, kept");
   // The output of a stage whose successor is done serves no one.
-  CHECK(fault_of("Fck1 Fck2 Fall3 B3 Fck2 Fall2", {.input = 1, .stages = {{}, {}, {}}}) == "action 6, Fall2: a_2 is there already, kept");
+  CHECK(fault_of("Fck1 Fck2 Fall3 B3 Fck2 Fall2", {.input = 1, .stages = {{}, {}, {}}}) ==
+        "action 6, Fall2: a_2 is there already, kept");
   CHECK(fault_of("Fall1 Fall2 B2 B1", {.input = 1, .stages = {{}, {}}}) == "");
   CHECK(fault_of("Fall1 Fck2 Fall2", {.input = 1, .stages = {{}, {}}}) == "action 3, Fall2: a_2 is there already, kept");
 
@@ -292,7 +302,8 @@ TEST_CASE("a list with one action changed, dropped, repeated or swapped is refus
   for (int round = 0; round < 4000; ++round) {
     const int n = static_cast<int>(random.pick(2, 9));
     const Chain chain = random.small(n);
-    std::vector<Action> actions = round % 2 ? recursive(chain).actions : segments(chain, static_cast<int>(random.pick(1, n))).actions;
+    std::vector<Action> actions =
+        round % 2 ? recursive(chain).actions : segments(chain, static_cast<int>(random.pick(1, n))).actions;
     const auto i = static_cast<std::size_t>(random.pick(0, static_cast<int64_t>(actions.size()) - 1));
     switch (random.pick(0, 4)) {
       case 0: actions.erase(actions.begin() + static_cast<std::ptrdiff_t>(i)); break;
@@ -492,7 +503,8 @@ TEST_CASE("the frontier is optimal among persistent schedules, against exhaustiv
 TEST_CASE("the frontier's claims hold to the byte, and every strategy lies on it or above") {
   Random random(11);
   for (int n : {1, 2, 3, 5, 8, 13, 21, 34, 40}) {
-    for (const Chain& chain : {random.small(n), random.adversarial(n), random.residual(n, 0), random.residual(n, 0.03), random.mixed(n)}) {
+    for (const Chain& chain :
+         {random.small(n), random.adversarial(n), random.residual(n, 0), random.residual(n, 0.03), random.mixed(n)}) {
       const Frontier frontier = solve(chain);
       check_claims(chain, frontier);
       CHECK(frontier.loss() < 1e-4);
@@ -503,7 +515,8 @@ TEST_CASE("the frontier's claims hold to the byte, and every strategy lies on it
       for (const Schedule& schedule : all) {
         REQUIRE(schedule.peak >= frontier.minimum());
         const double cost = frontier.schedule(schedule.peak).cost;
-        CHECK_MESSAGE(cost <= schedule.cost * (1 + 1e-9) + frontier.loss() * chain.cost(), schedule.strategy, " on ", describe(chain));
+        CHECK_MESSAGE(cost <= schedule.cost * (1 + 1e-9) + frontier.loss() * chain.cost(), schedule.strategy, " on ",
+                      describe(chain));
       }
       CHECK(frontier.points().back().cost == doctest::Approx(chain.cost()));
     }
@@ -546,8 +559,8 @@ TEST_CASE("thinning stays within the loss that it reports") {
       const Frontier thin = solve(chain, {.loss = loss});
       CHECK(thin.loss() < loss * 1.001 + 1e-4);
       const double worst = check(thin);
-      MESSAGE(exact.points().size(), " points, ", exact.planner_bytes(), " bytes; with a loss of ", loss, " allowed ", thin.points().size(),
-              " points, ", thin.planner_bytes(), " bytes, lost ", worst);
+      MESSAGE(exact.points().size(), " points, ", exact.planner_bytes(), " bytes; with a loss of ", loss, " allowed ",
+              thin.points().size(), " points, ", thin.planner_bytes(), " bytes, lost ", worst);
     }
     // A planner that may not take the memory that it needs thins by itself.
     const Frontier tight = solve(chain, {.planner_bytes = exact.planner_bytes() * 3 / 4});

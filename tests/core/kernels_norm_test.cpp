@@ -75,8 +75,15 @@ struct BatchNorm {
   Doubles scratch;
 
   BatchNorm(std::int64_t r, std::int64_t c, T offset = T{1})
-      : rows(r), channels(c), x(normal<T>(r * c, 1, offset, T{2})), g(normal<T>(r * c, 2)),
-        gamma(normal<T>(c, 3, T{2})), beta(normal<T>(c, 4, T{1})), mean(gamma.size()), var(mean), rstd(mean),
+      : rows(r),
+        channels(c),
+        x(normal<T>(r * c, 1, offset, T{2})),
+        g(normal<T>(r * c, 2)),
+        gamma(normal<T>(c, 3, T{2})),
+        beta(normal<T>(c, 4, T{1})),
+        mean(gamma.size()),
+        var(mean),
+        rstd(mean),
         scratch(static_cast<std::size_t>(batch_norm_scratch(r, c))) {
     batch_norm_statistics(x.data(), rows, channels, mean.data(), var.data(), scratch.data());
     reciprocal_std(var.data(), channels, 1e-5, rstd.data());
@@ -99,7 +106,7 @@ struct BatchNorm {
   }
 };
 
-constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},   {7, 3},     {200, 24},  {5000, 1},  {1003, 33},
+constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},    {7, 3},      {200, 24},   {5000, 1}, {1003, 33},
                                                             {65, 300}, {129, 1100}, {4001, 144}, {50000, 7}};
 constexpr Activation activations[] = {Activation::none, Activation::relu, Activation::relu6};
 
@@ -171,14 +178,14 @@ TEST_CASE_TEMPLATE("batch norm in place gives the bits of out of place, for any 
     const auto y = b.forward(Activation::relu6);
     const auto d = b.backward(Activation::relu6, true);
     auto z = b.x;
-    batch_norm_forward(z.data(), rows, channels, b.mean.data(), b.rstd.data(), b.gamma.data(), b.beta.data(),
-                       Activation::relu6, z.data());
+    batch_norm_forward(z.data(), rows, channels, b.mean.data(), b.rstd.data(), b.gamma.data(), b.beta.data(), Activation::relu6,
+                       z.data());
     CHECK(same_bits(z, y));
     for (const bool into_g : {true, false}) {
       auto x = b.x, g = b.g, dgamma = b.gamma, dbeta = b.gamma;
       T* dx = into_g ? g.data() : x.data();
-      batch_norm_backward(x.data(), rows, channels, b.mean.data(), b.rstd.data(), b.gamma.data(), b.beta.data(),
-                          Activation::relu6, true, g.data(), dx, dgamma.data(), dbeta.data(), b.scratch.data());
+      batch_norm_backward(x.data(), rows, channels, b.mean.data(), b.rstd.data(), b.gamma.data(), b.beta.data(), Activation::relu6,
+                          true, g.data(), dx, dgamma.data(), dbeta.data(), b.scratch.data());
       CHECK(same_bits(into_g ? g : x, d.dx));
       CHECK(same_bits(dgamma, d.dgamma));
       CHECK(same_bits(dbeta, d.dbeta));
@@ -247,8 +254,8 @@ TEST_CASE_TEMPLATE("layer norm agrees with a plain reference, in place and for a
     const auto r = rows;
     const auto c = columns;
     check_threads([&] {
-      layer_norm_backward(x.data(), r, c, mean.data(), rstd.data(), gamma.data(), g.data(), dx.data(), dgamma.data(),
-                          dbeta.data(), scratch.data());
+      layer_norm_backward(x.data(), r, c, mean.data(), rstd.data(), gamma.data(), g.data(), dx.data(), dgamma.data(), dbeta.data(),
+                          scratch.data());
       return dgamma;
     });
     // without gamma and beta
@@ -335,8 +342,7 @@ TEST_CASE_TEMPLATE("cross entropy agrees with PyTorch's definition, label smooth
                         smoothing * (std::log(sum) - mean));
         for (std::size_t c = 0; c < w; ++c) {
           const double target = smoothing / static_cast<double>(w) + (c == label ? 1 - smoothing : 0);
-          edx[r * w + c] =
-              (std::exp(static_cast<double>(x[r * w + c])) / sum - target) * 3 / static_cast<double>(rows);
+          edx[r * w + c] = (std::exp(static_cast<double>(x[r * w + c])) / sum - target) * 3 / static_cast<double>(rows);
         }
       }
       CHECK(worst(loss, eloss) < eps);
@@ -345,8 +351,7 @@ TEST_CASE_TEMPLATE("cross entropy agrees with PyTorch's definition, label smooth
       cross_entropy_backward(z.data(), labels.data(), lse.data(), rows, classes, smoothing, &g, false, scale, z.data());
       CHECK(same_bits(z, dx));
       const std::vector<T> each(labels.size(), g);
-      cross_entropy_backward(x.data(), labels.data(), lse.data(), rows, classes, smoothing, each.data(), true, scale,
-                             z.data());
+      cross_entropy_backward(x.data(), labels.data(), lse.data(), rows, classes, smoothing, each.data(), true, scale, z.data());
       CHECK(same_bits(z, dx));
       const auto r = rows;
       const auto c = classes;

@@ -136,14 +136,27 @@ void check_broadcast(const Extents& a_extent, const Extents& b_extent) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("binary operations broadcast as NumPy does, in place too", T, float, double) {
-  const std::vector<std::pair<Extents, Extents>> cases = {
-      {{7, 5}, {7, 5}},       {{7, 5}, {5}},          {{5}, {7, 5}},
-      {{7, 5}, {7, 1}},       {{7, 1}, {7, 5}},       {{7, 1}, {1, 5}},
-      {{7, 5}, {}},           {{}, {}},               {{1, 1}, {3}},
-      {{1000, 3}, {3}},       {{3}, {1000, 3}},       {{401, 33}, {1, 33}},
-      {{2, 3, 4, 5}, {3, 1, 5}}, {{2, 1, 4, 1}, {1, 3, 1, 5}}, {{2, 1, 3, 1, 2, 1, 3, 1}, {2, 2, 1, 2, 1, 2, 1, 2}},
-      {{3, 40000}, {3, 1}},   {{3, 40000}, {40000}},  {{0, 5}, {5}},
-      {{70001}, {1}},         {{1}, {70001}},         {{65, 1, 31}, {65, 9, 1}}};
+  const std::vector<std::pair<Extents, Extents>> cases = {{{7, 5}, {7, 5}},
+                                                          {{7, 5}, {5}},
+                                                          {{5}, {7, 5}},
+                                                          {{7, 5}, {7, 1}},
+                                                          {{7, 1}, {7, 5}},
+                                                          {{7, 1}, {1, 5}},
+                                                          {{7, 5}, {}},
+                                                          {{}, {}},
+                                                          {{1, 1}, {3}},
+                                                          {{1000, 3}, {3}},
+                                                          {{3}, {1000, 3}},
+                                                          {{401, 33}, {1, 33}},
+                                                          {{2, 3, 4, 5}, {3, 1, 5}},
+                                                          {{2, 1, 4, 1}, {1, 3, 1, 5}},
+                                                          {{2, 1, 3, 1, 2, 1, 3, 1}, {2, 2, 1, 2, 1, 2, 1, 2}},
+                                                          {{3, 40000}, {3, 1}},
+                                                          {{3, 40000}, {40000}},
+                                                          {{0, 5}, {5}},
+                                                          {{70001}, {1}},
+                                                          {{1}, {70001}},
+                                                          {{65, 1, 31}, {65, 9, 1}}};
   for (const auto& [a, b] : cases) check_broadcast<T>(a, b);
 }
 
@@ -159,11 +172,11 @@ TEST_CASE("float functions are within a few units of the last place") {
     const std::int64_t n = 300007;
     std::vector<float> x(static_cast<std::size_t>(n)), y(x.size());
     for (std::int64_t i = 0; i < n; ++i)
-      x[static_cast<std::size_t>(i)] = static_cast<float>(r.low + (r.high - r.low) * static_cast<double>(i) / static_cast<double>(n - 1));
+      x[static_cast<std::size_t>(i)] =
+          static_cast<float>(r.low + (r.high - r.low) * static_cast<double>(i) / static_cast<double>(n - 1));
     unary(r.op, x.data(), y.data(), n);
     double worst = 0;
-    for (std::size_t i = 0; i < x.size(); ++i)
-      worst = std::fmax(worst, ulps(y[i], reference(r.op, static_cast<double>(x[i]))));
+    for (std::size_t i = 0; i < x.size(); ++i) worst = std::fmax(worst, ulps(y[i], reference(r.op, static_cast<double>(x[i]))));
     INFO("op ", static_cast<int>(r.op), " on [", r.low, ", ", r.high, "]");
     CHECK(worst <= r.bound);
   }
@@ -178,8 +191,10 @@ TEST_CASE("float functions treat infinities, zeros, denormals and NaN as libm do
     for (std::size_t i = 0; i < x.size(); ++i) {
       const float expected = std::isnan(x[i]) ? nan : static_cast<float>(reference(op, static_cast<double>(x[i])));
       INFO("op ", static_cast<int>(op), " of ", x[i], " is ", y[i], ", expected ", expected);
-      if (std::isnan(expected)) CHECK(std::isnan(y[i]));
-      else CHECK((y[i] == expected || ulps(y[i], static_cast<double>(expected)) < 4));
+      if (std::isnan(expected))
+        CHECK(std::isnan(y[i]));
+      else
+        CHECK((y[i] == expected || ulps(y[i], static_cast<double>(expected)) < 4));
     }
   }
 }
@@ -213,8 +228,7 @@ TEST_CASE_TEMPLATE("every unary function has its value and both derivatives", T,
       const double d2 = (-f(v + 2 * h) + 16 * f(v + h) - 30 * f(v) + 16 * f(v - h) - f(v - 2 * h)) / (12 * h * h);
       const double expected = saves_output(op) ? (d1 == 0 ? 0 : w * d2 / d1) : w * d2;
       if (saves_output(op) && std::fabs(d1) < 1e-2) continue;
-      worst_second = std::fmax(worst_second,
-                               std::fabs(static_cast<double>(r2[i]) - expected) / std::fmax(1, std::fabs(expected)));
+      worst_second = std::fmax(worst_second, std::fabs(static_cast<double>(r2[i]) - expected) / std::fmax(1, std::fabs(expected)));
     }
     INFO("op ", u);
     CHECK(worst < tolerance);

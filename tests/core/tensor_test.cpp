@@ -44,7 +44,8 @@ TEST_CASE("shapes broadcast as in NumPy") {
   CHECK(rw::broadcast({2, 1}, {3}, "op") == Shape{2, 3});
   CHECK(rw::broadcast({}, {3}, "op") == Shape{3});
   CHECK(rw::broadcast({0, 1}, {1, 5}, "op") == Shape{0, 5});
-  CHECK_THROWS_WITH_AS(rw::broadcast({2, 3}, {4}, "op"), doctest::Contains("op: shapes [2, 3] and [4] do not broadcast"), rw::Error);
+  CHECK_THROWS_WITH_AS(rw::broadcast({2, 3}, {4}, "op"), doctest::Contains("op: shapes [2, 3] and [4] do not broadcast"),
+                       rw::Error);
 }
 
 TEST_CASE("factories fill, and spans go in and out") {
@@ -54,7 +55,8 @@ TEST_CASE("factories fill, and spans go in and out") {
   CHECK(rw::scalar(7).item<int>() == 7);
   CHECK(rw::from<float>({1, 2, 3, 4, 5, 6}, {2, 3}).size(1) == 3);
   CHECK_THROWS_WITH_AS(rw::from<float>({1, 2, 3}, {2, 2}), doctest::Contains("3 elements do not fill shape [2, 2]"), rw::Error);
-  CHECK_THROWS_WITH_AS(rw::empty({std::int64_t{1} << 40, std::int64_t{1} << 40}), doctest::Contains("more bytes than can be addressed"), rw::Error);
+  CHECK_THROWS_WITH_AS(rw::empty({std::int64_t{1} << 40, std::int64_t{1} << 40}),
+                       doctest::Contains("more bytes than can be addressed"), rw::Error);
 }
 
 TEST_CASE("data is 64-byte aligned, empty tensors too") {

@@ -162,8 +162,8 @@ TEST_CASE("a strategy is read from text") {
   CHECK(rw::Recompute::parse("budget:1.5GB").budget()->bytes == 1500000000);
   CHECK(rw::Recompute::parse("budget:2KiB").budget()->bytes == 2048);
   CHECK(rw::Recompute::parse("budget:77").budget()->bytes == 77);
-  for (const char* bad : {"", "square", "segments", "segments:", "segments:0", "segments:4x", "segments:-1", "budget:", "budget:-3MB",
-                          "budget:3parsec", "sqrt:2"})
+  for (const char* bad : {"", "square", "segments", "segments:", "segments:0", "segments:4x", "segments:-1",
+                          "budget:", "budget:-3MB", "budget:3parsec", "sqrt:2"})
     CHECK_THROWS_WITH_AS(rw::Recompute::parse(bad), doctest::Contains("unknown strategy"), rw::Error);
   nn::Sequential net{nn::Linear{3, 3}, nn::Tanh{}};
   net.recompute(rw::Recompute::segments(3));

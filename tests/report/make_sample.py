@@ -75,8 +75,9 @@ def timeline(chain, trace, points, fixed, names):
                 gradient = fixed["parameter"] * (1 - (step["stage"] - share) / len(names))
             work = int(0.3 * top * math.sin(math.pi * share))
             inside = {"activation": max(0, int(activation) - chain[0]["w_a"]), "input": chain[0]["w_a"], "workspace": work}
-            out.append({"t": (step["start"] + (step["end"] - step["start"]) * share) / end, **fixed, "gradient": int(max(0, gradient)),
-                        **inside, "op": OPS[k % len(OPS)], "module": names[step["stage"] - 1]})
+            now = step["start"] + (step["end"] - step["start"]) * share
+            out.append({"t": now / end, **fixed, "gradient": int(max(0, gradient)), **inside, "op": OPS[k % len(OPS)],
+                        "module": names[step["stage"] - 1]})
     return out
 
 
@@ -120,8 +121,9 @@ def main():
              ("segments:3", segments(even(3), n))]
     lists += [(f"budget:{round(max(s['during'] for s in simulate(chain, a)) / 2**20)}MiB", a) for a in budgets]
     print(json.dumps({
-        "title": "Recompute: <MobileNetV2> & what it takes", "model": "mobilenet_v2", "batch": 32, "size": 224, "optimizer": "momentum",
-        "threads": 2, "parameters": 3504872, "machine": "a machine of two cores </script><script>alert(1)</script>",
+        "title": "Recompute: <MobileNetV2> & what it takes", "model": "mobilenet_v2", "batch": 32, "size": 224,
+        "optimizer": "momentum", "threads": 2, "parameters": 3504872,
+        "machine": "a machine of two cores </script><script>alert(1)</script>",
         "strategies": [strategy(name, chain, a, args.points, fixed, names, 1.02) for name, a in lists],
         "stages": names, "frontier": frontier, "frontier_unit": "s"}))
 

@@ -7,6 +7,7 @@ Needs chromium, chromium-driver and python3-selenium (scripts/bootstrap.sh brows
 """
 import argparse
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -137,7 +138,8 @@ class Page(unittest.TestCase):
             for canvas in charts:
                 self.hover(canvas, 0.6)
                 text = self.run_js("""const tip = Chart.getChart(arguments[0]).tooltip;
-                    return tip.opacity === 0 ? "" : [...tip.title, ...tip.body.flatMap((b) => b.lines), ...tip.footer].join("|")""", canvas)
+                    const lines = [...tip.title, ...tip.body.flatMap((b) => b.lines), ...tip.footer];
+                    return tip.opacity === 0 ? "" : lines.join("|")""", canvas)
                 self.assertRegex(text, r"\d ([kMG]?B)\b", canvas.get_attribute("aria-label"))
             self.picture(f"hover-{width}", whole=False)
 
@@ -186,7 +188,8 @@ class Page(unittest.TestCase):
     def test_prints_light_and_comes_back(self):
         self.open(self.small, 1440, "dark")
         dark = self.run_js("return colour('ink')")
-        self.run_js("addEventListener('beforeprint', () => { window.printed = [colour('ink'), document.querySelector('main').clientWidth]; })")
+        self.run_js("""addEventListener("beforeprint", () => {
+            window.printed = [colour("ink"), document.querySelector("main").clientWidth]; })""")
         pdf = self.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
         raw = base64.b64decode(pdf["data"])
         if self.pictures:
@@ -213,8 +216,9 @@ class Page(unittest.TestCase):
 
     def test_little_data_makes_a_small_page(self):
         data, page = self.folder / "little.json", self.folder / "little.html"
-        data.write_text('{"title": "Little", "strategies": [{"strategy": "a", "schedule": "Fall1 B1", "gradient_hash": "1", "loss": 1},'
-                        '{"strategy": "b", "gradient_hash": "2", "loss": 1}]}')
+        data.write_text(json.dumps({"title": "Little", "strategies": [
+            {"strategy": "a", "schedule": "Fall1 B1", "gradient_hash": "1", "loss": 1},
+            {"strategy": "b", "gradient_hash": "2", "loss": 1, "step_ms_median": None}]}))
         subprocess.run([self.make_page, data, page], check=True)
         self.open(page, 390)
         self.assertIn("differ from those of a: b", self.find(".verdict.bad")[0].text)
@@ -231,7 +235,8 @@ def main():
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
-        Page.folder, Page.make_page, Page.pictures, Page.browser = Path(folder), args.make_page, args.pictures, start_browser(profile)
+        Page.folder, Page.make_page, Page.pictures = Path(folder), args.make_page, args.pictures
+        Page.browser = start_browser(profile)
         try:
             suite = unittest.TestSuite(t for t in unittest.defaultTestLoader.loadTestsFromTestCase(Page) if args.only in t.id())
             result = unittest.TextTestRunner(verbosity=2).run(suite)
