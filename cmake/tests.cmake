@@ -49,7 +49,8 @@ option(REWIND_BROWSER_TEST "Test the report in headless Chromium" ON)
 if(REWIND_BROWSER_TEST AND REWIND_PYTHON AND TARGET rewind_report)
   rewind_program(rewind_make_page SOURCES ${PROJECT_SOURCE_DIR}/tests/report/make_page.cpp LINK rewind::report)
   set_target_properties(rewind_make_page PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-  add_test(NAME report_page COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/report/page_test.py $<TARGET_FILE:rewind_make_page>)
+  add_test(NAME report_page
+           COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/report/page_test.py $<TARGET_FILE:rewind_make_page>)
   set_tests_properties(report_page PROPERTIES TIMEOUT 300)
 endif()
 

@@ -5,13 +5,15 @@
 
 namespace rewind_lib::schedule {
 
-/// For example, periodic:2 on four stages:
+/// For example, four stages within 13 bytes:
 ///
-///     periodic:2, peak 24 bytes, cost 13
+///     budget:13, peak 13 bytes, cost 24, 5 of it recomputed
 ///     input  ----------
-///     stage1 >.....F=<.
-///     ...
-///     memory 3568987654
+///     stage1 >-------F<
+///     stage2 .>----F<..
+///     stage3 ..F==<....
+///     stage4 ...F<.....
+///     memory 3478##6979
 ///
 /// In the row of stage l: > runs forward without recording, F runs forward recorded, < runs backward; - a_l is kept, = its tape
 /// is held, . neither. The last row is the memory while each action runs, in tenths of the peak, # at the peak. Longer lists and

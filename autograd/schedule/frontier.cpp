@@ -86,21 +86,15 @@ class Envelope {
   void lower(const std::vector<Corner>& right, int64_t shift, const std::vector<Corner>& left, int64_t base, int64_t from,
              int64_t top);
 
-  // The curve. A corner is left out when that costs at most `tolerance` ticks; the first and the last stay. Sets lost to the
-  // most that it did cost.
-  std::vector<Corner> take(int64_t tolerance, int64_t& lost) const {
-    lost = 0;
+  // The curve. A corner is left out when that costs at most `tolerance` ticks; the first and the last stay.
+  std::vector<Corner> take(int64_t tolerance) const {
     if (corners_.size() == 2) return {};
     std::vector<Corner> out(corners_.begin() + 1, corners_.end());
     if (tolerance == 0) return out;
     std::size_t size = 1;
     for (std::size_t i = 1; i < out.size(); ++i) {
       const bool stays = i + 2 >= out.size();
-      const int64_t costs = int64_t{out[size - 1].ticks} - out[i].ticks;
-      if (stays || costs > tolerance)
-        out[size++] = out[i];
-      else
-        lost = std::max(lost, costs);
+      if (stays || int64_t{out[size - 1].ticks} - out[i].ticks > tolerance) out[size++] = out[i];
     }
     return {out.begin(), out.begin() + static_cast<std::ptrdiff_t>(size)};
   }
@@ -191,15 +185,13 @@ class Solver {
   // Fills the table for levels up to `top`. False when that takes more than `bytes`.
   bool solve(int64_t top, int64_t tolerance, int64_t bytes);
   int64_t bytes() const { return bytes_; }
-  // Ticks that thinning may have cost the best schedule, at most.
-  int64_t lost() const { return lost_[Table::index(1, x_.n)]; }
 
  private:
   void measure(const Chain& chain);
   void solve(Envelope& envelope, int s, int t, int64_t top, int64_t tolerance);
 
   Table& x_;
-  std::vector<int64_t> least_, lost_;
+  std::vector<int64_t> least_;
   int64_t rounded_sizes_ = 0;
   bool rounded_costs_ = false;
   int64_t bytes_ = 0;
@@ -243,9 +235,8 @@ void Solver::measure(const Chain& chain) {
 
 bool Solver::solve(int64_t top, int64_t tolerance, int64_t bytes) {
   x_.curves.assign(least_.size(), {});
-  lost_.assign(least_.size(), 0);
   std::vector<Envelope> scratch(at(parallel::threads()));
-  std::atomic<int64_t> taken = static_cast<int64_t>(least_.size() * (sizeof(std::vector<Corner>) + 2 * sizeof(int64_t)));
+  std::atomic<int64_t> taken = static_cast<int64_t>(least_.size() * (sizeof(std::vector<Corner>) + sizeof(int64_t)));
   std::atomic<bool> out_of_memory = false;
   // Curves of equally many stages do not need one another.
   for (int stages = 1; stages <= x_.n; ++stages) {
@@ -280,18 +271,14 @@ void Solver::solve(Envelope& envelope, int s, int t, int64_t top, int64_t tolera
   }
   envelope.start(x_.curve(s + 1, t), x_.w_tape[at(s)], recorded, top);
   int64_t swept = 0;
-  int64_t lost_below = lost_[Table::index(s + 1, t)];
   for (int k = s + 1; k <= t; ++k) {
     swept = std::max(swept, swept_need(x_, s, k, t));
     const int64_t kept = x_.w_a[at(k - 1)];
     const int64_t from = std::max({swept, kept + least_[Table::index(k, t)], least_[Table::index(s, k - 1)]});
     if (from > top) continue;
     envelope.lower(x_.curve(k, t), kept, x_.curve(s, k - 1), x_.ticks_to[at(k - 1)] - x_.ticks_to[at(s - 1)], from, top);
-    lost_below = std::max(lost_below, lost_[Table::index(k, t)] + lost_[Table::index(s, k - 1)]);
   }
-  int64_t lost = 0;
-  curve = envelope.take(tolerance, lost);
-  lost_[Table::index(s, t)] = lost + lost_below;
+  curve = envelope.take(tolerance);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------
@@ -397,7 +384,7 @@ Frontier solve(const Chain& chain, const Limits& limits) {
     if (loss >= 1)
       fail(str("schedule: the planner needs more than the ", limits.planner_bytes, " bytes it may take for ", table.n,
                " stages, even with a loss of ", percent(loss), "; allow more, give a budget, or make fewer stages"));
-    loss = std::max(2 * loss, 0.01);
+    loss = std::max(4 * loss, 0.02);
   }
 
   for (const Corner& corner : table.curve(1, table.n)) {
@@ -406,7 +393,7 @@ Frontier solve(const Chain& chain, const Limits& limits) {
   }
   if (table.curve(1, table.n)[table.curve(1, table.n).size() - 2].ticks > 0)
     frontier.solved_to_ = std::max(limits.budget, frontier.minimum());
-  const double lost = static_cast<double>(solver.lost() + solver.rounding_ticks());
+  const double lost = static_cast<double>(tolerance * (table.n - 1) + solver.rounding_ticks());
   frontier.loss_ = vanilla > 0 ? lost * table.cost_per_tick / vanilla : 0;
   frontier.slack_ = solver.slack_levels() * table.bytes_per_level;
   frontier.planner_bytes_ = solver.bytes();

@@ -15,8 +15,8 @@ struct Limits {
   /// Cost that may be lost to thinning, relative to the cost of vanilla. 0: exact.
   double loss = 0;
   /// Bytes that the planner itself may take for its curves. An exact solve that would take more is done again with losses of
-  /// 1 %, 2 %, 4 %, .. until it fits, and Frontier::loss says so; Error when even a loss of 100 % does not.
-  std::int64_t planner_bytes = std::int64_t{1} << 30;
+  /// 2 %, 8 %, 32 %, .. until it fits, and Frontier::loss says so; Error when even a loss above 100 % does not.
+  std::int64_t planner_bytes = std::int64_t{1} << 29;
 };
 
 /// A corner of the curve: from this budget on, a schedule of this cost fits.
@@ -47,9 +47,9 @@ struct Table {
 
 class Frontier {
  public:
-  /// Bytes ascending, cost descending. The first has the least bytes of all schedules, persistent or not thinned; the last is
-  /// vanilla's cost, unless Limits::budget cut it off. When loss() is 0, schedule() takes exactly these bytes and this cost;
-  /// otherwise at most these bytes, and a cost that may be lower (or higher by the rounding that loss() counts).
+  /// Bytes ascending, cost descending. The first has the least bytes that any persistent schedule takes, thinned or not; the last
+  /// has vanilla's cost, unless Limits::budget cut it off. schedule() takes exactly these bytes and, but for rounding (see loss()),
+  /// this cost. Where curves were thinned or slack() is not 0, it may take less of either.
   const std::vector<Point>& points() const { return points_; }
 
   /// The fastest schedule with a peak of at most `budget` bytes. Throws Error when there is none, saying what the minimum is and

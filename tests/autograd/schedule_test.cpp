@@ -7,6 +7,7 @@
 #include <rewind/autograd/schedule/simulate.h>
 #include <rewind/autograd/schedule/strategies.h>
 #include <rewind/core/error.h>
+#include <rewind/core/parallel.h>
 
 #include <algorithm>
 #include <chrono>
@@ -334,7 +335,7 @@ TEST_CASE("a list with one action changed, dropped, repeated or swapped is refus
 }
 
 TEST_CASE("a checkpoint can be given up before its backward") {
-  // a_1 is kept over the backward of stage 4, then dropped on the way to a_2: three states with what persistent lists cannot do.
+  // a_1 and a_2 are kept in the first sweep; a_1 stays over the backward of stage 4, then goes on the way to a_2, and is made anew.
   const Trace trace = simulate(unit_chain(4), parse("Fck1 Fck2 Fnone3 Fall4 B4 Fnone2 Fall3 B3 Fck1 Fall2 B2 Fall1 B1"));
   CHECK_MESSAGE(trace.ok(), trace.fault);
 }
@@ -590,7 +591,23 @@ TEST_CASE("sizes beyond 32 bits of levels are rounded up, and say so") {
   }
 }
 
-TEST_CASE("a frontier is the same for any number of threads, and with every size or cost zero") {
+TEST_CASE("a frontier is the same for any number of threads") {
+  const Chain chain = Random(29).mixed(70);
+  const int before = parallel::threads();
+  std::vector<Frontier> frontiers;
+  for (const int threads : {1, 2, 5}) {
+    parallel::set_threads(threads);
+    frontiers.push_back(solve(chain));
+  }
+  parallel::set_threads(before);
+  for (const Frontier& frontier : frontiers) {
+    CHECK(pairs(frontier) == pairs(frontiers[0]));
+    CHECK(frontier.planner_bytes() == frontiers[0].planner_bytes());
+    CHECK(frontier.schedule(2 * frontier.minimum()).actions == frontiers[0].schedule(2 * frontier.minimum()).actions);
+  }
+}
+
+TEST_CASE("chains without bytes or without cost have a frontier of one point") {
   Chain nothing{.input = 0, .stages = std::vector<Stage>(6)};
   CHECK(pairs(solve(nothing)) == std::vector<std::pair<int64_t, double>>{{0, 0}});
   Chain free = reference_chain();
@@ -618,18 +635,32 @@ memory 3478##6979
 }
 
 // Speed is printed, not tested.
+namespace {
+void report(const std::string& what, const Chain& chain, const Limits& limits = {}) {
+  const auto start = std::chrono::steady_clock::now();
+  const Frontier frontier = solve(chain, limits);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  MESSAGE(what, ", ", chain.n(), " stages: ", seconds, " s, ", static_cast<double>(frontier.planner_bytes()) / 1e6, " MB, ",
+          frontier.points().size(), " points, loss at most ", frontier.loss());
+}
+}  // namespace
+
 TEST_CASE("how long the planner takes") {
   Random random(23);
-  const auto report = [](const std::string& what, const Chain& chain, const Limits& limits) {
-    const auto start = std::chrono::steady_clock::now();
-    const Frontier frontier = solve(chain, limits);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    MESSAGE(what, ", ", chain.n(), " stages: ", seconds, " s, ", static_cast<double>(frontier.planner_bytes()) / 1e6, " MB, ",
-            frontier.points().size(), " points, loss at most ", frontier.loss());
-  };
   for (const int n : {64, 128}) {
-    report("residual, equal costs", random.residual(n, 0), {});
-    report("residual, measured costs", random.residual(n, 0.03), {});
-    report("every stage its own", random.mixed(n), {});
+    report("residual, equal costs", random.residual(n, 0));
+    report("residual, measured costs", random.residual(n, 0.03));
+    report("every stage its own", random.mixed(n));
   }
+}
+
+// rewind_tests_autograd -ns -tc='how long the planner takes, 340 stages'
+TEST_CASE("how long the planner takes, 340 stages" * doctest::skip()) {
+  Random random(23);
+  report("residual, equal costs", random.residual(340, 0));
+  const Chain measured = random.residual(340, 0.03);
+  report("residual, measured costs", measured);
+  report("residual, measured costs, up to a twelfth of vanilla", measured, {.budget = vanilla(measured).peak / 12});
+  report("residual, measured costs, a loss of 5 % allowed", measured, {.loss = 0.05});
+  report("every stage its own, a loss of 2 % allowed", random.mixed(340), {.loss = 0.02});
 }
