@@ -9,6 +9,7 @@ namespace {
 /// The attribute of a checkpoint entry. Trivially copyable; owns the closure through OpDecl::release.
 struct Call {
   Closure* closure;
+  RunLog* log;                    // owned
   random::Generator generator;   // where the random numbers stood before the first run
   std::uint64_t differentiable;  // which results the entry's outputs are
   std::uint32_t given;           // which inputs are defined
@@ -38,6 +39,7 @@ void replay(Vjp& v, const void* attr) {
       if (v.needs(i)) needs |= bit(i);
     }
     segment.begin(inputs, needs);
+    const RunLog::Compare compare(*call.log);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
     for (std::size_t j = 0; j < all.size(); ++j)
       if (j < 64 && (call.differentiable >> j & 1) != 0) results.push_back(std::move(all[j]));
@@ -56,7 +58,10 @@ constexpr OpDecl checkpoint_decl = [] {
   d.attr_size = sizeof(Call);
   d.differentiable = ~std::uint32_t{0};
   d.vjp = replay;
-  d.release = [](const void* attr) noexcept { delete call_of(attr).closure; };
+  d.release = [](const void* attr) noexcept {
+    delete call_of(attr).closure;
+    delete call_of(attr).log;
+  };
   return d;
 }();
 
@@ -70,8 +75,10 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
 
   const random::Generator before = random::default_generator();
   std::vector<Tensor> out;
+  auto log = std::make_unique<RunLog>();
   {
     const GradModeScope track(GradMode::track);
+    const RunLog::Write write(*log);
     out = closure->call(inputs);
   }
   std::vector<Tensor> results;  // those that carry a gradient
@@ -94,10 +101,18 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
     saves.inputs |= bit(static_cast<int>(i));
     if (inputs[i].requires_grad()) needs |= bit(static_cast<int>(i));
   }
-  const Call call{closure, before, differentiable, saves.inputs};
+  const Call call{closure, log.get(), before, differentiable, saves.inputs};
   Tape::current().record(checkpoint_decl, &call, inputs, results, needs, saves);
-  owner.release();
+  static_cast<void>(owner.release());
+  static_cast<void>(log.release());
   return out;
 }
 
 }  // namespace rewind_lib::detail
+
+namespace rewind_lib {
+
+ReplayGuard::ReplayGuard() : saved_(std::exchange(detail::context().check_replays, true)) {}
+ReplayGuard::~ReplayGuard() { detail::context().check_replays = saved_; }
+
+}  // namespace rewind_lib

@@ -61,4 +61,18 @@ auto checkpoint(F fn, T&&... inputs) {
     return out;
 }
 
+/// While alive, every value that is computed again during backward on this thread is compared with what the first run made
+/// of it, by a hash of all its bits; the first op that differs throws Error with its module path. For functions first run
+/// under the guard. Costs a pass over every such value, and eight bytes each.
+class ReplayGuard {
+ public:
+  ReplayGuard();
+  ~ReplayGuard();
+  ReplayGuard(const ReplayGuard&) = delete;
+  ReplayGuard& operator=(const ReplayGuard&) = delete;
+
+ private:
+  bool saved_;
+};
+
 }  // namespace rewind_lib

@@ -14,6 +14,35 @@ constexpr OpDecl input_decl = [] {
 
 }  // namespace
 
+// Of all outputs, in order. Ops that only change tensors in place have none, and are left out of replays.
+static std::uint64_t hash_of(const OpEvent& event) {
+  std::uint64_t h = 0;
+  for (const Tensor& t : event.out) h = h * 0x9e3779b97f4a7c15 + hash(t);
+  return h;
+}
+
+RunLog::Write::Write(RunLog& log) : log_(log) {
+  if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
+}
+
+void RunLog::Write::after(const OpEvent& event) {
+  if (event.op.mutates == 0) log_.notes_.push_back({&event.op, hash_of(event)});
+}
+
+RunLog::Compare::Compare(const RunLog& log) : log_(log) {
+  if (!log.notes_.empty() && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
+}
+
+void RunLog::Compare::after(const OpEvent& event) {
+  const std::string where = str(event.op.name, event.module[0] != 0 ? str(" in module ", event.module) : "");
+  if (next_ == log_.notes_.size() || log_.notes_[next_].op != &event.op)
+    fail(str("replay: ", where, " ran, where the first run had ", next_ == log_.notes_.size() ? "ended" : log_.notes_[next_].op->name,
+             ". A function that is recomputed must run the same ops every time."));
+  if (hash_of(event) != log_.notes_[next_++].hash)
+    fail(str("replay: ", where, " computed other values than the first time, output 0 of shape ", event.out[0].shape(),
+             ". A function that is recomputed must be deterministic: look for state, time, or random numbers of its own."));
+}
+
 TapeSegment::~TapeSegment() {
   for (std::size_t i = entry_of_.size(); i-- > 0;)
     if (entry_of_[i] != none) Tape::current().unpin(entry_of_[i]);

@@ -4,6 +4,8 @@
 #include <rewind/autograd/tape.h>
 #include <rewind/core/random.h>
 
+#include <optional>
+
 namespace rewind_lib::detail {
 
 /// Puts the random numbers to where a first run found them, and afterwards to where they were.
@@ -29,6 +31,43 @@ class ReplayScope {
   ContextScope<&Context::phase> phase_{Phase::recompute};
   ContextScope<&Context::gradient_of> gradient_of_{""};
   ReplayedGenerator generator_;
+};
+
+/// What a first run computed, op by op, for a ReplayGuard to compare with. Empty without one.
+class RunLog {
+ public:
+  /// Notes what is computed while alive.
+  class Write;
+  /// Compares what is computed while alive with the notes, in order.
+  class Compare;
+
+ private:
+  struct Note {
+    const OpDecl* op;
+    std::uint64_t hash;
+  };
+  std::vector<Note> notes_;
+};
+
+class RunLog::Write final : Observer {
+ public:
+  explicit Write(RunLog& log);
+
+ private:
+  void after(const OpEvent& event) override;
+  RunLog& log_;
+  std::optional<ObserverScope> scope_;
+};
+
+class RunLog::Compare final : Observer {
+ public:
+  explicit Compare(const RunLog& log);
+
+ private:
+  void after(const OpEvent& event) override;
+  const RunLog& log_;
+  std::size_t next_ = 0;
+  std::optional<ObserverScope> scope_;
 };
 
 /// A piece of tape of its own, recorded above everything else: begin() with the inputs, run the function on what it

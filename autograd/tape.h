@@ -142,6 +142,7 @@ struct Context {
   Phase phase = Phase::forward;
   bool replaying = false;
   bool donate = true;
+  bool check_replays = false;
   const char* gradient_of = "";
   std::vector<Observer*> observers;
 };

@@ -24,6 +24,7 @@ struct Segment {
   std::vector<Tensor> kept;                   // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
   std::vector<random::Generator> generators;  // where the random numbers stood before each stage
   Tensor& activation(int l) { return kept[static_cast<std::size_t>(l - first)]; }
+  std::vector<detail::RunLog> logs;           // what each stage computed, for a ReplayGuard
   const random::Generator& generator(int l) const { return generators[static_cast<std::size_t>(l - first)]; }
 };
 
@@ -60,12 +61,14 @@ void run_backward(Vjp& v, const void* attr) {
         // The only handle when the activation is not kept, so that the stage can use its memory.
         Tensor a = action.kind == Kind::Fnone && kept(l - 1).defined() ? std::exchange(kept(l - 1), Tensor()) : source(l - 1);
         const detail::ReplayScope scope(s.generator(l), GradMode::off);
+        const detail::RunLog::Compare compare(s.logs[static_cast<std::size_t>(l - s.first)]);
         kept(l) = s.stages->run(l, std::move(a));
         break;
       }
       case Kind::Fall: {
         Tensor a = source(l - 1);
         const detail::ReplayScope scope(s.generator(l), GradMode::record);
+        const detail::RunLog::Compare compare(s.logs[static_cast<std::size_t>(l - s.first)]);
         Recorded& r = tape(l).emplace();
         r.tape.begin(std::span(&a, 1), l > s.first || v.needs(0) ? 1 : 0);
         r.result = s.stages->run(l, std::move(a));
@@ -105,12 +108,14 @@ constexpr OpDecl segment_decl = [] {
 /// Runs the segment's stages for the first time, keeping what the actions say, and puts its entry on the tape.
 Tensor run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, Tensor a) {
   const Tensor input = a;
+  s->logs.reserve(forward.size());  // Write refers to them
   s->kept.resize(static_cast<std::size_t>(s->last - s->first));
   {
     const GradModeScope track(GradMode::track);
     for (const Action& action : forward) {
       s->generators.push_back(random::default_generator());
       if (action.kind == Kind::Fck && action.stage > s->first) s->activation(action.stage - 1) = a.detach();
+      const detail::RunLog::Write write(s->logs.emplace_back());
       a = s->stages->run(action.stage, std::move(a));
     }
   }
