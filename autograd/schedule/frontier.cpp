@@ -250,8 +250,8 @@ bool Solver::solve(int64_t top, int64_t tolerance, int64_t bytes) {
         out_of_memory = true;
       }
     };
-    // Short chains take milliseconds; waking threads, on a busy machine, takes as long.
-    if (x_.n < 64)
+    // Short chains take milliseconds; on a busy machine, meeting other threads n times takes longer.
+    if (x_.n < 96)
       for (int64_t piece = 0; piece <= x_.n - stages; ++piece) body(piece, 0);
     else
       parallel::for_pieces(x_.n - stages + 1, body);

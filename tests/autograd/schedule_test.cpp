@@ -47,7 +47,7 @@ class Random {
  public:
   explicit Random(unsigned seed) : generator_(seed) {}
   int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator_); }
-  double noise(double sigma) { return std::exp(std::normal_distribution<double>(0, sigma)(generator_)); }
+  double noise(double sigma) { return std::exp(sigma * std::normal_distribution<double>()(generator_)); }
 
   // Small integers: many ties.
   Chain small(int n) {

@@ -1,0 +1,78 @@
+// Writes docs/ops.md: every op as it declares itself.
+
+#include <rewind/autograd/op.h>
+#include <rewind/optim/ops.h>
+
+#include <fstream>
+#include <iostream>
+
+namespace rw = rewind;
+
+namespace {
+
+/// Notes the shapes of an op's largest sample, and what its vjp would keep then.
+class Collect final : public rw::SampleSink {
+ public:
+  explicit Collect(const rw::OpDecl& op) : op_(op) {}
+
+  std::string example;
+  rw::Saves saves;
+
+  void add_raw(std::vector<rw::Tensor> inputs, const void* attr) override {
+    std::int64_t size = 0;
+    for (const auto& t : inputs) size += t.defined() ? t.numel() : 0;
+    if (size <= largest_) return;
+    largest_ = size;
+    example.clear();
+    for (const auto& t : inputs) example += rw::str(example.empty() ? "" : ", ", t.defined() ? rw::str(t.shape()) : "none");
+    example += " ->";
+    for (const auto& spec : op_.infer(inputs, attr)) example += rw::str(" ", spec.shape);
+    if (op_.saves != nullptr) saves = op_.saves(attr, ~std::uint32_t{0});
+  }
+  void error_raw(std::vector<rw::Tensor>, const void*, std::string) override {}
+
+ private:
+  const rw::OpDecl& op_;
+  std::int64_t largest_ = -1;
+};
+
+std::string list(const char* what, std::uint32_t mask) {
+  std::string text;
+  for (int i = 0; i < 32; ++i)
+    if ((mask & rw::bit(i)) != 0 && mask != ~std::uint32_t{0}) text += rw::str(text.empty() ? rw::str(what, " ") : ", ", i);
+  return text;
+}
+
+void write(std::ostream& out, std::span<const rw::OpDecl* const> ops) {
+  out << "| op | kind | for example | saves | buffer of output 0 | gradient |\n|---|---|---|---|---|---|\n";
+  for (const rw::OpDecl* op : ops) {
+    Collect sample(*op);
+    op->samples(sample);
+    std::string saves = list("inputs", sample.saves.inputs);
+    const std::string outputs = list("outputs", sample.saves.outputs);
+    if (!outputs.empty()) saves += (saves.empty() ? "" : "; ") + outputs;
+    out << "| `" << op->name << "` | " << rw::name_of(op->kind) << " | " << sample.example << " | " << saves << " | "
+        << (op->mutates != 0 ? list("changes input", op->mutates) : list("may be that of input", op->donates)) << " | "
+        << (op->no_gradient == nullptr ? "yes" : op->no_gradient) << " |\n";
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: rewind_docs FILE\n";
+    return 2;
+  }
+  std::ofstream out(argv[1]);
+  out << "# The ops\n\nMade by `make docs` from the declarations of the ops; see autograd/op.h for what they mean. Inputs and outputs "
+         "count from 0. What an op saves depends on which gradients are wanted and on its attributes; the table shows its largest sample "
+         "with all of them wanted.\n\n";
+  write(out, rw::all_ops());
+  out << "\n## Updates of the optimizers\n\n";
+  write(out, rw::optim::all_ops());
+  if (!out) {
+    std::cerr << "error: cannot write " << argv[1] << "\n";
+    return 1;
+  }
+}
