@@ -1,3 +1,8 @@
+// A team of our own instead of `omp parallel for`: an OpenMP region ends with a barrier that every thread of the team has to
+// reach, also one that got no work because the machine was busy elsewhere, and then costs a time slice of somebody else's.
+// Here whoever is running takes pieces, and the caller waits only for pieces that were begun. See docs/decisions/0010.
+// OpenMP remains what OpenBLAS may be built on, and has to be kept to one thread.
+
 #include <rewind/core/error.h>
 #include <rewind/core/parallel.h>
 
@@ -5,6 +10,8 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
+#include <thread>
 
 namespace rewind_lib::parallel {
 namespace {
@@ -22,6 +29,105 @@ std::atomic<int>& setting() {
   return n;
 }
 
+thread_local bool inside = false;
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+class Team {
+ public:
+  /// False when another thread's loop has the team.
+  bool run(std::int64_t pieces, int size, detail::Body body, void* context) {
+    const std::unique_lock busy(busy_, std::try_to_lock);
+    if (!busy.owns_lock()) return false;
+    while (workers_ < size - 1) {
+      ++workers_;
+      std::thread([this, me = workers_] { work(me); }).detach();
+    }
+    body_.store(body, std::memory_order_relaxed);
+    context_.store(context, std::memory_order_relaxed);
+    size_.store(size, std::memory_order_relaxed);
+    count_.store(static_cast<std::uint32_t>(pieces), std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+    const std::uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+    ticket_.store(job << 32, std::memory_order_release);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
+
+    take_pieces(job, 0);
+    // Pieces that others have begun. Short waits spin; long ones leave the core to them.
+    const auto count = static_cast<std::uint32_t>(pieces);
+    for (int spins = 0; done_.load(std::memory_order_acquire) != count; ++spins) {
+      if (spins < spin_limit)
+        relax();
+      else
+        std::this_thread::yield();
+    }
+    return true;
+  }
+
+ private:
+  // About 50 microseconds: longer than the gap between two ops of a step, far shorter than a time slice.
+  static constexpr int spin_limit = 2000;
+
+  // ticket_ holds the number of the job and how many of its pieces have been taken, so that a piece can only be taken from
+  // the job that was looked at; while a taken piece is not done, the job stays.
+  void take_pieces(std::uint64_t job, int worker) {
+    inside = true;
+    std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while (ticket >> 32 == job) {
+      const auto piece = static_cast<std::uint32_t>(ticket);
+      const std::uint32_t count = count_.load(std::memory_order_relaxed);
+      const detail::Body body = body_.load(std::memory_order_relaxed);
+      void* context = context_.load(std::memory_order_relaxed);
+      if (piece >= count || worker >= size_.load(std::memory_order_relaxed)) break;
+      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+      body(context, piece, worker);
+      done_.fetch_add(1, std::memory_order_acq_rel);
+      ticket = ticket_.load(std::memory_order_acquire);
+    }
+    inside = false;
+  }
+
+  [[noreturn]] void work(int me) {
+    omp_set_num_threads(1);  // for an OpenBLAS that is built on OpenMP: it runs on the thread that calls it
+    std::uint64_t seen = 0;
+    while (true) {
+      std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
+      for (int spins = 0; ticket >> 32 == seen && spins < spin_limit; ++spins) {
+        relax();
+        ticket = ticket_.load(std::memory_order_acquire);
+      }
+      while (ticket >> 32 == seen) {
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        ticket_.wait(ticket, std::memory_order_acquire);
+        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+        ticket = ticket_.load(std::memory_order_acquire);
+      }
+      seen = ticket >> 32;
+      take_pieces(seen, me);
+    }
+  }
+
+  std::mutex busy_;
+  int workers_ = 0;
+  std::atomic<detail::Body> body_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<int> size_{1};
+  std::atomic<std::uint32_t> count_{0};
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<std::uint32_t> done_{0};
+  std::atomic<int> sleepers_{0};
+};
+
+Team& team() {
+  // Never destroyed: its threads wait on it until the process ends.
+  static Team* const t = new Team;
+  return *t;
+}
+
 }  // namespace
 
 int threads() { return setting().load(std::memory_order_relaxed); }
@@ -31,21 +137,16 @@ void set_threads(int n) {
   setting().store(n, std::memory_order_relaxed);
 }
 
-bool active() { return omp_in_parallel() != 0; }
+bool active() { return inside; }
 
 void detail::run(std::int64_t pieces, Body body, void* context) {
-  const int team = static_cast<int>(pieces < threads() ? pieces : threads());
-  if (team <= 1 || active()) {
-    for (std::int64_t i = 0; i < pieces; ++i) body(context, i, 0);
-    return;
-  }
-  // Dynamic: pieces differ in cost and the machine may be shared; who runs a piece has no influence on its result.
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
-  for (std::int64_t i = 0; i < pieces; ++i) body(context, i, omp_get_thread_num());
+  const int size = static_cast<int>(pieces < threads() ? pieces : threads());
+  if (size > 1 && !active() && pieces < (std::int64_t{1} << 32) && team().run(pieces, size, body, context)) return;
+  for (std::int64_t i = 0; i < pieces; ++i) body(context, i, 0);
 }
 
 SerialRegion::SerialRegion() {
-  if (!active() && omp_get_max_threads() > 1) {
+  if (omp_get_max_threads() > 1) {
     saved_ = omp_get_max_threads();
     omp_set_num_threads(1);
   }

@@ -1,31 +1,11 @@
 // Trains on Fashion-MNIST (Debian's dataset-fashion-mnist): a small MLP, or a CNN of inverted bottlenecks.
 
 #include "support/classifier.h"
+#include "support/fashion_nets.h"
 
 #include <CLI/CLI.hpp>
 
 namespace rw = rewind;
-
-static rw::nn::Sequential mlp() {
-  using namespace rw::nn;
-  return Sequential{Flatten{}, Linear{784, 128}, ReLU{}, Linear{128, 10}};
-}
-
-/// Under 100,000 parameters: inverted bottlenecks at 14x14 and 7x7.
-static rw::nn::Sequential cnn() {
-  using namespace rw::nn;
-  return Sequential{Conv2d{{.in = 1, .out = 16, .kernel = 3, .stride = 2, .padding = 1, .bias = false}},
-                    BatchNorm2d{16},
-                    ReLU6{},
-                    InvertedBottleneck{{.in = 16, .out = 24, .expand = 4}},
-                    InvertedBottleneck{{.in = 24, .out = 24, .expand = 4}},
-                    InvertedBottleneck{{.in = 24, .out = 40, .expand = 4, .stride = 2}},
-                    InvertedBottleneck{{.in = 40, .out = 40, .expand = 4}},
-                    InvertedBottleneck{{.in = 40, .out = 40, .expand = 4}},
-                    GlobalAvgPool{},
-                    Dropout{0.1},
-                    Linear{40, 10}};
-}
 
 int main(int argc, char** argv) {
   support::Options options{.epochs = 5, .batch = 128, .seed = 1, .lr = 2e-3};
@@ -48,7 +28,7 @@ int main(int argc, char** argv) {
     auto [train, test] = rw::data::fashion_mnist(folder);
     const rw::data::Moments moments = train.moments();
     const rw::data::Split data{train.normalized(moments), test.normalized(moments)};
-    rw::nn::Sequential net = model == "mlp" ? mlp() : cnn();
+    rw::nn::Sequential net = model == "mlp" ? support::fashion_mlp() : support::fashion_cnn();
     rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
 
     const support::Result result = support::train(net, adam, data, options);

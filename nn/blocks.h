@@ -42,6 +42,7 @@ class DepthwiseSeparable final : public Module {
   explicit DepthwiseSeparable(DepthwiseSeparableOptions options);
   Tensor forward(Tensor x) override;
   void describe(Fields& f) override;
+  std::vector<Sequential*> chains() override { return {&depthwise_, &pointwise_}; }
 
  private:
   Sequential depthwise_, pointwise_;
@@ -82,6 +83,7 @@ class InvertedBottleneck final : public Module {
   explicit InvertedBottleneck(InvertedBottleneckOptions options);
   Tensor forward(Tensor x) override;
   void describe(Fields& f) override;
+  std::vector<Sequential*> chains() override { return residual_ ? std::vector<Sequential*>{} : std::vector{&conv_}; }
   /// Whether x is added.
   bool residual() const { return residual_; }
 

@@ -114,6 +114,8 @@ class Label {
 
 ModuleObserver::ModuleObserver() : outer_(std::exchange(observers, this)) {}
 ModuleObserver::~ModuleObserver() { observers = outer_; }
+ModuleObserver::Suspend::Suspend() : saved_(std::exchange(observers, nullptr)) {}
+ModuleObserver::Suspend::~Suspend() { observers = saved_; }
 
 void Module::tell_observers(const Tensor& output) {
   for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output);
@@ -127,7 +129,7 @@ Tensor Module::call(Tensor x, Fusible* fused, Epilogue then) {
     for_each_module(*this, naming);
   }
   const Label label(path_);
-  if (planner_.get() != nullptr && grad_mode() == GradMode::record && !replaying()) planner_.get()->prepare(*this, x);
+  if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
   Tensor y = fused != nullptr ? fused->forward(std::move(x), then) : forward(std::move(x));
   tell_observers(y);
   return y;

@@ -43,6 +43,7 @@ class Fusible {
 };
 
 class BudgetPlanner;
+class Sequential;
 /// Owns a BudgetPlanner, or nothing.
 class PlannerSlot {
  public:
@@ -73,6 +74,9 @@ class Module {
   virtual Tensor forward(Tensor x) = 0;
   /// Lists parameters, buffers and children, each under its name. Nothing by default.
   virtual void describe(Fields&) {}
+  /// The Sequentials that forward() runs one after the other, when it does nothing else; empty when it does. A chain takes
+  /// such a module apart, so that a budget can be met stage by stage.
+  virtual std::vector<Sequential*> chains() { return {}; }
   /// The name of the type, as summary() prints it; by default that of the class.
   virtual std::string type() const;
 
@@ -89,7 +93,8 @@ class Module {
 
   /// Chooses what is kept for backward from the next forward on. A Sequential is a chain itself; in any other module it is
   /// the largest chain inside. With a Budget, the module's first forward plans: on shapes alone, with the bytes that are live
-  /// then, and leaving room for a loss of twice the size of the output; later ones plan again when sizes have changed. Throws
+  /// then, and leaving room for a loss of twice the size of the output; later ones plan again when sizes have changed. A dry
+  /// run plans by counted costs, and training then follows its plans, so that what it predicted comes true. Throws
   /// Error when there is no chain, and, from forward, when the budget is too small, saying what is needed and why.
   /// The module must live until backward is done.
   void recompute(Recompute how);
@@ -123,10 +128,23 @@ class ModuleObserver {
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
   virtual void returned(Module& module, const Tensor& output) = 0;
+  /// While alive, none on this thread is told anything.
+  class Suspend;
 
  private:
   friend class Module;
   ModuleObserver* outer_;
+};
+
+class ModuleObserver::Suspend {
+ public:
+  Suspend();
+  ~Suspend();
+  Suspend(const Suspend&) = delete;
+  Suspend& operator=(const Suspend&) = delete;
+
+ private:
+  ModuleObserver* saved_;
 };
 
 }  // namespace rewind_lib::nn

@@ -1,4 +1,5 @@
 #include <rewind/autograd/backward.h>
+#include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
 #include <rewind/autograd/replay.h>
 #include <rewind/autograd/schedule/simulate.h>
@@ -23,6 +24,12 @@ class KeptGenerator {
 
  private:
   random::Generator saved_ = random::default_generator();
+};
+
+/// Planning is not part of what anyone observes.
+struct Unobserved {
+  detail::ContextScope<&detail::Context::observers> ops{{}};
+  ModuleObserver::Suspend modules;
 };
 
 /// Seconds that ops would take on a nominal machine. Only ratios matter to a planner.
@@ -127,6 +134,7 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
         const double start = seconds();
         backward(std::move(y), std::move(g));
         if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
+        for (const Parameter& p : stage.module->parameters()) p.value.set_grad({});
       }
       a = std::move(next);
     }
@@ -158,6 +166,9 @@ class FindChain final : public ModuleVisitor {
     }
   }
 };
+
+/// Plans for one module that are kept: for batch sizes, training and evaluation, and what was live beside them.
+constexpr std::size_t most_plans = 16;
 
 }  // namespace
 
@@ -197,17 +208,19 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   Sequential* chain = largest_chain(root);
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
   const std::size_t live = memory::live().total;
-  // The plan for this input is kept while what is live beside it stays, near enough: more would break the budget, and with
-  // much less a faster schedule may fit.
-  const auto at = std::ranges::find_if(plans_, [&](const Entry& e) {
-    return e.shape == x.shape() && e.dtype == x.dtype() && e.training == root.training() && live <= e.live &&
-           live + budget_.bytes / 16 >= e.live;
-  });
+  // A plan for this input serves while what is live beside it stays, near enough: more would break the budget, and with much
+  // less a faster schedule may fit. Of several the tightest, so that steps come out as they did in a dry run of them.
+  auto at = plans_.end();
+  for (auto e = plans_.begin(); e != plans_.end(); ++e)
+    if (e->shape == x.shape() && e->dtype == x.dtype() && e->training == root.training() && e->requires_grad == x.requires_grad() &&
+        live <= e->live && live + budget_.bytes / 16 >= e->live && (at == plans_.end() || e->live < at->live))
+      at = e;
   if (at == plans_.end()) {
-    std::erase_if(plans_, [&](const Entry& e) { return e.shape == x.shape() && e.dtype == x.dtype(); });
     planning_ = true;
     try {
-      plans_.push_back({x.shape(), x.dtype(), root.training(), live, make(root, *chain, x)});
+      BudgetPlan plan = make(root, *chain, x);
+      if (plans_.size() == most_plans) plans_.erase(plans_.begin());
+      plans_.push_back({x.shape(), x.dtype(), root.training(), x.requires_grad(), live, std::move(plan)});
     } catch (...) {
       planning_ = false;
       throw;
@@ -219,7 +232,11 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
 }
 
-BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& x) const {
+BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& given) const {
+  const Unobserved unobserved;
+  const GradModeScope record(GradMode::record);  // the first run of a checkpointed function only tracks
+  Tensor x = given.detach();                     // what it was computed from is none of our business
+  if (given.requires_grad()) x.set_requires_grad();
   BudgetPlan plan;
   Tensor input;
   bool input_requires_grad = false;
@@ -236,7 +253,12 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& x)
     if (input_requires_grad) input.set_requires_grad();
   }
   plan.costs = DryLedger::active() ? Costs::counted : budget_.costs;
-  plan.chain = describe_chain(chain, input, plan.costs);
+  try {
+    plan.chain = describe_chain(chain, input, plan.costs);
+  } catch (const OutOfMemory&) {  // the limit leaves no room to time stages beside what is live
+    if (plan.costs == Costs::counted) throw;
+    plan.chain = describe_chain(chain, input, plan.costs = Costs::counted);
+  }
   input = Tensor();
 
   // The model of a chain leaves out what is beside it, and counts a little too much here and there. A dry run of forward
@@ -252,7 +274,8 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& x)
     }
     return memory::peak().total + plan.reserve;
   };
-  const schedule::Frontier frontier = schedule::solve(plan.chain, {.budget = 2 * bytes_of(budget_.bytes)});
+  const schedule::Frontier frontier =
+      schedule::solve(plan.chain, {.budget = 2 * bytes_of(budget_.bytes), .loss = plan.chain.n() > 200 ? 0.05 : 0});
   plan.planner_bytes = frontier.planner_bytes();
   const std::vector<schedule::Point>& points = frontier.points();
   const auto try_point = [&](std::size_t i) {

@@ -21,7 +21,7 @@ schedule::Chain describe_chain(Sequential& chain, const Tensor& input, Costs cos
 struct BudgetPlan {
   schedule::Chain chain;
   schedule::Schedule schedule;
-  Costs costs = Costs::counted;    ///< where the chain's costs come from
+  Costs costs = Costs::counted;    ///< where the chain's costs come from: counted, too, in a dry run, and without room to measure
   std::size_t predicted_peak = 0;  ///< of forward and backward, by a dry run, everything live counted, with room for the loss
   std::size_t reserve = 0;         ///< that room: twice the output, and 64 kB
   std::int64_t planner_bytes = 0;  ///< what the planner itself held
@@ -39,11 +39,11 @@ class BudgetPlanner {
   struct Entry {
     Shape shape;
     DType dtype;
-    bool training;
+    bool training, requires_grad;
     std::size_t live;  // when it was planned
     BudgetPlan plan;
   };
-  BudgetPlan make(Module& root, Sequential& chain, const Tensor& x) const;
+  BudgetPlan make(Module& root, Sequential& chain, const Tensor& given) const;
 
   Budget budget_;
   bool planning_ = false;

@@ -61,12 +61,16 @@ Tensor Stage::operator()(Tensor x) const {
   return y;
 }
 
+std::vector<Sequential*> Sequential::chains() {
+  // Not for a class derived from Sequential, whose forward() may do more.
+  return typeid(*this) == typeid(Sequential) ? std::vector{this} : std::vector<Sequential*>{};
+}
+
 void Sequential::append_modules(std::vector<Module*>& all) const {
   for (const Child& c : children_) {
-    // Not a class derived from Sequential, whose forward() may do more.
-    const auto* inner = typeid(*c.module) == typeid(Sequential) ? static_cast<const Sequential*>(c.module) : nullptr;
-    if (inner != nullptr && inner->recompute_.is_vanilla()) {
-      inner->append_modules(all);
+    const std::vector<Sequential*> parts = c.module->chains();
+    if (!parts.empty() && std::ranges::all_of(parts, [](const Sequential* s) { return s->recompute_.is_vanilla(); })) {
+      for (const Sequential* s : parts) s->append_modules(all);
     } else {
       all.push_back(c.module);
     }

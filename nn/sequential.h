@@ -47,7 +47,7 @@ class Sequential : public Module {
   /// Throws Error when out of range.
   Module& operator[](int i) const;
 
-  /// The stages of the chain: children, with nested Sequentials taken apart (unless they were told themselves what to
+  /// The stages of the chain: children, with nested Sequentials and blocks that are nothing but chains taken apart (unless they were told themselves what to
   /// recompute) and activations joined to what they follow.
   std::vector<Stage> stages() const;
   /// What the last recorded forward followed; empty when that kept everything.
@@ -55,6 +55,7 @@ class Sequential : public Module {
 
   Tensor forward(Tensor x) override;
   void describe(Fields& f) override;
+  std::vector<Sequential*> chains() override;
 
  private:
   struct Child {

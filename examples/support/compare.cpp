@@ -61,7 +61,9 @@ Net::Net(const Task& task) : task_(task) {
   const bool digits = task.model == "digits", small = task.model != "mobilenet_v2";
   if (task_.batch == 0) task_.batch = digits ? 256 : small ? 32 : 16;
   if (task_.size == 0) task_.size = digits ? 8 : small ? 32 : 224;
-  chain = digits ? digits_net() : rw::nn::models::make(task.model, {.classes = small ? 10 : 1000, .depth = task.depth});
+  chain = digits ? digits_net()
+                 : rw::nn::models::make(task.model,
+                                        {.classes = small ? 10 : 1000, .depth = task.model == "preresnet" ? task.depth : 0});
   if (digits) {
     if (task_.size != 8) rw::fail("the digits are 8x8; leave out --size");
     batch = rw::data::digits().train.read(0, task_.batch);

@@ -1,0 +1,424 @@
+// Convolutions with the normalisation of their input on load and the statistics of their output in the epilogue, and the
+// op that ends a chain of them. See autograd/fused.h and core/kernels/fused.h.
+
+#include <rewind/autograd/fused.h>
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/ops/check.h>
+#include <rewind/autograd/ops/internal.h>
+#include <rewind/autograd/ops/registry.h>
+#include <rewind/autograd/ops/sample.h>
+#include <rewind/autograd/ops/window.h>
+#include <rewind/core/kernels/fused.h>
+
+#include <bit>
+
+namespace rewind_lib {
+
+namespace ops {  // until list.def names them
+extern const OpDecl fused_conv2d_op, fused_conv2d_backward_op, statistics_gradient_op;
+}  // namespace ops
+
+namespace {
+
+using kernels::FusedShape;
+using ops::check_floats;
+using ops::sample;
+
+struct FusedAttr {
+  Pair stride = 1, padding = 0;
+  double eps = 1e-5;
+  Epilogue epilogue = Epilogue::none;
+  bool statistics = true;
+};
+
+FusedShape geometry(const Shape& x, const Shape& w, const FusedAttr& a, bool pending) {
+  FusedShape s;
+  s.depthwise = w.rank() == 3;
+  s.pending = pending;
+  s.statistics = a.statistics;
+  s.conv = {.n = x[0],
+            .h = x[1],
+            .w = x[2],
+            .c = x[3],
+            .o = s.depthwise ? x[3] : w[0],
+            .kh = s.depthwise ? w[0] : w[1],
+            .kw = s.depthwise ? w[1] : w[2],
+            .sh = a.stride.h,
+            .sw = a.stride.w,
+            .ph = a.padding.h,
+            .pw = a.padding.w,
+            .groups = s.depthwise ? x[3] : 1};
+  return s;
+}
+
+std::int64_t macs_of(const FusedShape& s) { return s.rows() * s.conv.o * s.conv.kh * s.conv.kw * (s.conv.c / s.conv.groups); }
+
+void check_vector(std::string_view op, const char* what, const Tensor& t, std::int64_t channels, const Shape& x) {
+  if (t.defined() && !(t.shape() == Shape{channels}))
+    fail(str(op, ": ", what, " must have shape [", channels, "], one element a channel of x ", x, ", not ", t.shape()));
+}
+
+void check_pending(std::string_view op, const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& gamma,
+                   const Tensor& beta, double eps) {
+  if (mean.defined() != var.defined()) fail(str(op, ": give both of mean and var, or neither (x ", x.shape(), ")"));
+  if (!mean.defined() && (gamma.defined() || beta.defined()))
+    fail(str(op, ": gamma and beta need mean and var to go with (x ", x.shape(), ")"));
+  const std::int64_t channels = x.shape()[-1];
+  check_vector(op, "mean", mean, channels, x.shape());
+  check_vector(op, "var", var, channels, x.shape());
+  check_vector(op, "gamma", gamma, channels, x.shape());
+  check_vector(op, "beta", beta, channels, x.shape());
+  if (!(eps >= 0)) fail(str(op, ": eps must not be negative, got ", eps, " (x ", x.shape(), ")"));
+}
+
+/// The shape of y.
+Shape check_convolution(const char* op, const Shape& x, const Shape& w, const FusedAttr& a, bool pending) {
+  const auto describe = [&] { return str("x ", x, ", w ", w, ", stride ", a.stride, ", padding ", a.padding); };
+  if (x.rank() != 4 || (w.rank() != 4 && w.rank() != 3))
+    fail(str(op, ": x must be [N, H, W, C] and w [O, KH, KW, C] or, depthwise, [KH, KW, C]: ", describe()));
+  if (x[3] < 1 || x[3] != w[-1]) fail(str(op, ": x has ", x[3], " channels and w has ", w[-1], ": ", describe()));
+  const FusedShape s = geometry(x, w, a, pending);
+  ops::check_window(op, s.conv.h, s.conv.w, s.conv.kh, s.conv.kw, a.stride, a.padding, 1, describe);
+  if (!kernels::fused_covers(s))
+    fail(str(op, ": depthwise filters must be 3x3 or 5x5 at stride 1 or 2: ", describe(), "; use depthwise_conv2d() for others"));
+  if (s.rows() * s.conv.o == 0) fail(str(op, ": statistics need at least one element of y: ", describe()));
+  return {s.conv.n, s.conv.out_h(), s.conv.out_w(), s.conv.o};
+}
+
+template <class T>
+kernels::FusedInput<T> pending_of(const Forward& f, int x, const FusedAttr& a) {
+  const bool pending = f.has_input(x + 1);
+  return {f.in<T>(x),     f.in<T>(x + 1),
+          f.in<T>(x + 2), f.in<T>(x + 3),
+          f.in<T>(x + 4), a.eps,
+          pending ? ops::activation_of(a.epilogue) : kernels::Activation::none};
+}
+
+struct Case {
+  Shape x, w;
+  Pair stride = 1, padding = 0;
+};
+const std::vector<Case>& cases() {
+  static const std::vector<Case> list{
+      {{2, 1, 1, 1}, {1, 1, 1, 1}},
+      {{1, 2, 3, 2}, {3, 1, 1, 2}},
+      {{2, 3, 2, 5}, {2, 1, 1, 5}},
+      {{1, 3, 3, 3}, {17, 1, 1, 3}},
+      {{1, 2, 2, 19}, {2, 1, 1, 19}},
+      {{1, 4, 4, 2}, {3, 3, 2}, 1, 1},
+      {{2, 3, 4, 3}, {3, 3, 3}, 1, 0},
+      {{1, 3, 3, 9}, {3, 3, 9}, 1, 1},
+      {{1, 5, 4, 2}, {3, 3, 2}, 2, 1},
+      {{2, 6, 5, 1}, {3, 3, 1}, 2, 1},
+      {{1, 4, 6, 2}, {3, 3, 2}, 2, 0},
+      {{1, 4, 3, 2}, {5, 5, 2}, 1, 2},
+      {{1, 5, 6, 1}, {5, 5, 1}, 2, 2},
+      {{1, 6, 7, 2}, {5, 5, 2}, 2, {1, 2}},
+  };
+  return list;
+}
+
+/// x, mean, var, gamma, beta, w, residual of a case, away from the kinks of its activation.
+std::vector<Tensor> inputs_of(const Case& k, const FusedAttr& a, int number) {
+  const Shape c{k.x[3]};
+  const bool pending = number % 4 != 3;
+  std::vector<Tensor> in(7);
+  if (pending) {
+    in[1] = sample(c, -0.3, 0.4, 1);
+    in[2] = sample(c, 0.6, 1.7, 2);
+    if (number % 5 != 4) in[3] = sample(c, 1.1, 4.3, 3);
+    if (number % 7 != 6) in[4] = sample(c, -0.77, 3.3, 4);
+  }
+  const int salt = !pending ? 0 : ops::salt_avoiding_kinks(a.epilogue, [&](int s) {
+    return batch_norm_inference(sample(k.x, -2, 2, number + s), in[3], in[4], in[1], in[2], {.eps = a.eps});
+  });
+  in[0] = sample(k.x, -2, 2, number + salt);
+  in[5] = sample(k.w, -1, 1, number + 1);
+  if (number % 3 == 2) in[6] = sample(check_convolution("sample", k.x, k.w, a, pending), -1, 1, number + 2);
+  return in;
+}
+FusedAttr attr_of(const Case& k, int number) {
+  return {k.stride, k.padding, number % 2 == 0 ? 1e-3 : 0.1, static_cast<Epilogue>(number % 3), number % 6 != 5};
+}
+
+// --- the gradient ------------------------------------------------------------------------------------------------
+
+constexpr const char* no_second_derivative =
+    "the gradients of fused convolutions are single kernels; for second derivatives use conv2d() and batch_norm(), or turn "
+    "fusion off";
+
+/// What fused_conv2d_backward makes, in this order: the gradients of x, w and of [gamma, beta, mean, var].
+struct Wanted {
+  static constexpr int x = 0, w = 1, parameters = 2;
+  std::uint32_t bits;
+  bool has(int which) const { return (bits & bit(which)) != 0; }
+  int slot(int which) const { return std::popcount(bits & (bit(which) - 1)); }
+  template <class T>
+  T* out(const Forward& f, int which) const {
+    return has(which) ? f.out<T>(slot(which)) : nullptr;
+  }
+};
+
+struct FusedConvBackward {
+  static constexpr const char* name = "fused_conv2d_backward";
+  static constexpr Kind kind = Kind::contraction;
+  static constexpr const char* no_gradient = no_second_derivative;
+  struct Attr {
+    FusedAttr forward;
+    Wanted wanted;
+  };
+
+  /// g, g_mean, g_var, y, mean of y, x, mean, var, gamma, beta, w. Inputs 1 to 4 go together: without them, no gradient
+  /// has reached the statistics.
+  static Specs infer(Inputs in, const Attr& a) {
+    for (const int i : {0, 5, 10})
+      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
+    const DType dtype = check_floats(name, in, 1);
+    const Shape &g = in[0].shape(), &x = in[5].shape(), &w = in[10].shape();
+    check_pending(name, in[5], in[6], in[7], in[8], in[9], a.forward.eps);
+    const Shape y = check_convolution(name, x, w, a.forward, in[6].defined());
+    if (!(g == y)) fail(str(name, ": g is ", g, ", but the convolution of ", x, " with ", w, " makes ", y));
+    if (in[1].defined()) {
+      for (const int i : {1, 2, 4})
+        if (!in[static_cast<std::size_t>(i)].defined() || !(in[static_cast<std::size_t>(i)].shape() == Shape{y[3]}))
+          fail(str(name, ": input ", i, " must be [", y[3], "], one element a channel of g ", g));
+      if (!in[3].defined() || !(in[3].shape() == y)) fail(str(name, ": y must have the shape of g ", g));
+    }
+    if (a.wanted.has(Wanted::parameters) && !(in[6].defined() && a.wanted.has(Wanted::x)))
+      fail(str(name, ": gradients of parameters need a normalisation and the gradient of x ", x));
+    Specs specs;
+    if (a.wanted.has(Wanted::x)) specs.push_back({x, dtype});
+    if (a.wanted.has(Wanted::w)) specs.push_back({w, dtype});
+    if (a.wanted.has(Wanted::parameters)) specs.push_back({{4, x[3]}, dtype});
+    return specs;
+  }
+  static FusedShape shape_of(const Shape& x, const Shape& w, const Attr& a, bool pending, bool statistics) {
+    FusedShape s = geometry(x, w, a.forward, pending);
+    s.statistics = statistics;
+    return s;
+  }
+  static Cost cost(Inputs in, const Specs&, const Attr& a) {
+    const std::int64_t macs = macs_of(geometry(in[5].shape(), in[10].shape(), a.forward, false)) *
+                              ((a.wanted.has(Wanted::x) ? 1 : 0) + (a.wanted.has(Wanted::w) ? 1 : 0));
+    return {.flops = 2 * macs + (in[1].defined() ? 4 * in[0].numel() : 0) + (in[6].defined() ? 8 * in[5].numel() : 0), .macs = macs};
+  }
+  static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
+    const FusedShape s = shape_of(in[5].shape(), in[10].shape(), a, in[6].defined(), in[1].defined());
+    return out.size() > 0 && out[0].dtype == float32 ? kernels::fused_backward_workspace<float>(s)
+                                                     : kernels::fused_backward_workspace<double>(s);
+  }
+  static void forward(const Forward& f, const Attr& a) {
+    visit_float(f.in_dtype(0), [&](auto zero) {
+      using T = decltype(zero);
+      const FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1));
+      const kernels::FusedGradient<T> g{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
+      const kernels::FusedResult<T> out{a.wanted.out<T>(f, Wanted::x), a.wanted.out<T>(f, Wanted::w),
+                                        a.wanted.out<T>(f, Wanted::parameters)};
+      kernels::fused_backward(s, pending_of<T>(f, 5, a.forward), f.in<T>(10), g, out, f.workspace<std::byte>());
+    });
+  }
+  static void samples(Samples<Attr> s) {
+    int number = 0;
+    for (int round = 0; round < 2; ++round)
+      for (const Case& k : cases()) {
+        const FusedAttr a = attr_of(k, ++number);
+        std::vector<Tensor> in = inputs_of(k, a, number);
+        const Shape y = check_convolution(name, k.x, k.w, a, in[1].defined()), o{y[3]};
+        std::uint32_t bits = number % 5 == 1 ? bit(0) : number % 5 == 2 ? bit(1) : bit(0) | bit(1);
+        if (in[1].defined() && (bits & bit(0)) != 0) bits |= bit(2);
+        std::vector<Tensor> all{sample(y, -1, 1, 5), {}, {}, {}, {}, in[0], in[1], in[2], in[3], in[4], in[5]};
+        if (number % 4 != 2) {
+          all[1] = sample(o, -1, 1, 6);
+          all[2] = sample(o, -1, 1, 7);
+          all[3] = sample(y, -1, 1, 8);
+          all[4] = sample(o, -1, 1, 9);
+        }
+        s.add(std::move(all), {a, {bits}});
+      }
+    const Tensor g = sample({1, 2, 2, 3}), x = sample({1, 2, 2, 2}), w = sample({3, 1, 1, 2});
+    s.error({sample({1, 2, 3, 3}), {}, {}, {}, {}, x, {}, {}, {}, {}, w}, {{}, {3}}, "makes [1, 2, 2, 3]");
+    s.error({g, sample({2}), sample({3}), g, sample({3}), x, {}, {}, {}, {}, w}, {{}, {3}}, "input 1 must be [3]");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w}, {{}, {4}}, "gradients of parameters need a normalisation");
+    s.error({g, {}, {}, {}, {}, {}, {}, {}, {}, {}, w}, {{}, {3}}, "input 5 is undefined");
+  }
+};
+
+/// The gradient of y itself, where a residual needs it.
+struct StatisticsGradient {
+  static constexpr const char* name = "statistics_gradient";
+  static constexpr Kind kind = Kind::elementwise;
+  static constexpr const char* no_gradient = no_second_derivative;
+  static constexpr std::uint32_t donates = bit(0);
+  struct Attr {};
+
+  /// g, g_mean, g_var, y, mean.
+  static Specs infer(Inputs in, const Attr&) {
+    const DType dtype = check_floats(name, in);
+    const Shape& g = in[0].shape();
+    if (g.rank() < 2 || g.numel() == 0) fail(str(name, ": g must be [..., channels] with at least one element, not ", g));
+    if (!(in[3].shape() == g)) fail(str(name, ": y must have the shape of g ", g, ", not ", in[3].shape()));
+    for (const std::size_t i : {1, 2, 4})
+      if (!(in[i].shape() == Shape{g[-1]}))
+        fail(str(name, ": input ", i, " must be [", g[-1], "], one element a channel of g ", g, ", not ", in[i].shape()));
+    return {{g, dtype}};
+  }
+  static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 4); }
+  static std::size_t workspace(Inputs in, const Specs&, const Attr&) {
+    const std::int64_t channels = in[0].shape()[-1];
+    return in[0].dtype() == float32 ? kernels::assemble_gradient_workspace<float>(channels)
+                                    : kernels::assemble_gradient_workspace<double>(channels);
+  }
+  static void forward(const Forward& f, const Attr&) {
+    visit_float(f.in_dtype(0), [&](auto zero) {
+      using T = decltype(zero);
+      const Shape& g = f.in_shape(0);
+      const kernels::FusedGradient<T> gradient{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
+      kernels::assemble_gradient(g.numel() / g[-1], g[-1], gradient, f.out<T>(0), f.workspace<std::byte>());
+    });
+  }
+  static void samples(Samples<Attr> s) {
+    for (const std::int64_t c : {1, 2, 3, 17, 24})
+      for (const std::int64_t rows : {1, 2, 5, 40}) {
+        const Shape y{rows, 1, c}, o{c};
+        s.add({sample(y), sample(o, -1, 1, 1), sample(o, -1, 1, 2), sample(y, -1, 1, 3), sample(o, -1, 1, 4)});
+      }
+    const Tensor y = sample({2, 3}), o = sample({3});
+    s.error({sample({0, 3}), o, o, sample({0, 3}), o}, {}, "at least one element, not [0, 3]");
+    s.error({y, o, o, sample({3, 2}), o}, {}, "y must have the shape of g [2, 3]");
+    s.error({y, o, sample({2}), y, o}, {}, "input 2 must be [3]");
+    s.error({y, o, o, y, Tensor()}, {}, "input 4 is undefined");
+  }
+};
+
+// --- the convolution ---------------------------------------------------------------------------------------------
+
+struct FusedConv {
+  static constexpr const char* name = "fused_conv2d";
+  static constexpr Kind kind = Kind::contraction;
+  using Attr = FusedAttr;
+
+  /// x, mean, var, gamma, beta, w, residual -> y, and with statistics its mean and biased variance.
+  static Specs infer(Inputs in, const Attr& a) {
+    for (const int i : {0, 5})
+      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
+    const DType dtype = check_floats(name, in, 1);
+    const Shape y = check_convolution(name, in[0].shape(), in[5].shape(), a, in[1].defined());
+    check_pending(name, in[0], in[1], in[2], in[3], in[4], a.eps);
+    if (in[6].defined() && !(in[6].shape() == y))
+      fail(str(name, ": the residual is ", in[6].shape(), ", but the convolution of ", in[0].shape(), " with ", in[5].shape(),
+               " makes ", y));
+    if (!a.statistics) return {{y, dtype}};
+    return {{y, dtype}, {{y[3]}, dtype}, {{y[3]}, dtype}};
+  }
+  static Cost cost(Inputs in, const Specs& out, const Attr& a) {
+    const std::int64_t macs = macs_of(geometry(in[0].shape(), in[5].shape(), a, false)), y = out[0].shape.numel();
+    return {.flops = 2 * macs + (in[1].defined() ? 4 * in[0].numel() : 0) + (a.statistics ? 4 * y : 0) + (in[6].defined() ? y : 0),
+            .macs = macs};
+  }
+  static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
+    const FusedShape s = geometry(in[0].shape(), in[5].shape(), a, in[1].defined());
+    return out[0].dtype == float32 ? kernels::fused_forward_workspace<float>(s) : kernels::fused_forward_workspace<double>(s);
+  }
+  static void forward(const Forward& f, const Attr& a) {
+    visit_float(f.out_dtype(0), [&](auto zero) {
+      using T = decltype(zero);
+      kernels::fused_forward(geometry(f.in_shape(0), f.in_shape(5), a, f.has_input(1)), pending_of<T>(f, 0, a), f.in<T>(5),
+                             f.in<T>(6), f.out<T>(0), a.statistics ? f.out<T>(1) : nullptr, a.statistics ? f.out<T>(2) : nullptr,
+                             f.workspace<std::byte>());
+    });
+  }
+  /// Raw tensors only: x, and y, which the next convolution of a chain saves as its x.
+  static Saves saves(const Attr& a, std::uint32_t) { return {.inputs = 0x3f, .outputs = a.statistics ? bit(0) | bit(1) : 0}; }
+  static void vjp(Vjp& v, const Attr& a) {
+    std::uint32_t wanted = v.needs(5) ? bit(Wanted::w) : 0;
+    for (int i = 0; i < 5; ++i)
+      if (v.needs(i)) wanted |= bit(Wanted::x) | (i > 0 ? bit(Wanted::parameters) : 0);
+    Tensor in[11];
+    const bool statistics = a.statistics && (v.has_grad(1) || v.has_grad(2));
+    in[0] = v.grad(0);
+    if (a.statistics) {
+      Tensor y = v.output(0), mean = v.output(1);
+      if (statistics) {
+        in[1] = v.grad(1);
+        in[2] = v.grad(2);
+        in[3] = std::move(y);
+        in[4] = std::move(mean);
+      }
+    }
+    for (int i = 0; i < 6; ++i)
+      if (v.input_shape(i).rank() > 0) in[5 + i] = v.input(i);
+    if (v.needs(6)) {
+      if (statistics) {
+        in[0] = apply_one(ops::statistics_gradient_op,
+                          {std::move(in[0]), std::move(in[1]), std::move(in[2]), std::move(in[3]), std::move(in[4])}, nullptr);
+        for (int i = 1; i < 5; ++i) in[i] = Tensor();
+      }
+      v.give(6, in[0]);
+    }
+    if (wanted == 0) return;
+    const FusedConvBackward::Attr attr{a, {wanted}};
+    Tensor out[3];
+    apply(ops::fused_conv2d_backward_op, in, &attr, {out, static_cast<std::size_t>(std::popcount(wanted))});
+    for (Tensor& t : in) t = Tensor();
+    const Wanted w = attr.wanted;
+    if (w.has(Wanted::w)) v.give(5, std::move(out[w.slot(Wanted::w)]));
+    if (w.has(Wanted::parameters)) {
+      const Tensor all = std::move(out[w.slot(Wanted::parameters)]);
+      const auto row = [&](int i) { return reshape(slice(all, 0, i, i + 1), Shape{all.shape()[1]}); };
+      if (v.needs(3)) v.give(3, row(0));
+      if (v.needs(4)) v.give(4, row(1));
+      if (v.needs(1)) v.give(1, row(2));
+      if (v.needs(2)) v.give(2, row(3));
+    }
+    if (v.needs(0)) v.give(0, std::move(out[w.slot(Wanted::x)]));
+  }
+  static void samples(Samples<Attr> s) {
+    int number = 0;
+    for (int round = 0; round < 3; ++round)
+      for (const Case& k : cases()) {
+        const FusedAttr a = attr_of(k, ++number);
+        std::vector<Tensor> in = inputs_of(k, a, number);
+        if (number % 5 == 0) in[5].set_requires_grad();  // only some gradients wanted
+        if (number % 5 == 1) in[0].set_requires_grad();
+        if (number % 5 == 2 && in[6].defined()) in[6].set_requires_grad();
+        if (number % 5 == 3 && in[4].defined()) in[4].set_requires_grad();
+        s.add(std::move(in), a);
+      }
+    const Tensor x = sample({1, 3, 3, 2}), w = sample({3, 1, 1, 2}), none;
+    s.error({x, none, none, none, none, sample({3, 1, 1, 4}), none}, {}, "x has 2 channels and w has 4");
+    s.error({sample({3, 2}), none, none, none, none, w, none}, {}, "x must be [N, H, W, C]");
+    s.error({x, sample({2}), none, none, none, w, none}, {}, "give both of mean and var");
+    s.error({x, sample({3}), sample({2}), none, none, w, none}, {}, "mean must have shape [2]");
+    s.error({x, none, none, sample({2}), none, w, none}, {}, "gamma and beta need mean and var");
+    s.error({x, none, none, none, none, w, sample({1, 3, 3, 2})}, {}, "the residual is [1, 3, 3, 2], but");
+    s.error({x, none, none, none, none, sample({2, 2, 2}), none}, {}, "depthwise filters must be 3x3 or 5x5");
+    s.error({x, none, none, none, none, sample({3, 3, 2}), none}, {.stride = 3}, "at stride 1 or 2");
+    s.error({x, none, none, none, none, sample({5, 5, 2}), none}, {}, "the kernel covers 5x5 pixels");
+    s.error({sample({0, 3, 3, 2}), none, none, none, none, w, none}, {}, "need at least one element");
+    s.error({x, none, none, none, none, none, none}, {}, "input 5 is undefined");
+  }
+};
+
+}  // namespace
+
+namespace ops {
+constinit const OpDecl fused_conv2d_op = declare<FusedConv>();
+constinit const OpDecl fused_conv2d_backward_op = declare<FusedConvBackward>();
+constinit const OpDecl statistics_gradient_op = declare<StatisticsGradient>();
+}  // namespace ops
+
+FusedConvResult fused_conv2d(Pending p, Tensor w, FusedConvOptions options, Tensor residual) {
+  const FusedAttr attr{options.stride, options.padding, p.eps, p.epilogue, options.statistics};
+  Tensor in[] = {std::move(p.x),    std::move(p.mean), std::move(p.var),     std::move(p.gamma),
+                 std::move(p.beta), std::move(w),      std::move(residual)};
+  Tensor out[3];
+  apply(ops::fused_conv2d_op, in, &attr, {out, options.statistics ? std::size_t{3} : std::size_t{1}});
+  return {std::move(out[0]), std::move(out[1]), std::move(out[2])};
+}
+
+bool fused_conv2d_covers(const Shape& w, const FusedConvOptions& options) {
+  if (w.rank() != 3 && w.rank() != 4) return false;
+  return kernels::fused_covers(geometry({1, 1, 1, w[-1]}, w, {options.stride, options.padding}, false));
+}
+
+}  // namespace rewind_lib

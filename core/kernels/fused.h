@@ -1,0 +1,81 @@
+#pragma once
+// Convolutions, channels last, that take their input with its normalisation still to be done and hand on the statistics
+// of their output: y = conv(act((x - mean) / sqrt(var + eps) gamma + beta), w) (+ residual), mean(y), var(y). Normalising
+// and clipping happens while a tile of x is loaded, the statistics are summed while the tile of y is in cache.
+//
+// The statistics are outputs with gradients of their own, so the gradient that reaches y is
+// G = g + g_mean / M + 2 g_var (y - mean) / M, M being the values a channel; it is assembled while it is loaded.
+//
+// Covered: depthwise 3x3 and 5x5 at strides 1 and 2, and any dense convolution without groups and dilation. T: float,
+// double. Same bits for any number of threads. Workspaces are in bytes and may hold anything on entry.
+
+#include <rewind/core/kernels/activation.h>
+#include <rewind/core/kernels/conv.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rewind_lib::kernels {
+
+struct FusedShape {
+  ConvShape conv;          ///< depthwise: o = groups = c
+  bool depthwise = false;  ///< w is [KH, KW, C], else [O, KH, KW, C]
+  bool pending = false;    ///< x is still to be normalised
+  bool statistics = true;  ///< mean and var of y are wanted (backward: have gradients)
+
+  std::int64_t rows() const { return conv.n * conv.out_h() * conv.out_w(); }
+};
+
+/// Whether there are kernels for a shape.
+constexpr bool fused_covers(const FusedShape& s) {
+  const ConvShape& c = s.conv;
+  if (c.dh != 1 || c.dw != 1) return false;
+  if (!s.depthwise) return c.groups == 1;
+  return c.kh == c.kw && (c.kh == 3 || c.kh == 5) && c.sh == c.sw && (c.sh == 1 || c.sh == 2);
+}
+
+/// An input that is still to be normalised; as it is when mean is null. gamma and beta may be null (1 and 0).
+template <class T>
+struct FusedInput {
+  const T* x = nullptr;  ///< [N, H, W, C]
+  const T *mean = nullptr, *var = nullptr, *gamma = nullptr, *beta = nullptr;  ///< [C]
+  double eps = 0;
+  Activation activation = Activation::none;
+};
+
+/// What reaches y: g [N, OH, OW, O], and, with statistics, what reaches mean and var [O].
+template <class T>
+struct FusedGradient {
+  const T* g = nullptr;
+  const T *y = nullptr, *mean = nullptr;  ///< as the forward made them
+  const T *g_mean = nullptr, *g_var = nullptr;
+};
+
+/// What is wanted: each may be null, but parameters need x.
+template <class T>
+struct FusedResult {
+  T* x = nullptr;           ///< [N, H, W, C]
+  T* w = nullptr;           ///< as w
+  T* parameters = nullptr;  ///< [4, C]: of gamma, beta, mean and var
+};
+
+template <class T>
+std::size_t fused_forward_workspace(const FusedShape& shape);
+/// residual [N, OH, OW, O] may be null; mean and var [O] are null without statistics.
+template <class T>
+void fused_forward(const FusedShape& shape, const FusedInput<T>& in, const T* w, const T* residual, T* y, T* mean, T* var,
+                   void* workspace);
+
+template <class T>
+std::size_t fused_backward_workspace(const FusedShape& shape);
+template <class T>
+void fused_backward(const FusedShape& shape, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
+                    const FusedResult<T>& out, void* workspace);
+
+/// G itself [rows, channels], the gradient of a residual. out may be the buffer of g.
+template <class T>
+std::size_t assemble_gradient_workspace(std::int64_t channels);
+template <class T>
+void assemble_gradient(std::int64_t rows, std::int64_t channels, const FusedGradient<T>& gradient, T* out, void* workspace);
+
+}  // namespace rewind_lib::kernels

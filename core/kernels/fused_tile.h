@@ -1,0 +1,318 @@
+#pragma once
+// What the fused convolutions share: workspaces, normalising and differentiating a tile, statistics that are combined in
+// order. Channels repeat along "lines" of whole vectors, so that narrow images vectorise too.
+
+#include <rewind/core/kernels/activation.h>
+#include <rewind/core/kernels/fused.h>
+#include <rewind/core/kernels/loop.h>
+#include <rewind/core/kernels/vector.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+namespace rewind_lib::kernels::fused {
+
+using std::int64_t;
+
+/// Cuts a workspace into arrays; without one, only adds up what they take.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<std::byte*>(base)) {}
+  template <class U>
+  U* take(int64_t n) {
+    U* p = base_ == nullptr ? nullptr : reinterpret_cast<U*>(base_ + used_);
+    used_ += (static_cast<std::size_t>(n) * sizeof(U) + 63) / 64 * 64;
+    return p;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+template <class F>
+void with(Activation act, F&& f) {
+  switch (act) {
+    case Activation::none: return f.template operator()<Activation::none>();
+    case Activation::relu: return f.template operator()<Activation::relu>();
+    case Activation::relu6: return f.template operator()<Activation::relu6>();
+  }
+}
+
+/// g where the activation of z passes it on.
+template <Activation act, class V>
+inline V masked(V g, V z) {
+  const V zero = {};
+  if constexpr (act == Activation::none) return g;
+  g = z <= zero ? zero : g;
+  if constexpr (act == Activation::relu6) g = z >= zero + 6 ? zero : g;
+  return g;
+}
+
+/// Elements of a line: channels, repeated until they fill whole vectors.
+constexpr int64_t line_of(int64_t channels) {
+  for (int64_t fold = 1; fold <= 64; fold *= 2)
+    if (fold * channels % 16 == 0 && fold * channels >= 64) return fold * channels <= 1024 || fold == 1 ? fold * channels : channels;
+  return channels;
+}
+
+/// out[j] = f(j % channels) along a line.
+template <class T, class F>
+void spread(int64_t channels, T* out, F f) {
+  const int64_t line = line_of(channels);
+  for (int64_t c = 0; c < channels; ++c) out[c] = f(c);
+  for (int64_t j = channels; j < line; ++j) out[j] = out[j - channels];
+}
+
+/// body(tag, count, j): strips of `count` vectors (of decltype(tag)::type) that cover [0, width).
+template <class T, int Most, class F>
+inline void for_strips(int64_t width, F&& body) {
+  int64_t j = 0;
+  for (; j + Most * lanes<T> <= width; j += Most * lanes<T>) body(VectorTag<Vector<T>>{}, std::integral_constant<int, Most>{}, j);
+  for_vectors<T>(j, width, [&](auto tag, int64_t c) { body(tag, std::integral_constant<int, 1>{}, c); });
+}
+
+/// z = (x - mean) scale + beta, along a line.
+template <class T>
+struct Affine {
+  T *mean, *scale, *beta;
+
+  static Affine carve(Carver& carver, int64_t channels) {
+    const int64_t line = line_of(channels);
+    T* mean = carver.take<T>(line);
+    T* scale = carver.take<T>(line);
+    return {mean, scale, carver.take<T>(line)};
+  }
+  void fill(const FusedInput<T>& in, int64_t channels) const {
+    spread(channels, mean, [&](int64_t c) { return in.mean[c]; });
+    spread(channels, scale, [&](int64_t c) {
+      const double rstd = 1 / std::sqrt(static_cast<double>(in.var[c]) + in.eps);
+      return static_cast<T>(in.gamma == nullptr ? rstd : rstd * static_cast<double>(in.gamma[c]));
+    });
+    spread(channels, beta, [&](int64_t c) { return in.beta == nullptr ? T(0) : in.beta[c]; });
+  }
+};
+
+/// out = act(z) for n elements, whole rows.
+template <Activation act, class T>
+void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* out) {
+  const int64_t line = line_of(channels);
+  for (int64_t i = 0; i < n; i += line)
+    for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
+      using V = typename decltype(tag)::type;
+      const V z = multiply_add(load<V>(x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
+      store(out + i + j, activate_lanes(act, z));
+    });
+}
+
+/// From the gradient da of act(z): dx = mask(da) scale, first += sum of mask(da), second += sum of mask(da) (x - mean).
+/// dx may be da.
+template <Activation act, class T>
+void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second) {
+  const int64_t line = line_of(channels);
+  const auto part = [&](int64_t start, int64_t lines, int64_t width) {
+    for_strips<T, 2>(width, [&](auto tag, auto count, int64_t j) {
+      using V = typename decltype(tag)::type;
+      constexpr int nv = decltype(count)::value;
+      constexpr int w = sizeof(V) / sizeof(T);
+      V mean[nv], scale[nv], beta[nv], a[nv] = {}, b[nv] = {};
+      for (int v = 0; v < nv; ++v) {
+        mean[v] = load<V>(p.mean + j + v * w);
+        scale[v] = load<V>(p.scale + j + v * w);
+        beta[v] = load<V>(p.beta + j + v * w);
+      }
+      for (int64_t r = 0, i = start + j; r < lines; ++r, i += line)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; ++v) {
+          const V d = load<V>(x + i + v * w) - mean[v];
+          const V g = masked<act>(load<V>(da + i + v * w), multiply_add(d, scale[v], beta[v]));
+          store(dx + i + v * w, g * scale[v]);
+          a[v] += g;
+          b[v] = multiply_add(g, d, b[v]);
+        }
+      T s[nv * w], q[nv * w];
+      for (int v = 0; v < nv; ++v) {
+        store(s + v * w, a[v]);
+        store(q + v * w, b[v]);
+      }
+      for (int64_t l = 0, c = j % channels; l < nv * w; ++l, c = c + 1 == channels ? 0 : c + 1) {
+        first[c] += static_cast<double>(s[l]);
+        second[c] += static_cast<double>(q[l]);
+      }
+    });
+  };
+  part(0, n / line, line);
+  if (n % line > 0) part(n / line * line, 1, n % line);
+}
+
+/// sum += y - shift, squares += (y - shift)^2, by channel; shift is a line.
+template <class T>
+void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double* sum, double* squares) {
+  const int64_t line = line_of(channels);
+  const auto part = [&](int64_t start, int64_t lines, int64_t width) {
+    for_strips<T, 4>(width, [&](auto tag, auto count, int64_t j) {
+      using V = typename decltype(tag)::type;
+      constexpr int nv = decltype(count)::value;
+      constexpr int w = sizeof(V) / sizeof(T);
+      V base[nv], a[nv] = {}, b[nv] = {};
+      for (int v = 0; v < nv; ++v) base[v] = load<V>(shift + j + v * w);
+      for (int64_t r = 0, i = start + j; r < lines; ++r, i += line)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; ++v) {
+          const V d = load<V>(y + i + v * w) - base[v];
+          a[v] += d;
+          b[v] = multiply_add(d, d, b[v]);
+        }
+      T s[nv * w], q[nv * w];
+      for (int v = 0; v < nv; ++v) {
+        store(s + v * w, a[v]);
+        store(q + v * w, b[v]);
+      }
+      for (int64_t l = 0, c = j % channels; l < nv * w; ++l, c = c + 1 == channels ? 0 : c + 1) {
+        sum[c] += static_cast<double>(s[l]);
+        squares[c] += static_cast<double>(q[l]);
+      }
+    });
+  };
+  part(0, n / line, line);
+  if (n % line > 0) part(n / line * line, 1, n % line);
+}
+
+/// Shifted sums of every piece, combined in order (Chan et al. 1983).
+template <class T>
+struct Moments {
+  int64_t channels;
+  double *total, *sums;  // [2, C]; [pieces, 2, C]
+  T* shifts;             // [pieces, line]
+
+  static Moments carve(Carver& carver, int64_t channels, int64_t pieces) {
+    double* total = carver.take<double>(2 * channels);
+    double* sums = carver.take<double>(pieces * 2 * channels);
+    return {channels, total, sums, carver.take<T>(pieces * line_of(channels))};
+  }
+  T* shift(int64_t piece) const { return shifts + piece * line_of(channels); }
+  double* sum(int64_t piece) const { return sums + piece * 2 * channels; }
+  /// shift: a typical value of every channel of the piece.
+  void begin(int64_t piece, const T* from) const {
+    spread(channels, shift(piece), [&](int64_t c) { return from[c]; });
+    for (int64_t c = 0; c < 2 * channels; ++c) sum(piece)[c] = 0;
+  }
+  void add(int64_t piece, int64_t n, const T* y) const {
+    add_moments(channels, n, y, shift(piece), sum(piece), sum(piece) + channels);
+  }
+  /// count(piece): rows of the piece.
+  template <class Count>
+  void finish(int64_t pieces, Count count, T* mean, T* var) const {
+    double *m = total, *squares = total + channels, before = 0;
+    for (int64_t c = 0; c < 2 * channels; ++c) total[c] = 0;
+    for (int64_t p = 0; p < pieces; ++p) {
+      const double n = static_cast<double>(count(p));
+      const double share = n / (before + n), weight = before * share, per_row = 1 / n;
+      const double *s1 = sum(p), *s2 = sum(p) + channels;
+      const T* from = shift(p);
+      for (int64_t c = 0; c < channels; ++c) {
+        const double delta = static_cast<double>(from[c]) + s1[c] * per_row - m[c];
+        const double within = s2[c] - s1[c] * s1[c] * per_row;
+        m[c] += delta * share;
+        squares[c] += (within < 0 ? 0 : within) + delta * delta * weight;
+      }
+      before += n;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      mean[c] = static_cast<T>(m[c]);
+      var[c] = static_cast<T>(squares[c] / before);
+    }
+  }
+};
+
+/// G = g + ((y - mean) slope + constant), along a line.
+template <class T>
+struct Assembly {
+  T *mean, *slope, *constant;
+
+  static Assembly carve(Carver& carver, int64_t channels) {
+    const int64_t line = line_of(channels);
+    T* mean = carver.take<T>(line);
+    T* slope = carver.take<T>(line);
+    return {mean, slope, carver.take<T>(line)};
+  }
+  void fill(const FusedGradient<T>& g, int64_t channels, int64_t rows) const {
+    const double share = 1 / static_cast<double>(rows);
+    spread(channels, mean, [&](int64_t c) { return g.mean[c]; });
+    spread(channels, slope, [&](int64_t c) { return static_cast<T>(2 * share * static_cast<double>(g.g_var[c])); });
+    spread(channels, constant, [&](int64_t c) { return static_cast<T>(share * static_cast<double>(g.g_mean[c])); });
+  }
+};
+
+template <class T>
+void assemble(const Assembly<T>& p, int64_t channels, int64_t n, const T* g, const T* y, T* out) {
+  const int64_t line = line_of(channels);
+  for (int64_t i = 0; i < n; i += line)
+    for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
+      using V = typename decltype(tag)::type;
+      const V t = multiply_add(load<V>(y + i + j) - load<V>(p.mean + j), load<V>(p.slope + j), load<V>(p.constant + j));
+      store(out + i + j, load<V>(g + i + j) + t);
+    });
+}
+
+/// The sums of differentiate() a piece, added in order, as gradients of gamma, beta, mean and var.
+template <class T>
+void finish_parameters(const FusedInput<T>& in, int64_t channels, int64_t pieces, double* sums, T* out) {
+  for (int64_t p = 1; p < pieces; ++p)
+    for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += sums[p * 2 * channels + c];
+  if (pieces == 0)
+    for (int64_t c = 0; c < 2 * channels; ++c) sums[c] = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    const double rstd = 1 / std::sqrt(static_cast<double>(in.var[c]) + in.eps);
+    const double scale = in.gamma == nullptr ? rstd : rstd * static_cast<double>(in.gamma[c]);
+    out[c] = static_cast<T>(sums[channels + c] * rstd);
+    out[channels + c] = static_cast<T>(sums[c]);
+    out[2 * channels + c] = static_cast<T>(-scale * sums[c]);
+    out[3 * channels + c] = static_cast<T>(-0.5 * scale * rstd * rstd * sums[channels + c]);
+  }
+}
+
+/// out[n] = sum of the pieces' partial[n], in order.
+template <class T>
+void add_partials(int64_t n, int64_t pieces, const T* partials, T* out) {
+  parallel::for_range(n, max_of(512, parallel::light_grain / max_of(1, pieces)), [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) out[i] = partials[i];
+    for (int64_t p = 1; p < pieces; ++p) {
+      const T* from = partials + p * n;
+      REWIND_INDEPENDENT
+      for (int64_t i = begin; i < end; ++i) out[i] += from[i];
+    }
+  });
+}
+
+// One kind of convolution each.
+template <class T>
+std::size_t pointwise_forward_workspace(const FusedShape&);
+template <class T>
+void pointwise_forward(const FusedShape&, const FusedInput<T>&, const T* w, const T* residual, T* y, T* mean, T* var, void*);
+template <class T>
+std::size_t pointwise_backward_workspace(const FusedShape&);
+template <class T>
+void pointwise_backward(const FusedShape&, const FusedInput<T>&, const T* w, const FusedGradient<T>&, const FusedResult<T>&, void*);
+
+template <class T>
+std::size_t depthwise_forward_workspace(const FusedShape&);
+template <class T>
+void depthwise_forward(const FusedShape&, const FusedInput<T>&, const T* w, const T* residual, T* y, T* mean, T* var, void*);
+template <class T>
+std::size_t depthwise_backward_workspace(const FusedShape&);
+template <class T>
+void depthwise_backward(const FusedShape&, const FusedInput<T>&, const T* w, const FusedGradient<T>&, const FusedResult<T>&, void*);
+
+template <class T>
+std::size_t dense_forward_workspace(const FusedShape&);
+template <class T>
+void dense_forward(const FusedShape&, const FusedInput<T>&, const T* w, const T* residual, T* y, T* mean, T* var, void*);
+template <class T>
+std::size_t dense_backward_workspace(const FusedShape&);
+template <class T>
+void dense_backward(const FusedShape&, const FusedInput<T>&, const T* w, const FusedGradient<T>&, const FusedResult<T>&, void*);
+
+}  // namespace rewind_lib::kernels::fused
