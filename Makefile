@@ -33,9 +33,8 @@ test:
 	ctest --preset release
 
 bench:
-	@test -f bench/CMakeLists.txt || { echo 'bench: there are no benchmarks yet'; exit 1; }
-	scripts/bootstrap.sh build bench
-	cmake --preset release $(call NEED,benchmark)
+	scripts/bootstrap.sh build examples bench
+	cmake --preset release $(call NEED,benchmark CLI11 nlohmann_json)
 	$(BUILD) release -j $(JOBS) --target bench
 
 asan:

@@ -5,6 +5,7 @@
 #include <rewind/autograd/checkpoint.h>
 #include <rewind/autograd/dry_run.h>
 #include <rewind/autograd/functional.h>
+#include <rewind/autograd/fused.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/gradcheck.h>
 #include <rewind/autograd/observer.h>

@@ -61,6 +61,7 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
   give_dry_gradients(net);
   CountedCost counted;
   Tensor a = empty(input.shape(), input.dtype());
+  bool differentiable = input.requires_grad();
   for (const Stage& stage : net.stages()) {
     schedule::Stage s{.name = stage.module->path()};
     const std::size_t base = memory::live().total;
@@ -75,7 +76,7 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
     s.u_f = counted.take();
     {
       Tensor from = a.detach();
-      if (!chain.stages.empty() || input.requires_grad()) from.set_requires_grad(is_float(from.dtype()));
+      from.set_requires_grad(differentiable);
       Tensor y;
       {
         const memory::Scope scope;
@@ -85,7 +86,8 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
         s.o_f = std::max(s.o_f, excess(scope.peak().total, memory::live().total));
       }
       counted.take();
-      if (y.requires_grad()) {
+      differentiable = y.requires_grad();
+      if (differentiable) {
         Tensor g = empty(y.shape(), y.dtype());
         const memory::Scope scope;
         const std::size_t before = memory::live().total;
@@ -113,20 +115,23 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
   };
   try {
     Tensor a = is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype()) : zeros(input.shape(), input.dtype());
+    bool differentiable = input.requires_grad();
     std::size_t l = 0;
     for (const Stage& stage : net.stages()) {
       schedule::Stage& s = chain.stages[l++];
       s.u_f = s.u_b = 1e9;
       Tensor next;
+      bool recorded = false;
       for (int run = 0; run < 3; ++run) {  // the first warms up
         Tensor from = a.detach();
-        if (l > 1 || input.requires_grad()) from.set_requires_grad(is_float(from.dtype()));
+        from.set_requires_grad(differentiable);
         const double begin = seconds();
         Tensor y = stage(std::move(from));
         const double middle = seconds();
         next = y.detach();
+        recorded = y.requires_grad();
         if (run > 0) s.u_f = std::min(s.u_f, middle - begin);
-        if (!y.requires_grad()) {
+        if (!recorded) {
           s.u_b = 0;
           continue;
         }
@@ -136,6 +141,7 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
         if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
         for (const Parameter& p : stage.module->parameters()) p.value.set_grad({});
       }
+      differentiable = recorded;
       a = std::move(next);
     }
   } catch (...) {
@@ -207,13 +213,14 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (planning_) return;
   Sequential* chain = largest_chain(root);
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
-  const std::size_t live = memory::live().total;
+  const std::size_t live = memory::live().total, stages = chain->stages().size();
   // A plan for this input serves while what is live beside it stays, near enough: more would break the budget, and with much
   // less a faster schedule may fit. Of several the tightest, so that steps come out as they did in a dry run of them.
   auto at = plans_.end();
   for (auto e = plans_.begin(); e != plans_.end(); ++e)
     if (e->shape == x.shape() && e->dtype == x.dtype() && e->training == root.training() && e->requires_grad == x.requires_grad() &&
-        live <= e->live && live + budget_.bytes / 16 >= e->live && (at == plans_.end() || e->live < at->live))
+        e->plan.chain.stages.size() == stages && live <= e->live && live + budget_.bytes / 16 >= e->live &&
+        (at == plans_.end() || e->live < at->live))
       at = e;
   if (at == plans_.end()) {
     planning_ = true;

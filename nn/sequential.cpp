@@ -4,15 +4,45 @@
 #include <rewind/nn/sequential.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <typeinfo>
 
 namespace rewind_lib::nn {
 
+/// Outlives the children, so that a backward that comes too late can tell.
+struct Sequential::Life {
+  std::atomic<int> owners{1};
+  std::atomic<bool> over{false};
+  void release() {
+    if (--owners == 0) delete this;
+  }
+};
+
+/// The stages, as the executor of schedules runs them.
+class Sequential::Run final : public schedule::Stages {
+ public:
+  Run(std::vector<Stage> stages, Life* life) : stages_(std::move(stages)), life_(life) { ++life_->owners; }
+  ~Run() override { life_->release(); }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+  Tensor run(int l, Tensor a) override {
+    if (life_->over)
+      fail(str("recompute: stage ", l,
+               " is needed again, but its module was destroyed; the module must live until backward is done"));
+    return stages_[static_cast<std::size_t>(l - 1)](std::move(a));
+  }
+
+ private:
+  std::vector<Stage> stages_;
+  Life* life_;
+};
+
 Sequential::Sequential(Sequential&& other) noexcept
     : Module(std::move(other)),
       children_(std::exchange(other.children_, {})),
-      recompute_(std::exchange(other.recompute_, Recompute::vanilla())) {}
+      recompute_(std::exchange(other.recompute_, Recompute::vanilla())),
+      life_(std::exchange(other.life_, nullptr)) {}
 
 Sequential& Sequential::operator=(Sequential&& other) noexcept {
   if (this == &other) return *this;
@@ -20,6 +50,7 @@ Sequential& Sequential::operator=(Sequential&& other) noexcept {
   Module::operator=(std::move(other));
   children_ = std::exchange(other.children_, {});
   choose(std::exchange(other.recompute_, Recompute::vanilla()));
+  life_ = std::exchange(other.life_, nullptr);
   return *this;
 }
 
@@ -28,6 +59,9 @@ Sequential::~Sequential() { clear(); }
 void Sequential::clear() {
   for (const Child& c : children_) delete c.module;
   children_.clear();
+  if (life_ == nullptr) return;
+  life_->over = true;
+  std::exchange(life_, nullptr)->release();
 }
 
 void Sequential::adopt(std::string name, Module* owned) {
@@ -111,15 +145,8 @@ Tensor Sequential::forward(Tensor x) {
     actions_ = recompute_.actions_for(n);
     planned_for_ = n;
   }
-  class Run final : public schedule::Stages {
-   public:
-    explicit Run(std::vector<Stage> stages) : stages_(std::move(stages)) {}
-    Tensor run(int l, Tensor a) override { return stages_[static_cast<std::size_t>(l - 1)](std::move(a)); }
-
-   private:
-    std::vector<Stage> stages_;
-  };
-  return schedule::execute(new Run(std::move(chain)), actions_, std::move(x));
+  if (life_ == nullptr) life_ = new Life;
+  return schedule::execute(new Run(std::move(chain), life_), actions_, std::move(x));
 }
 
 void Sequential::describe(Fields& f) {

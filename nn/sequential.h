@@ -47,8 +47,8 @@ class Sequential : public Module {
   /// Throws Error when out of range.
   Module& operator[](int i) const;
 
-  /// The stages of the chain: children, with nested Sequentials and blocks that are nothing but chains taken apart (unless they were told themselves what to
-  /// recompute) and activations joined to what they follow.
+  /// The stages of the chain: children, with nested Sequentials and blocks that are nothing but chains taken apart (unless they
+  /// were told themselves what to recompute) and activations joined to what they follow.
   std::vector<Stage> stages() const;
   /// What the last recorded forward followed; empty when that kept everything.
   const std::vector<schedule::Action>& actions() const { return actions_; }
@@ -62,6 +62,8 @@ class Sequential : public Module {
     std::string name;
     Module* module;  // owned
   };
+  struct Life;
+  class Run;
   friend class Module;
   friend class BudgetPlanner;
   void adopt(std::string name, Module* owned);
@@ -73,6 +75,7 @@ class Sequential : public Module {
   Recompute recompute_ = Recompute::vanilla();
   std::vector<schedule::Action> actions_;  // recompute_ for the number of stages that the chain had last
   int planned_for_ = -1;
+  Life* life_ = nullptr;     // of the children, for backwards that will need them
   Tensor* probe_ = nullptr;  // where a planner wants to see the chain's input
 };
 

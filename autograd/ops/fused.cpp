@@ -14,10 +14,6 @@
 
 namespace rewind_lib {
 
-namespace ops {  // until list.def names them
-extern const OpDecl fused_conv2d_op, fused_conv2d_backward_op, statistics_gradient_op;
-}  // namespace ops
-
 namespace {
 
 using kernels::FusedShape;
@@ -88,10 +84,21 @@ Shape check_convolution(const char* op, const Shape& x, const Shape& w, const Fu
 template <class T>
 kernels::FusedInput<T> pending_of(const Forward& f, int x, const FusedAttr& a) {
   const bool pending = f.has_input(x + 1);
-  return {f.in<T>(x),     f.in<T>(x + 1),
-          f.in<T>(x + 2), f.in<T>(x + 3),
-          f.in<T>(x + 4), a.eps,
+  return {f.in<T>(x),
+          f.in<T>(x + 1),
+          f.in<T>(x + 2),
+          f.in<T>(x + 3),
+          f.in<T>(x + 4),
+          a.eps,
           pending ? ops::activation_of(a.epilogue) : kernels::Activation::none};
+}
+
+/// Hands over [4, C], the gradients of gamma, beta, mean and var, for inputs x, mean, var, gamma, beta ...
+void give_parameters(Vjp& v, const Tensor& all) {
+  const auto row = [&](int i) { return reshape(slice(all, 0, i, i + 1), Shape{all.shape()[1]}); };
+  constexpr int input[] = {3, 4, 1, 2};
+  for (int i = 0; i < 4; ++i)
+    if (v.needs(input[i])) v.give(input[i], row(i));
 }
 
 struct Case {
@@ -114,6 +121,11 @@ const std::vector<Case>& cases() {
       {{1, 4, 3, 2}, {5, 5, 2}, 1, 2},
       {{1, 5, 6, 1}, {5, 5, 1}, 2, 2},
       {{1, 6, 7, 2}, {5, 5, 2}, 2, {1, 2}},
+      {{2, 3, 3, 2}, {2, 3, 3, 2}, 1, 1},
+      {{1, 5, 4, 3}, {2, 3, 3, 3}, 2, 1},
+      {{3, 2, 2, 1}, {3, 2, 2, 1}},
+      {{1, 4, 3, 2}, {2, 1, 1, 2}, 2},
+      {{1, 3, 5, 1}, {17, 2, 3, 1}, {1, 3}, {0, 2}},
   };
   return list;
 }
@@ -195,12 +207,14 @@ struct FusedConvBackward {
   static FusedShape shape_of(const Shape& x, const Shape& w, const Attr& a, bool pending, bool statistics) {
     FusedShape s = geometry(x, w, a.forward, pending);
     s.statistics = statistics;
+    s.dx = a.wanted.has(Wanted::x);
     return s;
   }
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
     const std::int64_t macs = macs_of(geometry(in[5].shape(), in[10].shape(), a.forward, false)) *
                               ((a.wanted.has(Wanted::x) ? 1 : 0) + (a.wanted.has(Wanted::w) ? 1 : 0));
-    return {.flops = 2 * macs + (in[1].defined() ? 4 * in[0].numel() : 0) + (in[6].defined() ? 8 * in[5].numel() : 0), .macs = macs};
+    return {.flops = 2 * macs + (in[1].defined() ? 4 * in[0].numel() : 0) + (in[6].defined() ? 8 * in[5].numel() : 0),
+            .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
     const FusedShape s = shape_of(in[5].shape(), in[10].shape(), a, in[6].defined(), in[1].defined());
@@ -362,14 +376,7 @@ struct FusedConv {
     for (Tensor& t : in) t = Tensor();
     const Wanted w = attr.wanted;
     if (w.has(Wanted::w)) v.give(5, std::move(out[w.slot(Wanted::w)]));
-    if (w.has(Wanted::parameters)) {
-      const Tensor all = std::move(out[w.slot(Wanted::parameters)]);
-      const auto row = [&](int i) { return reshape(slice(all, 0, i, i + 1), Shape{all.shape()[1]}); };
-      if (v.needs(3)) v.give(3, row(0));
-      if (v.needs(4)) v.give(4, row(1));
-      if (v.needs(1)) v.give(1, row(2));
-      if (v.needs(2)) v.give(2, row(3));
-    }
+    if (w.has(Wanted::parameters)) give_parameters(v, out[w.slot(Wanted::parameters)]);
     if (v.needs(0)) v.give(0, std::move(out[w.slot(Wanted::x)]));
   }
   static void samples(Samples<Attr> s) {
@@ -399,21 +406,209 @@ struct FusedConv {
   }
 };
 
+// --- the end of a chain ------------------------------------------------------------------------------------------
+
+struct SettleAttr {
+  double eps = 1e-5;
+  Epilogue epilogue = Epilogue::none;
+  bool shortcut = false;
+  /// Whether backward goes by the mask of what the forward made.
+  bool masks() const { return shortcut && epilogue != Epilogue::none; }
+};
+
+std::int64_t rows_of(const Shape& x) { return x.numel() / x[-1]; }
+
+template <class T>
+kernels::FusedInput<T> settle_input(const Forward& f, int x, const SettleAttr& a) {
+  return {f.in<T>(x), f.in<T>(x + 1), f.in<T>(x + 2), f.in<T>(x + 3), f.in<T>(x + 4), a.eps, ops::activation_of(a.epilogue)};
+}
+
+void check_settle(const char* op, Inputs in, const SettleAttr& a) {
+  const Shape& x = in[0].shape();
+  if (x.rank() < 2 || x.numel() == 0) fail(str(op, ": x must be [..., channels] with at least two axes and one element, not ", x));
+  for (const std::size_t i : {1, 2})
+    if (!in[i].defined()) fail(str(op, ": needs a mean and a variance for x ", x));
+  check_pending(op, in[0], in[1], in[2], in[3], in[4], a.eps);
+}
+
+struct SettleGradient {
+  static constexpr const char* name = "settle_gradient";
+  static constexpr Kind kind = Kind::normalisation;
+  static constexpr const char* no_gradient = no_second_derivative;
+  static constexpr std::uint32_t donates = bit(6);
+  struct Attr {
+    SettleAttr forward;
+    bool shortcut;    ///< its gradient is wanted
+    bool parameters;  ///< those of gamma, beta, mean and var are
+  };
+
+  /// x, mean, var, gamma, beta, what the forward made (with shortcut and epilogue only), g -> the gradients of x, then of
+  /// the shortcut, then [4, C]: of gamma, beta, mean and var.
+  static Specs infer(Inputs in, const Attr& a) {
+    for (const std::size_t i : {0, 6})
+      if (!in[i].defined()) fail(str(name, ": input ", i, " is undefined"));
+    const DType dtype = check_floats(name, in, 1);
+    check_settle(name, in, a.forward);
+    const Shape& x = in[0].shape();
+    for (const std::size_t i : {5, 6})
+      if (in[i].defined() && !(in[i].shape() == x))
+        fail(str(name, ": input ", i, " must have the shape of x ", x, ", not ", in[i].shape()));
+    Specs specs{{x, dtype}};
+    if (a.shortcut) specs.push_back({x, dtype});
+    if (a.parameters) specs.push_back({{4, x[-1]}, dtype});
+    return specs;
+  }
+  static Cost cost(Inputs in, const Specs&, const Attr&) { return {.flops = 8 * in[0].numel()}; }
+  static std::size_t workspace(Inputs in, const Specs&, const Attr&) {
+    const Shape& x = in[0].shape();
+    return in[0].dtype() == float32 ? kernels::settle_backward_workspace<float>(rows_of(x), x[-1])
+                                    : kernels::settle_backward_workspace<double>(rows_of(x), x[-1]);
+  }
+  static void forward(const Forward& f, const Attr& a) {
+    visit_float(f.in_dtype(0), [&](auto zero) {
+      using T = decltype(zero);
+      const Shape& x = f.in_shape(0);
+      kernels::settle_backward(rows_of(x), x[-1], settle_input<T>(f, 0, a.forward), f.in<T>(5), f.in<T>(6), f.out<T>(0),
+                               a.shortcut ? f.out<T>(1) : nullptr, a.parameters ? f.out<T>(a.shortcut ? 2 : 1) : nullptr,
+                               f.workspace<std::byte>());
+    });
+  }
+  static void samples(Samples<Attr> s) {
+    int number = 0;
+    for (const Shape& shape : shapes())
+      for (const bool shortcut : {true, false}) {
+        const Shape c{shape[-1]};
+        std::vector<Tensor> in{
+            sample(shape, -2, 2, ++number), sample(c, -0.3, 0.4), sample(c, 0.6, 1.7), {}, {}, {}, sample(shape)};
+        if (number % 3 != 0) in[3] = sample(c, 1.1, 4.3, 3);
+        if (number % 5 != 0) in[4] = sample(c, -0.77, 3.3, 4);
+        const Epilogue e = static_cast<Epilogue>(number % 3);
+        if (shortcut && e != Epilogue::none) in[5] = sample(shape, 0, 6, 5);
+        s.add(std::move(in), {{1e-3, e, shortcut}, shortcut, number % 4 != 0});
+      }
+    const Tensor x = sample({2, 3}), c = sample({3}), none;
+    s.error({x, c, c, none, none, none, sample({3, 2})}, {}, "input 6 must have the shape of x [2, 3]");
+    s.error({x, c, none, none, none, none, x}, {}, "needs a mean and a variance");
+    s.error({x, c, c, sample({2}), none, none, x}, {}, "gamma must have shape [3]");
+    s.error({x, c, c, none, none, none, none}, {}, "input 6 is undefined");
+  }
+  static const std::vector<Shape>& shapes() {
+    static const std::vector<Shape> list{{1, 1},    {2, 3},  {40, 1},      {5, 17},       {33, 8},     {3, 24},
+                                         {2, 3, 2}, {70, 2}, {1, 2, 2, 3}, {2, 2, 1, 16}, {1, 1, 1, 2}};
+    return list;
+  }
+};
+
+struct Settle {
+  static constexpr const char* name = "settle";
+  static constexpr Kind kind = Kind::normalisation;
+  using Attr = SettleAttr;
+  static constexpr std::uint32_t donates = bit(0) | bit(5);
+
+  /// x, mean, var, gamma, beta, shortcut.
+  static Specs infer(Inputs in, const Attr& a) {
+    if (!in[0].defined()) fail(str(name, ": input 0 is undefined"));
+    const DType dtype = check_floats(name, in, 1);
+    check_settle(name, in, a);
+    const Shape& x = in[0].shape();
+    if (in[5].defined() && !(in[5].shape() == x)) fail(str(name, ": the shortcut is ", in[5].shape(), ", but x is ", x));
+    if (in[5].defined() != a.shortcut) fail(str(name, ": the attribute and the inputs differ about a shortcut (x ", x, ")"));
+    return {{x, dtype}};
+  }
+  static Cost cost(Inputs in, const Specs& out, const Attr&) { return ops::pointwise_cost(out, in[5].defined() ? 5 : 4); }
+  static std::size_t workspace(Inputs in, const Specs&, const Attr&) {
+    const std::int64_t channels = in[0].shape()[-1];
+    return in[0].dtype() == float32 ? kernels::settle_forward_workspace<float>(channels)
+                                    : kernels::settle_forward_workspace<double>(channels);
+  }
+  static void forward(const Forward& f, const Attr& a) {
+    visit_float(f.out_dtype(0), [&](auto zero) {
+      using T = decltype(zero);
+      const Shape& x = f.in_shape(0);
+      kernels::settle_forward(rows_of(x), x[-1], settle_input<T>(f, 0, a), f.in<T>(5), f.out<T>(0), f.workspace<std::byte>());
+    });
+  }
+  // With a shortcut, the mask of the activation is that of the output; without one it is made again from x.
+  static Saves saves(const Attr& a, std::uint32_t needs) {
+    const bool norm = (needs & 0x1f) != 0;
+    return {.inputs = norm || a.masks() ? std::uint32_t{0x1f} : 0, .outputs = a.masks() ? bit(0) : 0};
+  }
+  static void vjp(Vjp& v, const Attr& a) {
+    std::uint32_t needs = 0;
+    for (int i = 0; i < 6; ++i)
+      if (v.needs(i)) needs |= bit(i);
+    Tensor g = v.grad(0);
+    if ((needs & bit(5)) != 0 && a.epilogue == Epilogue::none) v.give(5, g);
+    if ((needs & 0x1f) == 0 && !a.masks()) return;
+    Tensor in[7];
+    for (int i = 0; i < 5; ++i)
+      if (v.input_shape(i).rank() > 0) in[i] = v.input(i);
+    if (a.masks()) in[5] = v.output(0);
+    in[6] = std::move(g);
+    const bool shortcut = a.masks() && v.needs(5), parameters = (needs & 0x1e) != 0;
+    const SettleGradient::Attr attr{a, shortcut, parameters};
+    Tensor out[3];
+    apply(ops::settle_gradient_op, in, &attr, {out, std::size_t{1} + (shortcut ? 1 : 0) + (parameters ? 1 : 0)});
+    for (Tensor& t : in) t = Tensor();
+    if (shortcut) v.give(5, std::move(out[1]));
+    if (parameters) give_parameters(v, out[shortcut ? 2 : 1]);
+    if (v.needs(0)) v.give(0, std::move(out[0]));
+  }
+  static void samples(Samples<Attr> s) {
+    int number = 0;
+    for (const Shape& shape : SettleGradient::shapes())
+      for (const bool shortcut : {true, false}) {
+        const Shape c{shape[-1]};
+        const Epilogue e = static_cast<Epilogue>(++number % 3);
+        std::vector<Tensor> in{{}, sample(c, -0.3, 0.4), sample(c, 0.6, 1.7), {}, {}, {}};
+        if (number % 4 != 0) in[3] = sample(c, 1.1, 4.3, 3);
+        if (number % 5 != 0) in[4] = sample(c, -0.77, 3.3, 4);
+        if (shortcut) in[5] = sample(shape, -1, 1, 7);
+        const int salt = ops::salt_avoiding_kinks(e, [&](int k) {
+          Tensor z = batch_norm_inference(sample(shape, -2, 2, number + k), in[3], in[4], in[1], in[2], {.eps = 1e-3});
+          return shortcut ? add(std::move(z), in[5]) : z;
+        });
+        in[0] = sample(shape, -2, 2, number + salt);
+        if (number % 5 == 1) in[0].set_requires_grad();
+        if (number % 5 == 2 && shortcut) in[5].set_requires_grad();
+        s.add(std::move(in), {1e-3, e, shortcut});
+      }
+    const Tensor x = sample({2, 3}), c = sample({3}), none;
+    s.error({x, c, c, none, none, sample({1, 3})}, {.shortcut = true}, "the shortcut is [1, 3], but x is [2, 3]");
+    s.error({x, none, none, none, none, x}, {}, "needs a mean and a variance");
+    s.error({sample({3}), c, c, none, none, none}, {}, "at least two axes");
+    s.error({x, c, c, none, none, none}, {-1}, "eps must not be negative");
+  }
+};
+
 }  // namespace
 
 namespace ops {
 constinit const OpDecl fused_conv2d_op = declare<FusedConv>();
 constinit const OpDecl fused_conv2d_backward_op = declare<FusedConvBackward>();
 constinit const OpDecl statistics_gradient_op = declare<StatisticsGradient>();
+constinit const OpDecl settle_op = declare<Settle>();
+constinit const OpDecl settle_gradient_op = declare<SettleGradient>();
 }  // namespace ops
 
 FusedConvResult fused_conv2d(Pending p, Tensor w, FusedConvOptions options, Tensor residual) {
   const FusedAttr attr{options.stride, options.padding, p.eps, p.epilogue, options.statistics};
-  Tensor in[] = {std::move(p.x),    std::move(p.mean), std::move(p.var),     std::move(p.gamma),
+  Tensor in[] = {std::move(p.x),    std::move(p.mean), std::move(p.var),   std::move(p.gamma),
                  std::move(p.beta), std::move(w),      std::move(residual)};
   Tensor out[3];
   apply(ops::fused_conv2d_op, in, &attr, {out, options.statistics ? std::size_t{3} : std::size_t{1}});
   return {std::move(out[0]), std::move(out[1]), std::move(out[2])};
+}
+
+Tensor settle(Pending p, Tensor shortcut) {
+  if (!p.any()) {
+    if (p.epilogue != Epilogue::none || shortcut.defined()) fail("settle: nothing is pending; use add() and relu()");
+    return std::move(p.x);
+  }
+  const SettleAttr attr{p.eps, p.epilogue, shortcut.defined()};
+  return apply_one(
+      ops::settle_op,
+      {std::move(p.x), std::move(p.mean), std::move(p.var), std::move(p.gamma), std::move(p.beta), std::move(shortcut)}, &attr);
 }
 
 bool fused_conv2d_covers(const Shape& w, const FusedConvOptions& options) {

@@ -5,6 +5,7 @@
 // as gradients of these outputs.
 
 #include <rewind/autograd/functional.h>
+#include <rewind/autograd/fused.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/ops/check.h>
 #include <rewind/autograd/ops/internal.h>
@@ -667,13 +668,17 @@ Tensor batch_norm(Tensor x, Tensor gamma, Tensor beta, Tensor running_mean, Tens
   const BatchNormAttr attr{options.eps, options.epilogue};
   Tensor in[] = {std::move(x), std::move(gamma), std::move(beta)}, out[3];
   apply(ops::batch_norm_op, in, &attr, out);
-  if (moves) {
-    const NoGrad no_grad;
-    const BatchNormUpdate::Attr update{rows, options.momentum};
-    Tensor statistics[] = {std::move(out[1]), std::move(out[2]), std::move(running_mean), std::move(running_var)};
-    apply(ops::batch_norm_update_op, statistics, &update, {});
-  }
+  if (moves)
+    move_running_statistics(std::move(out[1]), std::move(out[2]), std::move(running_mean), std::move(running_var), rows,
+                            options.momentum);
   return std::move(out[0]);
+}
+
+void move_running_statistics(Tensor mean, Tensor var, Tensor running_mean, Tensor running_var, std::int64_t rows, double momentum) {
+  const NoGrad no_grad;
+  const BatchNormUpdate::Attr update{rows, momentum};
+  Tensor statistics[] = {std::move(mean), std::move(var), std::move(running_mean), std::move(running_var)};
+  apply(ops::batch_norm_update_op, statistics, &update, {});
 }
 
 Tensor batch_norm_inference(Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor var, BatchNormOptions options) {

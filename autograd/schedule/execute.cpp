@@ -23,9 +23,10 @@ struct Segment {
   std::vector<Action> actions;                // from after B(last + 1) to B(first)
   std::vector<Tensor> kept;                   // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
   std::vector<random::Generator> generators;  // where the random numbers stood before each stage
-  Tensor& activation(int l) { return kept[static_cast<std::size_t>(l - first)]; }
+  std::vector<bool> differentiable;           // whether a gradient goes on from each stage to its input
   std::vector<detail::RunLog> logs;           // what each stage computed, for a ReplayGuard
-  const random::Generator& generator(int l) const { return generators[static_cast<std::size_t>(l - first)]; }
+  std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
+  Tensor& activation(int l) { return kept[at(l)]; }
 };
 
 struct Attr {
@@ -47,9 +48,10 @@ void run_backward(Vjp& v, const void* attr) {
   Tensor gradient = v.grad(0);
   Tensor input = v.input(0);
   std::vector<std::optional<Recorded>> tapes(s.kept.size() + 1);
-  const auto tape = [&](int l) -> std::optional<Recorded>& { return tapes[static_cast<std::size_t>(l - s.first)]; };
+  const auto tape = [&](int l) -> std::optional<Recorded>& { return tapes[s.at(l)]; };
   const auto kept = [&](int l) -> Tensor& { return l == before ? input : s.activation(l); };
   const auto source = [&](int l) {  // a_l without a history
+    REWIND_CHECK(kept(l).defined() || (l > before && tape(l)));
     const Tensor& a = kept(l).defined() ? kept(l) : tape(l)->result;
     return a.detach();
   };
@@ -58,19 +60,21 @@ void run_backward(Vjp& v, const void* attr) {
     switch (action.kind) {
       case Kind::Fnone:
       case Kind::Fck: {
-        // The only handle when the activation is not kept, so that the stage can use its memory.
-        Tensor a = action.kind == Kind::Fnone && kept(l - 1).defined() ? std::exchange(kept(l - 1), Tensor()) : source(l - 1);
-        const detail::ReplayScope scope(s.generator(l), GradMode::off);
-        const detail::RunLog::Compare compare(s.logs[static_cast<std::size_t>(l - s.first)]);
+        // The only handle when the activation is not kept, so that the stage can use its memory. The segment's input is kept to
+        // the end: it is the chain's, or on the tape of the stage before.
+        const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).defined();
+        Tensor a = last_use ? std::exchange(kept(l - 1), Tensor()) : source(l - 1);
+        const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::off);
+        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         kept(l) = s.stages->run(l, std::move(a));
         break;
       }
       case Kind::Fall: {
         Tensor a = source(l - 1);
-        const detail::ReplayScope scope(s.generator(l), GradMode::record);
-        const detail::RunLog::Compare compare(s.logs[static_cast<std::size_t>(l - s.first)]);
+        const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
+        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         Recorded& r = tape(l).emplace();
-        r.tape.begin(std::span(&a, 1), l > s.first || v.needs(0) ? 1 : 0);
+        r.tape.begin(std::span(&a, 1), (l > s.first ? s.differentiable[s.at(l)] : v.needs(0)) ? 1 : 0);
         r.result = s.stages->run(l, std::move(a));
         break;
       }
@@ -114,6 +118,7 @@ Tensor run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, 
     const GradModeScope track(GradMode::track);
     for (const Action& action : forward) {
       s->generators.push_back(random::default_generator());
+      s->differentiable.push_back(a.requires_grad());
       if (action.kind == Kind::Fck && action.stage > s->first) s->activation(action.stage - 1) = a.detach();
       const detail::RunLog::Write write(s->logs.emplace_back());
       a = s->stages->run(action.stage, std::move(a));

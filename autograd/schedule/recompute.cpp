@@ -1,4 +1,5 @@
 #include <rewind/autograd/schedule/recompute.h>
+#include <rewind/autograd/schedule/simulate.h>
 #include <rewind/autograd/schedule/strategies.h>
 #include <rewind/core/error.h>
 
@@ -93,7 +94,10 @@ std::vector<schedule::Action> Recompute::actions_for(int n) const {
     case Kind::sqrt: return schedule::sqrt(chain).actions;
     case Kind::recursive: return schedule::recursive(chain).actions;
     case Kind::revolve: return schedule::revolve(chain, number_).actions;
-    case Kind::actions: return list_;
+    case Kind::actions:
+      if (const std::string fault = schedule::simulate(chain, list_).fault; !fault.empty())
+        fail(str("recompute: these actions do not fit a chain of ", n, " stages: ", fault, " (", to_string(list_), ")"));
+      return list_;
     case Kind::budget: break;
   }
   REWIND_CHECK(kind_ != Kind::budget);

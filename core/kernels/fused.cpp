@@ -61,14 +61,92 @@ void assemble_gradient(std::int64_t rows, std::int64_t channels, const FusedGrad
   });
 }
 
-#define REWIND_INSTANTIATE(T)                                                                                                 \
-  template std::size_t fused_forward_workspace<T>(const FusedShape&);                                                         \
-  template void fused_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);             \
-  template std::size_t fused_backward_workspace<T>(const FusedShape&);                                                        \
-  template void fused_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,                 \
-                                  const FusedResult<T>&, void*);                                                              \
-  template std::size_t assemble_gradient_workspace<T>(std::int64_t);                                                          \
-  template void assemble_gradient<T>(std::int64_t, std::int64_t, const FusedGradient<T>&, T*, void*);
+template <class T>
+std::size_t settle_forward_workspace(std::int64_t channels) {
+  fused::Carver carver(nullptr);
+  fused::Affine<T>::carve(carver, channels);
+  return carver.used();
+}
+
+template <class T>
+void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* shortcut, T* z, void* workspace) {
+  fused::Carver carver(workspace);
+  const auto p = fused::Affine<T>::carve(carver, channels);
+  p.fill(in, channels);
+  const std::int64_t line = fused::line_of(channels), fold = line / channels;
+  const std::int64_t grain = max_of(1, parallel::light_grain / line) * fold;
+  fused::with(in.activation, [&]<Activation act>() {
+    parallel::for_range(rows, grain, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t at = begin * channels, n = (end - begin) * channels;
+      if (shortcut == nullptr) return fused::normalise<act>(p, channels, n, in.x + at, z + at);
+      for (std::int64_t i = at; i < at + n; i += line)
+        for_vectors<T>(0, min_of(line, at + n - i), [&](auto tag, std::int64_t j) {
+          using V = typename decltype(tag)::type;
+          const V v = multiply_add(load<V>(in.x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
+          store(z + i + j, activate_lanes(act, v + load<V>(shortcut + i + j)));
+        });
+    });
+  });
+}
+
+namespace {
+
+template <class T>
+struct SettlePlan {
+  fused::Affine<T> affine;
+  std::int64_t grain, pieces;
+  double* sums;
+
+  SettlePlan(std::int64_t rows, std::int64_t channels, fused::Carver& carver) {
+    affine = fused::Affine<T>::carve(carver, channels);
+    const std::int64_t fold = fused::line_of(channels) / channels;
+    grain = parallel::pieces(max_of(parallel::light_grain / channels, parallel::pieces(rows, std::int64_t{32})), fold) * fold;
+    pieces = parallel::pieces(rows, grain);
+    sums = carver.take<double>(max_of(1, pieces) * 2 * channels);
+  }
+};
+
+}  // namespace
+
+template <class T>
+std::size_t settle_backward_workspace(std::int64_t rows, std::int64_t channels) {
+  fused::Carver carver(nullptr);
+  SettlePlan<T>(rows, channels, carver);
+  return carver.used();
+}
+
+template <class T>
+void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* z, const T* g, T* dx, T* dshortcut,
+                     T* parameters, void* workspace) {
+  fused::Carver carver(workspace);
+  const SettlePlan<T> p(rows, channels, carver);
+  p.affine.fill(in, channels);
+  const std::int64_t step = 64 * fused::line_of(channels);  // summed in T
+  fused::with(in.activation, [&]<Activation act>() {
+    parallel::for_pieces(p.pieces, [&](std::int64_t piece, int) {
+      double* sums = p.sums + piece * 2 * channels;
+      for (std::int64_t c = 0; c < 2 * channels; ++c) sums[c] = 0;
+      const std::int64_t first = piece * p.grain * channels, last = min_of(rows * channels, first + p.grain * channels);
+      for (std::int64_t i = first; i < last; i += step)
+        fused::differentiate<act, true>(p.affine, channels, min_of(step, last - i), in.x + i, g + i, dx + i, sums, sums + channels,
+                                        z == nullptr ? nullptr : z + i, dshortcut == nullptr ? nullptr : dshortcut + i);
+    });
+  });
+  if (parameters != nullptr) fused::finish_parameters(in, channels, p.pieces, p.sums, parameters);
+}
+
+#define REWIND_INSTANTIATE(T)                                                                                     \
+  template std::size_t fused_forward_workspace<T>(const FusedShape&);                                             \
+  template void fused_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*); \
+  template std::size_t fused_backward_workspace<T>(const FusedShape&);                                            \
+  template void fused_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,     \
+                                  const FusedResult<T>&, void*);                                                  \
+  template std::size_t assemble_gradient_workspace<T>(std::int64_t);                                              \
+  template void assemble_gradient<T>(std::int64_t, std::int64_t, const FusedGradient<T>&, T*, void*);             \
+  template std::size_t settle_forward_workspace<T>(std::int64_t);                                                 \
+  template void settle_forward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const T*, T*, void*);         \
+  template std::size_t settle_backward_workspace<T>(std::int64_t, std::int64_t);                                  \
+  template void settle_backward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)
 #undef REWIND_INSTANTIATE

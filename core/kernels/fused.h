@@ -22,6 +22,7 @@ struct FusedShape {
   bool depthwise = false;  ///< w is [KH, KW, C], else [O, KH, KW, C]
   bool pending = false;    ///< x is still to be normalised
   bool statistics = true;  ///< mean and var of y are wanted (backward: have gradients)
+  bool dx = true;          ///< backward: the gradient of x is wanted
 
   std::int64_t rows() const { return conv.n * conv.out_h() * conv.out_w(); }
 };
@@ -37,7 +38,7 @@ constexpr bool fused_covers(const FusedShape& s) {
 /// An input that is still to be normalised; as it is when mean is null. gamma and beta may be null (1 and 0).
 template <class T>
 struct FusedInput {
-  const T* x = nullptr;  ///< [N, H, W, C]
+  const T* x = nullptr;                                                        ///< [N, H, W, C]
   const T *mean = nullptr, *var = nullptr, *gamma = nullptr, *beta = nullptr;  ///< [C]
   double eps = 0;
   Activation activation = Activation::none;
@@ -77,5 +78,20 @@ template <class T>
 std::size_t assemble_gradient_workspace(std::int64_t channels);
 template <class T>
 void assemble_gradient(std::int64_t rows, std::int64_t channels, const FusedGradient<T>& gradient, T* out, void* workspace);
+
+/// The end of a chain: z = act((x - mean) / sqrt(var + eps) gamma + beta + shortcut), over [rows, channels]; shortcut may
+/// be null. z may be the buffer of x or of shortcut.
+template <class T>
+std::size_t settle_forward_workspace(std::int64_t channels);
+template <class T>
+void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* shortcut, T* z, void* workspace);
+
+/// z: what the forward made, where it had a shortcut and an activation; else null. dx may be the buffer of g; dshortcut
+/// (the gradient before the activation) and parameters ([4, C]: of gamma, beta, mean and var) may be null.
+template <class T>
+std::size_t settle_backward_workspace(std::int64_t rows, std::int64_t channels);
+template <class T>
+void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* z, const T* g, T* dx, T* dshortcut,
+                     T* parameters, void* workspace);
 
 }  // namespace rewind_lib::kernels

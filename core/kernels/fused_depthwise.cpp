@@ -28,10 +28,15 @@ struct Cut {
   int64_t last_image(int64_t piece) const { return min_of(n, first_image(piece) + images); }
   int64_t first_row(int64_t piece) const { return piece % parts * rows; }
   int64_t last_row(int64_t piece) const { return min_of(h, first_row(piece) + rows); }
-  int64_t count(int64_t piece) const {
-    return (last_image(piece) - first_image(piece)) * (last_row(piece) - first_row(piece));
-  }
+  int64_t count(int64_t piece) const { return (last_image(piece) - first_image(piece)) * (last_row(piece) - first_row(piece)); }
 };
+
+/// A row that strips are about to walk over in steps that hardware does not foresee.
+template <int Write, class T>
+void prefetch_row(const T* row, int64_t n) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(row + i, Write, 2);
+}
 
 // --- forward -----------------------------------------------------------------------------------------------------
 
@@ -121,7 +126,8 @@ inline void forward_strip(const T* const* rows, const T* w, int64_t channels, in
 
 /// out[C]: y at one position.
 template <Activation act, class T>
-void point(const FusedShape& s, const FusedInput<T>& in, const Affine<T>& p, const T* w, int64_t n, int64_t oh, int64_t ow, T* out) {
+void point(const FusedShape& s, const FusedInput<T>& in, const Affine<T>& p, const T* w, int64_t n, int64_t oh, int64_t ow,
+           T* out) {
   const ConvShape& g = s.conv;
   for_vectors<T>(0, g.c, [&](auto tag, int64_t c) {
     using V = typename decltype(tag)::type;
@@ -131,8 +137,7 @@ void point(const FusedShape& s, const FusedInput<T>& in, const Affine<T>& p, con
         const int64_t ih = oh * g.sh - g.ph + i, iw = ow * g.sw - g.pw + j;
         if (ih < 0 || ih >= g.h || iw < 0 || iw >= g.w) continue;
         V z = load<V>(in.x + ((n * g.h + ih) * g.w + iw) * g.c + c);
-        if (s.pending)
-          z = activate_lanes(act, multiply_add(z - load<V>(p.mean + c), load<V>(p.scale + c), load<V>(p.beta + c)));
+        if (s.pending) z = activate_lanes(act, multiply_add(z - load<V>(p.mean + c), load<V>(p.scale + c), load<V>(p.beta + c)));
         acc = multiply_add(z, load<V>(w + (i * g.kw + j) * g.c + c), acc);
       }
     store(out + c, acc);
@@ -187,6 +192,7 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
         const T* rows[K];
         for (int64_t k = 0; k < K; ++k) rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
+        prefetch_row<1>(y + at, out_w * channels);
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
           forward_strip<T, typename decltype(tag)::type, K, S>(rows, w, channels, c, out_w,
                                                                residual == nullptr ? nullptr : residual + at, y + at,
@@ -209,9 +215,9 @@ struct BackwardPlan {
   Cut c;
   Affine<T> affine{};
   Assembly<T> assembly{};
-  int64_t reach;               // rows (columns) of y that a position of x can be seen from
-  int64_t right;               // zeros behind a row of G; reach - 1 before it
-  int64_t row;                 // elements of a padded row of G
+  int64_t reach;  // rows (columns) of y that a position of x can be seen from
+  int64_t right;  // zeros behind a row of G; reach - 1 before it
+  int64_t row;    // elements of a padded row of G
   int64_t scratch_size;
   double* sums;
   T *zeros, *partials, *scratch;
@@ -371,6 +377,8 @@ void backward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, c
         b.channels = channels;
         b.width = g.w;
         b.padding = g.pw;
+        if (ih + 1 < last) prefetch_row<0>(b.x + g.w * channels, g.w * channels);
+        prefetch_row<1>(b.dx, g.w * channels);
         const bool odd = (ih + g.ph) % S == 1;
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
           using V = typename decltype(tag)::type;
@@ -411,7 +419,8 @@ void depthwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
     forward_pieces<act, T, 5, 2>(s, in, w, residual, y, p);
   });
   if (s.statistics)
-    p.moments.finish(p.c.pieces, [&](int64_t piece) { return p.c.count(piece) * s.conv.out_w(); }, mean, var);
+    p.moments.finish(
+        p.c.pieces, [&](int64_t piece) { return p.c.count(piece) * s.conv.out_w(); }, mean, var);
 }
 
 template <class T>
@@ -446,11 +455,11 @@ void depthwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
   if (out.parameters != nullptr) finish_parameters(in, channels, p.c.pieces, p.sums, out.parameters);
 }
 
-#define REWIND_INSTANTIATE(T)                                                                                                     \
-  template std::size_t depthwise_forward_workspace<T>(const FusedShape&);                                                         \
-  template void depthwise_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);             \
-  template std::size_t depthwise_backward_workspace<T>(const FusedShape&);                                                        \
-  template void depthwise_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,                 \
+#define REWIND_INSTANTIATE(T)                                                                                         \
+  template std::size_t depthwise_forward_workspace<T>(const FusedShape&);                                             \
+  template void depthwise_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*); \
+  template std::size_t depthwise_backward_workspace<T>(const FusedShape&);                                            \
+  template void depthwise_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,     \
                                       const FusedResult<T>&, void*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)

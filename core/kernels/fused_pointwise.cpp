@@ -9,17 +9,17 @@
 namespace rewind_lib::kernels::fused {
 namespace {
 
-constexpr int64_t forward_elements = 1 << 15;   // of a tile of x and y: 128 KiB
-constexpr int64_t backward_elements = 1 << 16;  // of G, z and dz: 256 KiB
+constexpr int64_t forward_elements = 1 << 16;   // of a tile of x and y: 256 KiB
+constexpr int64_t backward_elements = 1 << 17;  // of G, z and dz: 512 KiB
 constexpr int64_t least_rows = 4 * block_m;
 constexpr int64_t most_rows = 40 * block_m;
 constexpr int64_t wanted_tiles = 16;
 constexpr int64_t most_pieces = 32;
-constexpr int64_t partial_elements = 1 << 22;  // of partial sums of dw
+constexpr int64_t partial_elements = 1 << 20;  // of partial sums of dw
 
 struct Cut {
-  int64_t tile;    // rows
-  int64_t grain;   // rows of a piece, whole tiles
+  int64_t tile;   // rows
+  int64_t grain;  // rows of a piece, whole tiles
   int64_t pieces;
 };
 
@@ -127,7 +127,8 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
     });
   });
   if (s.statistics)
-    p.moments.finish(p.c.pieces, [&](int64_t piece) { return min_of(p.c.grain, rows - piece * p.c.grain); }, mean, var);
+    p.moments.finish(
+        p.c.pieces, [&](int64_t piece) { return min_of(p.c.grain, rows - piece * p.c.grain); }, mean, var);
 }
 
 template <class T>
@@ -183,11 +184,11 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
   if (out.parameters != nullptr) finish_parameters(in, ci, p.c.pieces, p.sums, out.parameters);
 }
 
-#define REWIND_INSTANTIATE(T)                                                                                                     \
-  template std::size_t pointwise_forward_workspace<T>(const FusedShape&);                                                         \
-  template void pointwise_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);             \
-  template std::size_t pointwise_backward_workspace<T>(const FusedShape&);                                                        \
-  template void pointwise_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,                 \
+#define REWIND_INSTANTIATE(T)                                                                                         \
+  template std::size_t pointwise_forward_workspace<T>(const FusedShape&);                                             \
+  template void pointwise_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*); \
+  template std::size_t pointwise_backward_workspace<T>(const FusedShape&);                                            \
+  template void pointwise_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,     \
                                       const FusedResult<T>&, void*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)

@@ -54,7 +54,8 @@ inline V masked(V g, V z) {
 /// Elements of a line: channels, repeated until they fill whole vectors.
 constexpr int64_t line_of(int64_t channels) {
   for (int64_t fold = 1; fold <= 64; fold *= 2)
-    if (fold * channels % 16 == 0 && fold * channels >= 64) return fold * channels <= 1024 || fold == 1 ? fold * channels : channels;
+    if (fold * channels % 16 == 0 && fold * channels >= 64)
+      return fold * channels <= 1024 || fold == 1 ? fold * channels : channels;
   return channels;
 }
 
@@ -108,9 +109,10 @@ void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* o
 }
 
 /// From the gradient da of act(z): dx = mask(da) scale, first += sum of mask(da), second += sum of mask(da) (x - mean).
-/// dx may be da.
-template <Activation act, class T>
-void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second) {
+/// dx may be da. With Settled, the mask is that of what was made, `made`, and dz, when not null, takes mask(da).
+template <Activation act, bool Settled = false, class T>
+void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
+                   const T* made = nullptr, T* dz = nullptr) {
   const int64_t line = line_of(channels);
   const auto part = [&](int64_t start, int64_t lines, int64_t width) {
     for_strips<T, 2>(width, [&](auto tag, auto count, int64_t j) {
@@ -127,7 +129,12 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
 #pragma GCC unroll 2
         for (int v = 0; v < nv; ++v) {
           const V d = load<V>(x + i + v * w) - mean[v];
-          const V g = masked<act>(load<V>(da + i + v * w), multiply_add(d, scale[v], beta[v]));
+          V z = multiply_add(d, scale[v], beta[v]);
+          if constexpr (Settled)
+            if (made != nullptr) z = load<V>(made + i + v * w);
+          const V g = masked<act>(load<V>(da + i + v * w), z);
+          if constexpr (Settled)
+            if (dz != nullptr) store(dz + i + v * w, g);
           store(dx + i + v * w, g * scale[v]);
           a[v] += g;
           b[v] = multiply_add(g, d, b[v]);

@@ -13,17 +13,17 @@ inline rewind::nn::Sequential fashion_mlp() {
 /// Under 100,000 parameters: inverted bottlenecks at 14x14 and 7x7.
 inline rewind::nn::Sequential fashion_cnn() {
   using namespace rewind::nn;
-  return Sequential{Conv2d{{.in = 1, .out = 16, .kernel = 3, .stride = 2, .padding = 1, .bias = false}},
-                    BatchNorm2d{16},
+  return Sequential{Conv2d{{.in = 1, .out = 24, .kernel = 3, .stride = 2, .padding = 1, .bias = false}},
+                    BatchNorm2d{24},
                     ReLU6{},
-                    InvertedBottleneck{{.in = 16, .out = 24, .expand = 4}},
-                    InvertedBottleneck{{.in = 24, .out = 24, .expand = 4}},
-                    InvertedBottleneck{{.in = 24, .out = 40, .expand = 4, .stride = 2}},
-                    InvertedBottleneck{{.in = 40, .out = 40, .expand = 4}},
-                    InvertedBottleneck{{.in = 40, .out = 40, .expand = 4}},
+                    InvertedBottleneck{{.in = 24, .out = 32, .expand = 4}},
+                    InvertedBottleneck{{.in = 32, .out = 32, .expand = 4}},
+                    InvertedBottleneck{{.in = 32, .out = 56, .expand = 4, .stride = 2}},
+                    InvertedBottleneck{{.in = 56, .out = 56, .expand = 4}},
+                    InvertedBottleneck{{.in = 56, .out = 56, .expand = 4}},
                     GlobalAvgPool{},
-                    Dropout{0.1},
-                    Linear{40, 10}};
+                    Dropout{0.2},
+                    Linear{56, 10}};
 }
 
 }  // namespace support

@@ -1,11 +1,8 @@
 // A budget in bytes: the fastest schedule that fits, the same bits, and never a byte more.
 
-#include <rewind/autograd/backward.h>
-#include <rewind/autograd/dry_run.h>
-#include <rewind/core/random.h>
-#include <rewind/nn/blocks.h>
+#include "zoo.h"
+
 #include <rewind/nn/plan.h>
-#include <rewind/optim/adam.h>
 
 #include <doctest/doctest.h>
 
@@ -97,6 +94,62 @@ TEST_CASE("steps that the limit refuses under vanilla train under a budget with 
     rw::memory::set_limit(0);
     CHECK(o.hashes == vanilla.hashes);
     CHECK(o.peak <= limit);
+  }
+}
+
+TEST_CASE("a limit that refuses vanilla is enough for a budget of as much, from the least that works to almost vanilla's") {
+  const zoo::Threads one(1);
+  for (const char* name : {"digits", "mobilenet_v2_cifar", "preresnet29"}) {
+    INFO(std::string(name));
+    zoo::Model model = zoo::find(name);
+    model.batch = 16;  // so that activations count beside parameters, gradients and the state of Adam
+    // After a first step, which allocates that state, three more, under a limit. Returns their bits.
+    const auto train = [&](std::size_t budget, bool choose, std::size_t* peak) {
+      zoo::Task task(model);
+      rw::random::seed(2);
+      const auto adam = zoo::make_optimizer("adam", task.net.parameters());
+      std::vector<std::uint64_t> hashes;
+      const auto step = [&] {
+        rw::Tensor loss = task.loss();
+        hashes.push_back(rw::hash(loss));
+        rw::backward(std::move(loss));
+        adam->step();
+      };
+      step();
+      if (choose) task.net.recompute(rw::Budget{budget});
+      rw::memory::set_limit(budget);
+      rw::memory::reset_peak();
+      try {
+        for (int i = 0; i < 3; ++i) step();
+      } catch (...) {
+        rw::memory::set_limit(0);
+        throw;
+      }
+      rw::memory::set_limit(0);
+      *peak = rw::memory::peak().total;
+      for (const rw::Parameter& p : task.net.parameters()) hashes.push_back(rw::hash(p.value));
+      for (const rw::Parameter& p : task.net.buffers()) hashes.push_back(rw::hash(p.value));
+      return hashes;
+    };
+    std::size_t most = 0, least = 0, peak = 0;
+    const auto expected = train(0, false, &most);
+    {
+      zoo::Task task(model);
+      const auto adam = zoo::make_optimizer("adam", task.net.parameters());
+      task.forward_backward();
+      adam->step();
+      least = task.least_budget();
+    }
+    REQUIRE(least < most);
+    for (int i = 0; i < 10; ++i) {
+      const std::size_t budget = least + (most - least) * static_cast<std::size_t>(i) / 10;
+      CAPTURE(budget);
+      CHECK_THROWS_AS(train(budget, false, &peak), rw::OutOfMemory);
+      CHECK(train(budget, true, &peak) == expected);
+      CHECK(peak <= budget);
+    }
+    CHECK_THROWS_WITH_AS(train(least - 1, true, &peak), doctest::Contains("is too small; this step needs at least"), rw::Error);
+    MESSAGE(name, ": vanilla takes ", most, " bytes, the least budget is ", least);
   }
 }
 

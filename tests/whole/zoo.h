@@ -4,6 +4,7 @@
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/dry_run.h>
 #include <rewind/autograd/functional.h>
+#include <rewind/core/parallel.h>
 #include <rewind/core/random.h>
 #include <rewind/nn/layers.h>
 #include <rewind/nn/models/lenet5.h>
@@ -45,6 +46,12 @@ inline const Model models[] = {
     {"resnet18_cifar", 2, 16, 3, 10, [] { return nn::models::resnet({.depth = 18, .classes = 10, .cifar = true}); }},
 };
 
+inline const Model& find(std::string_view name) {
+  for (const Model& m : models)
+    if (name == m.name) return m;
+  rw::fail(rw::str("no model ", name));
+}
+
 /// As Task::recompute() takes them.
 inline const char* const strategies[] = {"vanilla",    "low-memory", "sqrt",      "recursive",
                                          "segments:3", "periodic:2", "revolve:2", "budget"};
@@ -56,6 +63,18 @@ inline std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& n
   if (name == "adamw") return std::make_unique<AdamW>(std::move(parameters), AdamWOptions{.lr = 1e-3});
   return std::make_unique<SGD>(std::move(parameters), SGDOptions{.lr = 1e-2, .momentum = name == "momentum" ? 0.9 : 0});
 }
+
+/// Sets the number of threads while alive. Nets of this size are faster on one, on a busy machine by far.
+class Threads {
+ public:
+  explicit Threads(int n) : saved_(rw::parallel::threads()) { rw::parallel::set_threads(n); }
+  ~Threads() { rw::parallel::set_threads(saved_); }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+ private:
+  int saved_;
+};
 
 /// A model with something to train on.
 struct Task {

@@ -1,0 +1,99 @@
+// Times a training step (forward, loss, backward, optimizer) of a net of the model registry on random images, and reports
+// its memory.
+
+#include "../examples/support/progress.h"
+
+#include <CLI/CLI.hpp>
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace rw = rewind;
+using support::Clock;
+
+namespace {
+
+struct Settings {
+  std::string model = "mobilenet_v2", optimizer = "momentum", recompute = "vanilla", json;
+  int batch = 16, size = 0, depth = 0, classes = 0, threads = rw::parallel::threads(), steps = 12;
+};
+
+std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& name, std::vector<rw::Parameter> parameters) {
+  if (name == "adam") return std::make_unique<rw::optim::Adam>(std::move(parameters), rw::optim::AdamOptions{.lr = 1e-4});
+  const double momentum = name == "momentum" ? 0.9 : 0;
+  return std::make_unique<rw::optim::SGD>(
+      std::move(parameters), rw::optim::SGDOptions{.lr = 1e-3, .momentum = momentum, .weight_decay = momentum > 0 ? 1e-4 : 0});
+}
+
+void run(const Settings& s) {
+  rw::parallel::set_threads(s.threads);
+  rw::nn::Sequential net = rw::nn::models::make(s.model, {.classes = s.classes, .size = s.size, .depth = s.depth});
+  net.recompute(rw::Recompute::parse(s.recompute));
+  auto optimizer = make_optimizer(s.optimizer, net.parameters());
+  const rw::Shape shape = rw::nn::models::input_shape(s.model, s.batch, s.size);
+  rw::Tensor x, y;
+  {
+    const rw::memory::CategoryScope input(rw::Category::input);
+    x = rw::randn(shape);
+    y = rw::empty({s.batch}, rw::int64);
+    auto labels = y.mutate<std::int64_t>();
+    for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int64_t>(i % 10);
+  }
+  std::vector<double> ms;
+  double loss = 0;
+  for (int i = -3; i < s.steps && !support::interrupted; ++i) {
+    if (i == 0) rw::memory::reset_peak();
+    const auto begin = Clock::now();
+    rw::Tensor l = rw::cross_entropy(net(x), y);
+    loss = l.item();
+    rw::backward(std::move(l));
+    optimizer->step();
+    if (i >= 0) ms.push_back(1e3 * support::seconds_since(begin));
+  }
+  if (ms.empty()) return;
+  std::ranges::sort(ms);
+  const double median = ms[ms.size() / 2], p95 = ms[std::min(ms.size() - 1, ms.size() * 95 / 100)];
+  const rw::memory::Usage peak = rw::memory::peak(), live = rw::memory::live();
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  std::printf(
+      "%s batch %d, %s, %s, %d threads: %.1f ms (min %.1f, p95 %.1f), %.1f images/s; a step takes %s above the %s between steps; "
+      "RSS %s\n",
+      s.model.c_str(), s.batch, s.optimizer.c_str(), s.recompute.c_str(), s.threads, median, ms.front(), p95,
+      1e3 * static_cast<double>(s.batch) / median, rw::memory::human(peak.total - live.total).c_str(),
+      rw::memory::human(live.total).c_str(), rw::memory::human(static_cast<std::size_t>(usage.ru_maxrss) * 1024).c_str());
+  support::write_json(s.json, {{"model", s.model},
+                               {"batch", s.batch},
+                               {"optimizer", s.optimizer},
+                               {"recompute", s.recompute},
+                               {"threads", s.threads},
+                               {"median_ms", median},
+                               {"min_ms", ms.front()},
+                               {"p95_ms", p95},
+                               {"images_per_second", 1e3 * static_cast<double>(s.batch) / median},
+                               {"peak_bytes_by_category", support::to_json(peak)},
+                               {"step_bytes", peak.total - live.total},
+                               {"peak_rss_bytes", static_cast<std::int64_t>(usage.ru_maxrss) * 1024},
+                               {"loss", loss}});
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Settings s;
+  CLI::App app{"Times a training step"};
+  app.add_option("--model", s.model);
+  app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
+  app.add_option("--size", s.size)->check(CLI::PositiveNumber);
+  app.add_option("--depth", s.depth)->check(CLI::PositiveNumber);
+  app.add_option("--classes", s.classes)->check(CLI::PositiveNumber);
+  app.add_option("--optimizer", s.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));
+  app.add_option("--recompute", s.recompute);
+  app.add_option("--threads", s.threads)->check(CLI::PositiveNumber);
+  app.add_option("--steps", s.steps)->check(CLI::PositiveNumber);
+  app.add_option("--json", s.json, "write the results to this file");
+  CLI11_PARSE(app, argc, argv);
+  return support::run([&] { run(s); });
+}

@@ -1,0 +1,321 @@
+// Convolutions of any window. A tile is some whole rows of y: the rows of x under it are normalised once, into a scratch
+// padded with zeros, from which windows are laid out as rows of a product.
+//
+// Backward assembles G once (every window reads it; a tile at a time when only dw is wanted), takes dx from conv2d_backward_input
+// and differentiates it in place.
+
+#include <rewind/core/kernels/conv.h>
+#include <rewind/core/kernels/fused_tile.h>
+#include <rewind/core/kernels/microkernel.h>
+#include <rewind/core/parallel.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace rewind_lib::kernels::fused {
+namespace {
+
+constexpr int64_t wanted_depth = 3 * block_k;  // of a product, unless one tap is deeper
+constexpr int64_t tile_elements = 1 << 16;     // rows x depth: 256 KiB
+constexpr int64_t wanted_rows = 16 * block_m;
+constexpr int64_t most_lines = 256;  // rows of y in a tile
+constexpr int64_t wanted_tiles = 16;
+constexpr int64_t most_pieces = 32;
+constexpr int64_t partial_elements = 1 << 22;
+
+/// Tiles of `lines` rows of y (of N OH), pieces of whole tiles.
+struct Cut {
+  int64_t lines, grain, pieces;
+  int64_t taps_at_once;  // depth of a product: taps_at_once C
+  int64_t patch_rows;    // rows of x, padded, at most, under a tile
+  int64_t patch_row;     // elements of such a row
+
+  Cut(const ConvShape& g, int64_t pieces_wanted) {
+    const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw;
+    taps_at_once = std::clamp<int64_t>(wanted_depth / g.c, 1, taps);
+    const int64_t fit = std::clamp(tile_elements / (taps_at_once * g.c), 4 * block_m, wanted_rows);
+    lines = std::clamp<int64_t>(fit / width, 1, most_lines);
+    lines = max_of(1, min_of(lines, parallel::pieces(all, wanted_tiles)));
+    const int64_t tiles = parallel::pieces(all, lines);
+    grain = max_of(1, parallel::pieces(tiles, pieces_wanted)) * lines;
+    pieces = parallel::pieces(all, grain);
+    const int64_t segments = min_of(lines, (lines + g.out_h() - 2) / g.out_h() + 1);
+    patch_rows = lines * g.sh + segments * max_of(0, g.kh - g.sh);
+    patch_row = (max_of((g.out_w() - 1) * g.sw + g.kw, g.w + g.pw)) * g.c;
+  }
+  int64_t patch_size() const { return patch_rows * patch_row; }
+};
+
+/// The rows of x under a tile, normalised and padded.
+template <class T>
+struct Patch {
+  const FusedShape& s;
+  const Cut& cut;
+  T* data;
+  int64_t top[most_lines] = {};  // of every row of the tile: where its window's first row begins
+
+  Patch(const FusedShape& shape, const Cut& c, T* scratch) : s(shape), cut(c), data(scratch) {}
+
+  template <Activation act>
+  void load(const FusedInput<T>& in, const Affine<T>& affine, int64_t begin, int64_t end) {
+    const ConvShape& g = s.conv;
+    const int64_t out_h = g.out_h();
+    const int64_t inside = min_of(g.w, cut.patch_row / g.c - g.pw) * g.c, behind = cut.patch_row - g.pw * g.c - inside;
+    T* to = data;
+    for (int64_t line = begin; line < end;) {
+      const int64_t n = line / out_h, first = line % out_h, count = min_of(end - line, out_h - first);
+      const int64_t from = first * g.sh - g.ph, rows = (count - 1) * g.sh + g.kh;
+      for (int64_t i = 0; i < count; ++i) top[line - begin + i] = to - data + i * g.sh * cut.patch_row;
+      for (int64_t r = 0; r < rows; ++r, to += cut.patch_row) {
+        const int64_t ih = from + r;
+        if (ih < 0 || ih >= g.h) {
+          std::fill_n(to, cut.patch_row, T(0));
+          continue;
+        }
+        std::fill_n(to, g.pw * g.c, T(0));
+        T* middle = to + g.pw * g.c;
+        const T* x = in.x + (n * g.h + ih) * g.w * g.c;
+        if (s.pending)
+          normalise<act>(affine, g.c, inside, x, middle);
+        else
+          std::copy_n(x, inside, middle);
+        std::fill_n(middle + inside, behind, T(0));
+      }
+      line += count;
+    }
+  }
+
+  /// Columns of taps [tap, tap + count): out [lines OW, count C].
+  void unfold(int64_t lines, int64_t tap, int64_t count, T* out) const {
+    const ConvShape& g = s.conv;
+    const int64_t width = g.out_w(), depth = count * g.c;
+    // Neighbouring taps of one kernel row lie side by side.
+    for (int64_t t = tap; t < tap + count;) {
+      const int64_t kh = t / g.kw, kw = t % g.kw, run = min_of(g.kw - kw, tap + count - t), length = run * g.c;
+      T* to = out + (t - tap) * g.c;
+      for (int64_t i = 0; i < lines; ++i) {
+        const T* from = data + top[i] + kh * cut.patch_row + kw * g.c;
+        for (int64_t j = 0; j < width; ++j, to += depth, from += g.sw * g.c) {
+          if (length >= 64)
+            std::memcpy(to, from, sizeof(T) * static_cast<std::size_t>(length));
+          else
+            for_vectors<T>(0, length, [&](auto tag, int64_t c) {
+              using V = typename decltype(tag)::type;
+              store(to + c, kernels::load<V>(from + c));
+            });
+        }
+      }
+      t += run;
+    }
+  }
+};
+
+template <class T>
+struct ForwardPlan {
+  Cut c;
+  Affine<T> affine{};
+  Moments<T> moments{};
+  int64_t scratch_size;
+  T *packed, *scratch;
+
+  ForwardPlan(const FusedShape& s, Carver& carver) : c(s.conv, most_pieces) {
+    const ConvShape& g = s.conv;
+    if (s.pending) affine = Affine<T>::carve(carver, g.c);
+    if (s.statistics) moments = Moments<T>::carve(carver, g.o, c.pieces);
+    packed = carver.take<T>(packed_size(g.kh * g.kw * g.c, g.o));
+    scratch_size = tile_scratch + c.patch_size() + c.lines * g.out_w() * c.taps_at_once * g.c;
+    scratch = carver.take<T>(parallel::threads() * scratch_size);
+  }
+};
+
+template <class T>
+struct BackwardPlan {
+  Cut c;
+  Affine<T> affine{};
+  Assembly<T> assembly{};
+  bool partial;  // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
+  bool by_tile;  // G is assembled a tile at a time: only dw is wanted
+  int64_t scratch_size, rows_grain, rows_pieces;
+  double* sums;
+  T *assembled, *partials, *scratch, *normalised, *weight_workspace, *input_workspace;
+
+  BackwardPlan(const FusedShape& s, Carver& carver)
+      : c(s.conv, std::clamp<int64_t>(partial_elements / weight_size(s), 8, most_pieces)) {
+    const ConvShape& g = s.conv;
+    if (s.pending) affine = Affine<T>::carve(carver, g.c);
+    if (s.statistics) assembly = Assembly<T>::carve(carver, g.o);
+    partial = weight_size(s) * 8 <= partial_elements;
+    by_tile = partial && !s.dx;
+    assembled = s.statistics && !by_tile ? carver.take<T>(s.rows() * g.o) : nullptr;
+    const int64_t fold = line_of(g.c) / g.c, pixels = g.n * g.h * g.w;
+    rows_grain = parallel::pieces(max_of(parallel::light_grain / g.c, parallel::pieces(pixels, most_pieces)), fold) * fold;
+    rows_pieces = parallel::pieces(pixels, rows_grain);
+    sums = s.pending ? carver.take<double>(max_of(1, rows_pieces) * 2 * g.c) : nullptr;
+    // dw, then dx, in the same memory.
+    Carver first = carver, second = carver;
+    if (partial) {
+      partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
+      scratch_size = tile_scratch + c.patch_size() + c.lines * g.out_w() * (c.taps_at_once * g.c + (by_tile ? g.o : 0));
+      scratch = first.template take<T>(parallel::threads() * scratch_size);
+    } else {
+      normalised = s.pending ? first.template take<T>(pixels * g.c) : nullptr;
+      weight_workspace = first.template take<T>(conv2d_backward_weight_workspace(g));
+    }
+    input_workspace = second.template take<T>(conv2d_backward_input_workspace(g));
+    carver = first.used() > second.used() ? first : second;
+  }
+  static int64_t weight_size(const FusedShape& s) { return s.conv.o * s.conv.kh * s.conv.kw * s.conv.c; }
+};
+
+template <Activation act, class T>
+void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGradient<T>& gradient, const T* g, T* dw,
+                     const BackwardPlan<T>& p) {
+  const ConvShape& c = s.conv;
+  const int64_t all = c.n * c.out_h(), width = c.out_w(), taps = c.kh * c.kw, size = p.weight_size(s);
+  parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
+    T* scratch = p.scratch + worker * p.scratch_size;
+    T* columns = scratch + tile_scratch + p.c.patch_size();
+    T* assembled = columns + p.c.lines * width * p.c.taps_at_once * c.c;
+    Patch<T> patch(s, p.c, scratch + tile_scratch);
+    T* out = p.c.pieces > 1 ? p.partials + piece * size : dw;
+    const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
+    for (int64_t begin = first; begin < last; begin += p.c.lines) {
+      const int64_t lines = min_of(p.c.lines, last - begin);
+      patch.template load<act>(in, p.affine, begin, begin + lines);
+      const int64_t at = begin * width * c.o;
+      const T* from = g + at;
+      if (s.statistics && p.by_tile) {
+        assemble(p.assembly, c.o, lines * width * c.o, gradient.g + at, gradient.y + at, assembled);
+        from = assembled;
+      }
+      for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
+        const int64_t count = min_of(p.c.taps_at_once, taps - tap), depth = count * c.c;
+        patch.unfold(lines, tap, count, columns);
+        gemm_tile(c.o, depth, lines * width, from, c.o, true, TileB<T>{.data = columns, .ld = depth}, out + tap * c.c, taps * c.c,
+                  Epilogue<T>{.accumulate = begin > first}, scratch);
+      }
+    }
+  });
+  if (p.c.pieces > 1) add_partials(size, p.c.pieces, p.partials, dw);
+}
+
+}  // namespace
+
+template <class T>
+std::size_t dense_forward_workspace(const FusedShape& s) {
+  Carver carver(nullptr);
+  ForwardPlan<T>(s, carver);
+  return carver.used();
+}
+
+template <class T>
+void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, const T* residual, T* y, T* mean, T* var,
+                   void* workspace) {
+  Carver carver(workspace);
+  const ForwardPlan<T> p(s, carver);
+  const ConvShape& g = s.conv;
+  const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw, k = taps * g.c;
+  if (s.pending) p.affine.fill(in, g.c);
+  const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
+  parallel::for_range(panel_count<T>(g.o), grain,
+                      [&](int64_t begin, int64_t end) { pack(k, g.o, int64_t{0}, k, w, k, true, p.packed, begin, end); });
+  with(in.activation, [&]<Activation act>() {
+    parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
+      T* scratch = p.scratch + worker * p.scratch_size;
+      T* columns = scratch + tile_scratch + p.c.patch_size();
+      Patch<T> patch(s, p.c, scratch + tile_scratch);
+      const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
+      for (int64_t begin = first; begin < last; begin += p.c.lines) {
+        const int64_t lines = min_of(p.c.lines, last - begin), count = lines * width;
+        T* out = y + begin * width * g.o;
+        patch.template load<act>(in, p.affine, begin, begin + lines);
+        for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
+          const int64_t some = min_of(p.c.taps_at_once, taps - tap), depth = some * g.c;
+          patch.unfold(lines, tap, some, columns);
+          gemm_tile(count, g.o, depth, columns, depth, false,
+                    TileB<T>{.data = p.packed, .packed = true, .packed_k = k, .k_begin = tap * g.c}, out, g.o,
+                    Epilogue<T>{.accumulate = tap > 0}, scratch);
+        }
+        if (residual != nullptr) {
+          const T* from = residual + begin * width * g.o;
+          REWIND_INDEPENDENT
+          for (int64_t i = 0; i < count * g.o; ++i) out[i] += from[i];
+        }
+        if (!s.statistics) continue;
+        if (begin == first) p.moments.begin(piece, out + (lines / 2 * width + width / 2) * g.o);
+        p.moments.add(piece, count * g.o, out);
+      }
+    });
+  });
+  if (s.statistics)
+    p.moments.finish(
+        p.c.pieces, [&](int64_t piece) { return min_of(p.c.grain, all - piece * p.c.grain) * width; }, mean, var);
+}
+
+template <class T>
+std::size_t dense_backward_workspace(const FusedShape& s) {
+  Carver carver(nullptr);
+  BackwardPlan<T>(s, carver);
+  return carver.used();
+}
+
+template <class T>
+void dense_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
+                    const FusedResult<T>& out, void* workspace) {
+  Carver carver(workspace);
+  const BackwardPlan<T> p(s, carver);
+  const ConvShape& c = s.conv;
+  const int64_t rows = s.rows(), pixels = c.n * c.h * c.w;
+  if (s.pending) p.affine.fill(in, c.c);
+  const T* g = gradient.g;
+  if (s.statistics) {
+    p.assembly.fill(gradient, c.o, rows);
+  }
+  if (s.statistics && !p.by_tile) {
+    const int64_t fold = line_of(c.o) / c.o, grain = max_of(1, parallel::light_grain / (c.o * fold)) * fold;
+    parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
+      const int64_t at = begin * c.o;
+      assemble(p.assembly, c.o, (end - begin) * c.o, gradient.g + at, gradient.y + at, p.assembled + at);
+    });
+    g = p.assembled;
+  }
+  with(in.activation, [&]<Activation act>() {
+    if (out.w != nullptr && p.partial) {
+      weight_gradient<act>(s, in, gradient, g, out.w, p);
+    } else if (out.w != nullptr) {
+      const T* z = in.x;
+      if (s.pending) {
+        parallel::for_range(pixels, p.rows_grain, [&](int64_t begin, int64_t end) {
+          normalise<act>(p.affine, c.c, (end - begin) * c.c, in.x + begin * c.c, p.normalised + begin * c.c);
+        });
+        z = p.normalised;
+      }
+      conv2d_backward_weight(c, z, g, out.w, p.weight_workspace);
+    }
+    if (out.x == nullptr) return;
+    conv2d_backward_input(c, g, w, out.x, p.input_workspace);
+    if (!s.pending) return;
+    parallel::for_pieces(p.rows_pieces, [&](int64_t piece, int) {
+      const int64_t at = piece * p.rows_grain * c.c, n = min_of(p.rows_grain, pixels - piece * p.rows_grain) * c.c;
+      double* sums = p.sums + piece * 2 * c.c;
+      std::fill_n(sums, 2 * c.c, 0.0);
+      // A few thousand elements at a time are summed in T.
+      const int64_t step = max_of(1, 64 * line_of(c.c) / c.c) * c.c;
+      for (int64_t i = 0; i < n; i += step)
+        differentiate<act>(p.affine, c.c, min_of(step, n - i), in.x + at + i, out.x + at + i, out.x + at + i, sums, sums + c.c);
+    });
+  });
+  if (out.parameters != nullptr) finish_parameters(in, c.c, p.rows_pieces, p.sums, out.parameters);
+}
+
+#define REWIND_INSTANTIATE(T)                                                                                     \
+  template std::size_t dense_forward_workspace<T>(const FusedShape&);                                             \
+  template void dense_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*); \
+  template std::size_t dense_backward_workspace<T>(const FusedShape&);                                            \
+  template void dense_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,     \
+                                  const FusedResult<T>&, void*);
+REWIND_INSTANTIATE(float)
+REWIND_INSTANTIATE(double)
+#undef REWIND_INSTANTIATE
+
+}  // namespace rewind_lib::kernels::fused

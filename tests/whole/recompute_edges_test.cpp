@@ -1,0 +1,323 @@
+// Recomputation where it is easy to get wrong: inputs that need a gradient, views, batches of another size, evaluation in
+// between, nets that move, stages that throw, checkpoints around, second derivatives.
+
+#include "zoo.h"
+
+#include <rewind/autograd/checkpoint.h>
+#include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/observer.h>
+#include <rewind/nn/plan.h>
+
+#include <doctest/doctest.h>
+
+namespace rw = rewind;
+namespace nn = rewind::nn;
+using Hashes = std::vector<std::uint64_t>;
+
+namespace {
+
+/// Returns its input itself.
+struct Identity : nn::Module {
+  rw::Tensor forward(rw::Tensor x) override { return x; }
+};
+
+/// Throws when its countdown ends.
+struct Mine : nn::Module {
+  int* countdown;
+  explicit Mine(int* c) : countdown(c) {}
+  rw::Tensor forward(rw::Tensor x) override {
+    if (--*countdown == 0) rw::fail("the mine went off");
+    return rw::tanh(std::move(x));
+  }
+};
+
+/// No parameters at first, then views and identities between layers that compute.
+nn::Sequential odd() {
+  nn::Sequential net{nn::Tanh{}, nn::Flatten{}, Identity{}, nn::Linear{64, 32}, nn::Flatten{}, nn::Tanh{}};
+  net.add(Identity{});
+  net.add(nn::Dropout{0.2});
+  net.add(nn::Linear{32, 10});
+  net.add(nn::Flatten{});
+  net.add(Identity{});
+  return net;
+}
+constexpr zoo::Model odd_model{"odd", 64, 8, 1, 10, odd};
+
+void take_gradients(nn::Module& net, Hashes& to) {
+  for (const rw::Parameter& p : net.parameters()) {
+    to.push_back(rw::hash(p.value.grad()));
+    p.value.set_grad({});
+  }
+}
+
+Hashes step(zoo::Task& task) {
+  rw::random::seed(11);
+  rw::Tensor loss = task.loss();
+  Hashes all{rw::hash(loss)};
+  rw::backward(std::move(loss));
+  take_gradients(task.net, all);
+  for (const rw::Parameter& b : task.net.buffers()) all.push_back(rw::hash(b.value));
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("stages that are views or identities, and stages without parameters, recompute to the same bits") {
+  zoo::Task plain(odd_model);
+  const Hashes expected = step(plain);
+  for (const char* strategy : zoo::strategies) {
+    INFO(std::string(strategy));
+    zoo::Task task(odd_model);
+    task.recompute(strategy, 0, strategy == std::string("budget") ? 0.1 : 0);
+    CHECK(step(task) == expected);
+  }
+}
+
+TEST_CASE("an input that requires a gradient, and one with a history, get the same gradient under every strategy") {
+  for (const bool history : {false, true}) {
+    CAPTURE(history);
+    const auto run = [&](const std::string& strategy) {
+      zoo::Task task(zoo::find("digits"));
+      nn::Sequential before{nn::Conv2d{{.in = 1, .out = 1, .kernel = 3, .padding = 1}}, nn::Tanh{}};
+      rw::Tensor leaf = task.x.clone().set_requires_grad();
+      task.recompute(strategy);
+      rw::random::seed(3);
+      Hashes all;
+      for (int i = 0; i < 2; ++i) {
+        task.x = history ? before(leaf) : leaf;
+        rw::Tensor loss = task.loss();
+        task.x = rw::Tensor();
+        all.push_back(rw::hash(loss));
+        rw::backward(std::move(loss));
+        all.push_back(rw::hash(leaf.grad()));
+        leaf.set_grad({});
+        take_gradients(task.net, all);
+        if (history) take_gradients(before, all);
+      }
+      return all;
+    };
+    const Hashes expected = run("vanilla");
+    for (const char* strategy : zoo::strategies) {
+      INFO(std::string(strategy));
+      CHECK(run(strategy) == expected);
+    }
+  }
+}
+
+TEST_CASE("batches of another size and evaluation in between, under a budget: the same bits, within it") {
+  const zoo::Model& model = zoo::find("fashion cnn");
+  std::size_t peak = 0;
+  const auto run = [&](std::size_t budget) {
+    zoo::Task task(model);
+    const auto optim = zoo::make_optimizer("momentum", task.net.parameters());
+    if (budget > 0) task.net.recompute(rw::Budget{budget});
+    const rw::Tensor x = task.x, y = task.y;
+    rw::random::seed(5);
+    rw::memory::reset_peak();
+    Hashes all;
+    for (int epoch = 0; epoch < 2; ++epoch) {
+      for (const int n : {4, 4, 3}) {
+        task.x = rw::view_rows(x, 0, n);
+        task.y = rw::view_rows(y, 0, n);
+        rw::backward(task.loss());
+        optim->step();
+      }
+      const rw::NoGrad no_grad;
+      task.net.eval();
+      all.push_back(rw::hash(task.loss()));
+      task.net.train();
+    }
+    peak = rw::memory::peak().total;
+    for (const rw::Parameter& p : task.net.parameters()) all.push_back(rw::hash(p.value));
+    return all;
+  };
+  const std::size_t live = rw::memory::live().total;
+  const Hashes expected = run(0);
+  const std::size_t budget = live + (peak - live) * 7 / 10;
+  CHECK(run(budget) == expected);
+  CHECK(peak <= budget);
+}
+
+TEST_CASE("a dry run plans for the steps that follow it, and steps plan for the dry runs that follow them") {
+  for (const bool dry_first : {false, true}) {
+    zoo::Task task(zoo::find("fashion cnn"));
+    const auto adam = zoo::make_optimizer("adam", task.net.parameters());
+    const std::size_t least = task.least_budget() + task.state_bytes("adam"), most = task.vanilla_peak() + task.state_bytes("adam");
+    // Tight enough that the steps with and without the optimizer's state follow different plans.
+    task.net.recompute(rw::Budget{least + (most - least) / 3});
+    const auto step = [&] {
+      task.forward_backward();
+      adam->step();
+    };
+    if (!dry_first) step();
+    const rw::DryRun plan = rw::dry_run([&] {
+      step();
+      step();
+    });
+    rw::memory::reset_peak();
+    rw::memory::start_timeline();
+    step();
+    step();
+    CHECK(plan.peak == rw::memory::peak());
+    CHECK(plan.timeline == rw::memory::stop_timeline());
+  }
+}
+
+TEST_CASE("planning is not counted as part of a dry run, nor seen by observers") {
+  struct Count final : rw::Observer {
+    int ops = 0;
+    void after(const rw::OpEvent&) override { ++ops; }
+  };
+  struct CountModules final : nn::ModuleObserver {
+    int modules = 0;
+    void returned(nn::Module&, const rw::Tensor&) override { ++modules; }
+  };
+  zoo::Task task(zoo::find("digits"));
+  task.recompute("budget");
+  const rw::DryRun first = rw::dry_run([&] { task.forward_backward(); });
+  const rw::DryRun second = rw::dry_run([&] { task.forward_backward(); });
+  CHECK(first.flops == second.flops);
+  for (const rw::Costs costs : {rw::Costs::counted, rw::Costs::measured}) {
+    task.net.recompute(rw::Budget{.bytes = rw::memory::live().total + (std::size_t{1} << 20), .costs = costs});
+    int ops[2], modules[2];
+    for (int i = 0; i < 2; ++i) {
+      Count count;
+      CountModules count_modules;
+      const rw::ObserverScope scope(count);
+      task.forward_backward();
+      for (const rw::Parameter& p : task.net.parameters()) p.value.set_grad({});
+      ops[i] = count.ops;
+      modules[i] = count_modules.modules;
+    }
+    CHECK(ops[1] > 0);
+    CHECK(ops[0] == ops[1]);
+    CHECK(modules[0] == modules[1]);
+  }
+}
+
+TEST_CASE("a net that moved after recompute() follows its strategy") {
+  zoo::Task plain(zoo::find("digits"));
+  const Hashes expected = step(plain);
+  for (const char* strategy : zoo::strategies) {
+    INFO(std::string(strategy));
+    zoo::Task task(zoo::find("digits"));
+    task.recompute(strategy);
+    nn::Sequential elsewhere = std::move(task.net);
+    task.net = nn::Sequential{};
+    task.net = std::move(elsewhere);
+    CHECK(step(task) == expected);
+    CHECK(task.net.actions().empty() == (strategy == std::string("vanilla")));
+    // Between forward and backward, too.
+    rw::random::seed(11);
+    rw::Tensor loss = task.loss();
+    nn::Sequential again = std::move(task.net);
+    rw::backward(std::move(loss));
+    Hashes gradients;
+    take_gradients(again, gradients);
+    CHECK(std::equal(gradients.begin(), gradients.end(), expected.begin() + 1));
+  }
+}
+
+TEST_CASE("an exception in a stage, in forward, replay or backward, leaves a net that trains on") {
+  int countdown = 0;
+  zoo::Task task(zoo::find("lenet5"));
+  task.net = nn::Sequential{nn::Flatten{}};
+  for (int i = 0; i < 6; ++i) {
+    task.net.add(nn::Linear{i == 0 ? 784 : 16, 16});
+    task.net.add(nn::Dropout{0.1});
+    task.net.add(Mine{&countdown});
+  }
+  const Hashes expected = step(task);
+  const auto live = rw::memory::live();
+  for (const char* strategy : zoo::strategies) {
+    INFO(std::string(strategy));
+    countdown = 0;
+    task.recompute(strategy);
+    CHECK(step(task) == expected);
+    const int calls = -countdown;
+    int thrown = 0;
+    for (int at = 1; at <= calls; ++at) {
+      if (strategy == std::string("budget")) task.recompute(strategy);  // so that some go off while it plans
+      countdown = at;
+      try {
+        step(task);
+      } catch (const rw::Error& e) {
+        ++thrown;
+        CHECK(std::string(e.what()).find("the mine went off") != std::string::npos);
+        for (const rw::Parameter& p : task.net.parameters()) p.value.set_grad({});
+        CHECK(rw::memory::live() == live);
+      }
+      countdown = 0;
+    }
+    CHECK(thrown == calls);
+    CHECK(step(task) == expected);
+    CHECK(rw::memory::live() == live);
+  }
+}
+
+TEST_CASE("a budget inside a checkpoint, a checkpoint inside a budget: the same bits and less memory") {
+  const zoo::Model model{"net", 8, 8, 1, 10, support::digits_net};
+  const auto run = [&](zoo::Task& task, std::size_t* peak) {
+    rw::random::seed(11);
+    rw::memory::reset_peak();
+    rw::Tensor loss = rw::checkpoint([&](rw::Tensor x) { return rw::cross_entropy(task.net(std::move(x)), task.y); }, task.x);
+    Hashes all{rw::hash(loss)};
+    rw::backward(std::move(loss));
+    *peak = rw::memory::peak().total;
+    take_gradients(task.net, all);
+    return all;
+  };
+  zoo::Task task(model);
+  std::size_t vanilla = 0, within = 0;
+  const Hashes expected = run(task, &vanilla);
+  const std::size_t least = task.least_budget();
+  const std::size_t budget = least + (vanilla - least) / 3;
+  task.net.recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
+  CHECK(run(task, &within) == expected);
+  CHECK(within <= budget);
+  CHECK(run(task, &within) == expected);
+}
+
+TEST_CASE("what is recomputed cannot be differentiated twice, and says so") {
+  for (const char* strategy : zoo::strategies) {
+    if (strategy == std::string("vanilla")) continue;
+    INFO(std::string(strategy));
+    zoo::Task task(zoo::find("digits"));
+    task.recompute(strategy, 0, 0.1);
+    std::vector<rw::Tensor> targets;
+    for (const rw::Parameter& p : task.net.parameters()) targets.push_back(p.value);
+    const auto live = rw::memory::live();
+    CHECK_THROWS_WITH_AS(rw::grad(task.loss(), targets, {.create_graph = true}),
+                         doctest::Contains("a recomputed chain cannot be differentiated twice; use Recompute::vanilla()"),
+                         rw::Error);
+    CHECK(rw::memory::live() == live);
+    task.net.recompute(rw::Recompute::vanilla());
+    CHECK(rw::grad(task.loss(), targets, {.create_graph = true}).size() == targets.size());
+  }
+  zoo::Task task(zoo::find("digits"));
+  const rw::Tensor w = task.net.parameters()[0].value;
+  CHECK_THROWS_WITH_AS(
+      rw::grad(rw::checkpoint([&](rw::Tensor x) { return rw::cross_entropy(task.net(std::move(x)), task.y); }, task.x), {w},
+               {.create_graph = true}),
+      doctest::Contains("a checkpointed function cannot be differentiated twice; call it without checkpoint()"), rw::Error);
+}
+
+TEST_CASE("a backward that needs a module which is gone says so") {
+  for (const char* strategy : {"vanilla", "sqrt", "low-memory"}) {
+    rw::Tensor loss;
+    rw::Tensor w;
+    {
+      zoo::Task task(zoo::find("digits"));
+      task.recompute(strategy);
+      w = task.net.parameters()[0].value;
+      loss = task.loss();
+    }
+    if (strategy == std::string("vanilla")) {
+      rw::backward(std::move(loss));  // everything is on the tape
+      CHECK(w.grad().defined());
+    } else {
+      CHECK_THROWS_WITH_AS(rw::backward(std::move(loss)), doctest::Contains("its module was destroyed"), rw::Error);
+      CHECK(!w.grad().defined());
+    }
+  }
+}

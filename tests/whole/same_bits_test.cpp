@@ -1,0 +1,277 @@
+// Twenty steps leave the same bits whatever is recomputed, in whatever order, on however many threads.
+
+#include "zoo.h"
+
+#include <rewind/autograd/checkpoint.h>
+#include <rewind/autograd/schedule/simulate.h>
+#include <rewind/nn/plan.h>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <random>
+
+namespace rw = rewind;
+namespace nn = rewind::nn;
+namespace schedule = rewind::schedule;
+using Hashes = std::vector<std::uint64_t>;
+
+namespace {
+
+constexpr int steps = 20;
+
+/// Loss of every step; gradients of the last; parameters, running statistics and the random numbers' place after it.
+Hashes train(zoo::Task& task, const std::string& optimizer) {
+  rw::random::seed(7);
+  const auto optim = zoo::make_optimizer(optimizer, task.net.parameters());
+  Hashes all;
+  for (int i = 0; i < steps; ++i) {
+    rw::Tensor loss = task.loss();
+    all.push_back(rw::hash(loss));
+    rw::backward(std::move(loss));
+    if (i + 1 == steps)
+      for (const rw::Parameter& p : task.net.parameters()) all.push_back(rw::hash(p.value.grad()));
+    optim->step();
+  }
+  for (const rw::Parameter& p : task.net.parameters()) all.push_back(rw::hash(p.value));
+  for (const rw::Parameter& b : task.net.buffers()) {
+    all.push_back(rw::hash(b.value));
+    if (b.name.ends_with("num_batches_tracked")) CHECK(b.value.item<std::int64_t>() == steps);
+  }
+  all.push_back(rw::random::default_generator().offset());
+  return all;
+}
+
+Hashes train(const zoo::Model& model, const std::string& strategy, const std::string& optimizer, int threads) {
+  const zoo::Threads scope(threads);
+  zoo::Task task(model);
+  task.recompute(strategy, task.state_bytes(optimizer));
+  return train(task, optimizer);
+}
+
+/// Everything that has state of its own, wide enough that kernels are cut into pieces.
+nn::Sequential small() {
+  nn::Sequential net{nn::Conv2d{{.in = 1, .out = 8, .kernel = 3, .padding = 1, .bias = false}}, nn::BatchNorm2d{8}, nn::ReLU6{}};
+  net.add(nn::Dropout{0.3});
+  net.add(nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 3, .squeeze_excite = 4}});
+  net.add(nn::InvertedBottleneck{{.in = 8, .out = 16, .expand = 2, .stride = 2}});
+  net.add(nn::GlobalAvgPool{});
+  net.add(nn::Dropout{0.2});
+  net.add(nn::Linear{16, 10});
+  return net;
+}
+constexpr zoo::Model small_model{"small", 48, 8, 1, 10, small};
+
+/// A stage that is checkpointed by itself.
+struct Checkpointed : nn::Module {
+  nn::Sequential body;
+  explicit Checkpointed(nn::Sequential s) : body(std::move(s)) {}
+  void describe(nn::Fields& f) override { f.child("body", body); }
+  rw::Tensor forward(rw::Tensor x) override {
+    return rw::checkpoint([this](rw::Tensor h) { return body(std::move(h)); }, std::move(x));
+  }
+};
+
+nn::Sequential block(bool checkpointed) {
+  nn::Sequential body{nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 2}}, nn::Dropout{0.2}, nn::BatchNorm2d{8}, nn::Tanh{}};
+  nn::Sequential s;
+  if (checkpointed)
+    s.add("0", Checkpointed{std::move(body)});
+  else
+    s.add("0", std::move(body));
+  return s;
+}
+
+/// Three blocks, each a checkpoint or a Sequential with a strategy of its own ("" for neither).
+zoo::Task nested(bool checkpoints, const std::string& inner, const std::string& outer) {
+  zoo::Task task(zoo::Model{"nested", 4, 8, 1, 10, [] { return nn::Sequential{}; }});
+  rw::random::seed(3);
+  task.net.add("stem", nn::conv_norm({.in = 1, .out = 8, .kernel = 3, .padding = 1}));
+  for (const char* name : {"a", "b", "c"}) task.net.add(name, block(checkpoints));
+  task.net.add("head", nn::Sequential{nn::GlobalAvgPool{}, nn::Dropout{0.2}, nn::Linear{8, 10}});
+  if (!inner.empty())
+    for (const int i : {1, 3}) dynamic_cast<nn::Sequential&>(task.net[i]).recompute(rw::Recompute::parse(inner));
+  task.recompute(outer, task.state_bytes("adam"));
+  return task;
+}
+
+/// A net of stages of different sizes, for schedules that no planner would make.
+nn::Sequential uneven() {
+  return nn::Sequential{nn::Conv2d{{.in = 2, .out = 12, .kernel = 3, .padding = 1}},
+                        nn::BatchNorm2d{12},
+                        nn::InvertedBottleneck{{.in = 12, .out = 12, .expand = 3}},
+                        nn::Dropout{0.25},
+                        nn::InvertedBottleneck{{.in = 12, .out = 12, .expand = 1}},
+                        nn::MaxPool2d{2},
+                        nn::InvertedBottleneck{{.in = 12, .out = 12, .expand = 6}},
+                        nn::GlobalAvgPool{},
+                        nn::Linear{12, 10}};
+}
+
+/// A list that is sound but otherwise left to chance. It gives up checkpoints before their backward, runs stages more often
+/// than needed, and tapes some early.
+std::vector<schedule::Action> random_actions(int n, std::mt19937& random) {
+  std::vector<schedule::Action> list;
+  std::vector<bool> kept(static_cast<std::size_t>(n) + 1), taped(kept);
+  kept[0] = true;
+  const auto at = [](int l) { return static_cast<std::size_t>(l); };
+  const auto run = [&](int l, bool tape) {
+    // The chain's input is needed to the end; an activation inside a tape stays whatever happens.
+    const bool drop = l > 1 && random() % 2 == 0;
+    if (tape) {
+      list.push_back(schedule::Fall(l));
+      taped[at(l)] = true;
+      return;
+    }
+    list.push_back(drop ? schedule::Fnone(l) : schedule::Fck(l));
+    kept[at(l)] = true;
+    if (drop) kept[at(l - 1)] = false;
+  };
+  const unsigned often = 2 + random() % 4;  // one in so many stages is taped before it must be
+  for (int l = 1; l <= n; ++l) run(l, l == n || random() % often == 0);
+  for (int l = n; l >= 1; --l) {
+    for (;;) {
+      const bool there = kept[at(l - 1)] || taped[at(l - 1)];
+      if (there && taped[at(l)]) break;
+      int from = there ? l : l - 1;  // the stage to run next: the first after the nearest activation
+      while (!kept[at(from - 1)] && !taped[at(from - 1)]) --from;
+      run(from, from == l || random() % often == 0);
+    }
+    list.push_back(schedule::B(l));
+    taped[at(l)] = kept[at(l - 1)] = kept[at(l)] = false;
+  }
+  return list;
+}
+
+Hashes step(zoo::Task& task) {
+  rw::random::seed(11);
+  rw::Tensor loss = task.loss();
+  Hashes all{rw::hash(loss)};
+  rw::backward(std::move(loss));
+  for (const rw::Parameter& p : task.net.parameters()) {
+    all.push_back(rw::hash(p.value.grad()));
+    p.value.set_grad({});
+  }
+  all.push_back(rw::random::default_generator().offset());
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("the same bits under every strategy with every optimizer on every number of threads") {
+  for (const char* optimizer : zoo::optimizers) {
+    INFO(optimizer);
+    const Hashes expected = train(small_model, "vanilla", optimizer, 1);
+    for (const char* strategy : zoo::strategies)
+      for (int threads = 1; threads <= 4; ++threads) {
+        INFO(strategy << " on " << threads);
+        CHECK(train(small_model, strategy, optimizer, threads) == expected);
+      }
+  }
+}
+
+TEST_CASE("the same bits in every model") {
+  int turn = 0;
+  for (const zoo::Model& model : zoo::models) {
+    INFO(model.name);
+    Hashes expected[std::size(zoo::optimizers)];
+    for (std::size_t o = 0; o < std::size(zoo::optimizers); ++o) expected[o] = train(model, "vanilla", zoo::optimizers[o], 1);
+    // Every strategy; every optimizer with two of them; every number of threads, paired differently from model to model.
+    for (const char* strategy : zoo::strategies) {
+      const std::size_t o = static_cast<std::size_t>(turn) % std::size(zoo::optimizers);
+      const int threads = 1 + (turn / 3 + turn) % 4;
+      INFO(strategy << " with " << zoo::optimizers[o] << " on " << threads);
+      CHECK(train(model, strategy, zoo::optimizers[o], threads) == expected[o]);
+      ++turn;
+    }
+    ++turn;
+  }
+}
+
+TEST_CASE("the same bits with schedules inside schedules and checkpoints inside stages") {
+  const zoo::Threads one(1);
+  const auto run = [](bool checkpoints, const std::string& inner, const std::string& outer) {
+    zoo::Task task = nested(checkpoints, inner, outer);
+    return train(task, "adam");
+  };
+  const Hashes expected = run(false, "", "vanilla");
+  for (const char* outer : zoo::strategies) {
+    INFO("outer " << outer);
+    CHECK(run(true, "", outer) == expected);
+    for (const char* inner : {"low-memory", "recursive", "segments:2", "revolve:1"}) {
+      INFO("inner " << inner);
+      CHECK(run(false, inner, outer) == expected);
+    }
+  }
+}
+
+TEST_CASE("a schedule by hand that gives up a checkpoint before its backward") {
+  const zoo::Threads one(1);
+  const auto task = [] {
+    return zoo::Task(zoo::Model{"three", 4, 8, 1, 10, [] {
+                                  return nn::Sequential{nn::conv_norm({.in = 1, .out = 8, .kernel = 3}), nn::Dropout{0.2},
+                                                        nn::InvertedBottleneck{{.in = 8, .out = 8}}, nn::GlobalAvgPool{},
+                                                        nn::Linear{8, 10}};
+                                }});
+  };
+  zoo::Task plain = task();
+  const Hashes expected = train(plain, "adam");
+  // conv, norm with relu, dropout, bottleneck, pool, linear
+  for (const char* text : {"Fck1 Fnone2 Fck3 Fnone4 Fall5 Fall6 B6 B5 Fnone3 Fall4 B4 Fck1 Fall2 Fall3 B3 B2 Fall1 B1",
+                           "Fck1 Fnone2 Fnone3 Fnone4 Fnone5 Fall6 B6 Fck1 Fnone2 Fnone3 Fall4 Fall5 B5 B4 Fck1 Fnone2 Fall3 B3 "
+                           "Fck1 Fall2 B2 Fall1 B1",
+                           "Fall1 Fck2 Fnone3 Fall4 Fck5 Fall6 B6 Fall5 B5 B4 Fnone2 Fall3 B3 Fall2 B2 B1"}) {
+    INFO(std::string(text));
+    zoo::Task t = task();
+    t.net.recompute(rw::Recompute::actions(schedule::parse(text)));
+    CHECK(train(t, "adam") == expected);
+    CHECK(schedule::to_string(t.net.actions()) == text);
+  }
+  zoo::Task t = task();
+  t.net.recompute(rw::Recompute::actions(schedule::parse("Fck1 Fnone2 Fall3 B3 Fck1 Fall2 B2 Fall1 B1")));
+  CHECK_THROWS_WITH_AS(
+      t.loss(), doctest::Contains("do not fit a chain of 6 stages: action 4, B3: the next backward in order is B6"), rw::Error);
+}
+
+TEST_CASE("random schedules run, give the same bits, and take about what the simulation claims") {
+  const zoo::Threads one(1);
+  std::mt19937 random(1);
+  constexpr int n = 9;
+  zoo::Task task(zoo::Model{"uneven", 4, 12, 2, 10, uneven});
+  REQUIRE(task.net.stages().size() == n);
+  const Hashes expected = step(task);
+  double lowest = 1e9, highest = 0;
+  std::int64_t below = 0, above = 0;
+  int forwards = 0;
+  for (int i = 0; i < 300; ++i) {
+    const std::vector<schedule::Action> list = random_actions(n, random);
+    CAPTURE(schedule::to_string(list));
+    const schedule::Chain chain = nn::describe_chain(task.net, task.x, rw::Costs::counted);
+    const schedule::Trace trace = schedule::simulate(chain, list);
+    REQUIRE(trace.fault == "");
+    forwards += static_cast<int>(list.size()) - n;
+    task.net.recompute(rw::Recompute::actions(list));
+    CHECK(step(task) == expected);
+
+    // What the model of a chain leaves out is beside it throughout: parameters and their gradients.
+    const rw::DryRun run = rw::dry_run([&] {
+      const rw::memory::CategoryScope gradient(rw::Category::gradient);
+      for (const rw::Parameter& p : task.net.parameters()) p.value.set_grad(rw::empty(p.value.shape()));
+      const rw::memory::CategoryScope activation(rw::Category::activation);
+      rw::Tensor y = task.net(task.x);
+      rw::Tensor g = rw::empty(y.shape());
+      rw::backward(std::move(y), std::move(g));
+    });
+    std::int64_t beside = static_cast<std::int64_t>(run.before.total) - chain.input;
+    for (const rw::Parameter& p : task.net.parameters()) beside += static_cast<std::int64_t>(p.value.bytes());
+    const std::int64_t real = static_cast<std::int64_t>(run.peak.total) - beside;
+    lowest = std::min(lowest, static_cast<double>(real) / static_cast<double>(trace.peak));
+    highest = std::max(highest, static_cast<double>(real) / static_cast<double>(trace.peak));
+    below = std::min(below, real - trace.peak);
+    above = std::max(above, real - trace.peak);
+  }
+  MESSAGE("300 schedules of ", n, " stages, ", forwards / 300.0, " forwards each: the dry run's peak is ", lowest, " to ", highest,
+          " of the simulation's (", below, " to +", above, " bytes)");
+  CHECK(lowest > 0.7);
+  CHECK(highest < 1.02);
+}
