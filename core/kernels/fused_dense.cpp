@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t wanted_depth = 3 * block_k;  // of a product, unless one tap is deeper
 constexpr int64_t tile_elements = 1 << 16;     // rows x depth: 256 KiB
-constexpr int64_t wanted_rows = 16 * block_m;
+constexpr int64_t wanted_rows = 40 * block_m;
 constexpr int64_t most_lines = 256;  // rows of y in a tile
 constexpr int64_t wanted_tiles = 16;
 constexpr int64_t most_pieces = 32;

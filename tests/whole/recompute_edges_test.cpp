@@ -231,8 +231,8 @@ TEST_CASE("an exception in a stage, in forward, replay or backward, leaves a net
   const auto live = rw::memory::live();
   for (const char* strategy : zoo::strategies) {
     INFO(std::string(strategy));
-    countdown = 0;
     task.recompute(strategy);
+    countdown = 0;
     CHECK(step(task) == expected);
     const int calls = -countdown;
     int thrown = 0;
