@@ -25,7 +25,7 @@ function(rewind_own_flags target)
             -Wconversion
             -Wno-sign-conversion
             -Wno-missing-field-initializers
-            -Wno-psabi
+            -Wno-psabi -Wno-restrict
             $<$<BOOL:${REWIND_WERROR}>:-Werror>)
 endfunction()
 

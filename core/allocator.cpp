@@ -31,7 +31,7 @@ Arena::Arena(std::size_t reserve) {
     base_ = top_ = high_ = static_cast<std::byte*>(range) + skip;
     reserved_ = reserve;
     madvise(base_, reserved_, MADV_HUGEPAGE);
-    touched_ = static_cast<std::uint8_t*>(std::calloc(reserved_ / chunk, 1));
+    touched_ = static_cast<std::uint32_t*>(std::calloc(reserved_ / chunk, sizeof(std::uint32_t)));
     return;
   }
 }
@@ -97,23 +97,41 @@ Arena::Block* Arena::find(std::size_t bytes) {
   }
 }
 
-void Arena::touch(const std::byte* begin, const std::byte* end) {
-  for (std::size_t c = static_cast<std::size_t>(begin - base_) / chunk; c * chunk < static_cast<std::size_t>(end - base_); ++c)
-    if (touched_[c] == 0) {
-      touched_[c] = 1;
-      resident_ += chunk;
-    }
+// The granules of chunk c that meet [from, to), which are offsets into the range.
+std::uint32_t Arena::granules_of(std::size_t c, std::size_t from, std::size_t to) {
+  const std::size_t first = (std::max(from, c * chunk) - c * chunk) / granule;
+  const std::size_t last = (std::min(to, (c + 1) * chunk) - c * chunk - 1) / granule;
+  return (~std::uint32_t{0} << first) & (~std::uint32_t{0} >> (31 - last));
 }
 
-void* Arena::allocate(std::size_t bytes) {
+// Before [begin, end), which is in no bin and below top_, is written to: afterwards would be too late, the peak has been.
+void Arena::make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed) {
+  const auto from = static_cast<std::size_t>(begin - base_), to = static_cast<std::size_t>(end - base_);
+  const auto after = [&](std::size_t c) {
+    // The first touch of a chunk takes a huge page, where the system has one.
+    return touched_[c] == 0 ? ~std::uint32_t{0} : touched_[c] | granules_of(c, from, to);
+  };
+  std::size_t more = 0;
+  for (std::size_t c = from / chunk; c * chunk < to; ++c)
+    more += granule * static_cast<std::size_t>(std::popcount(after(c) ^ touched_[c]));
+  if (more > 0 && resident_ + more > allowed) purge(allowed - std::min(more, allowed));
+  // The purge may have taken other parts of the same chunks, so that what comes is counted anew.
+  for (std::size_t c = from / chunk; c * chunk < to; ++c) {
+    const std::uint32_t now = after(c);
+    resident_ += granule * static_cast<std::size_t>(std::popcount(now ^ touched_[c]));
+    touched_[c] = now;
+  }
+}
+
+void* Arena::allocate(std::size_t bytes, std::size_t allowed) {
   const std::size_t size = sizeof(Block) + (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   Block* block = find(size);
   if (block != nullptr) {
     unlink(block);
-    touch(reinterpret_cast<std::byte*>(block), reinterpret_cast<std::byte*>(block) + size);
+    auto* begin = reinterpret_cast<std::byte*>(block);
     if (block->size - size >= 2 * alignment) {
-      auto* rest = reinterpret_cast<Block*>(reinterpret_cast<std::byte*>(block) + size);
-      touch(reinterpret_cast<std::byte*>(rest), reinterpret_cast<std::byte*>(rest) + sizeof(Block));
+      auto* rest = reinterpret_cast<Block*>(begin + size);
+      make_resident(begin, begin + size + sizeof(Block), allowed);
       rest->size = block->size - size;
       rest->previous = block;
       block->size = size;
@@ -124,18 +142,18 @@ void* Arena::allocate(std::size_t bytes) {
       }
       link(rest);
     } else {
-      touch(reinterpret_cast<std::byte*>(block), reinterpret_cast<std::byte*>(block) + block->size);
+      make_resident(begin, begin + block->size, allowed);
     }
   } else {
     if (base_ == nullptr || size > static_cast<std::size_t>(base_ + reserved_ - top_)) return nullptr;
     block = reinterpret_cast<Block*>(top_);
-    touch(top_, top_ + size);
+    top_ += size;
+    high_ = std::max(high_, top_);
+    make_resident(top_ - size, top_, allowed);
     block->size = size;
     block->previous = last_;
     block->free = false;
     last_ = block;
-    top_ += size;
-    high_ = std::max(high_, top_);
   }
   return block + 1;
 }
@@ -169,24 +187,34 @@ void Arena::deallocate(void* data) {
   }
 }
 
-// Whole chunks inside [begin, end) go back to the system.
-void Arena::release_chunks(const std::byte* begin, const std::byte* end, std::size_t target) {
-  std::size_t c = (static_cast<std::size_t>(begin - base_) + chunk - 1) / chunk;
-  for (; (c + 1) * chunk <= static_cast<std::size_t>(end - base_) && resident_ > target; ++c)
-    if (touched_[c] != 0) {
-      madvise(base_ + c * chunk, chunk, MADV_DONTNEED);
-      touched_[c] = 0;
-      resident_ -= chunk;
+// Whole units inside [begin, end).
+void Arena::give_back(const std::byte* begin, const std::byte* end, std::size_t unit, std::size_t target) {
+  const std::size_t from = (static_cast<std::size_t>(begin - base_) + unit - 1) / unit * unit;
+  const std::size_t to = static_cast<std::size_t>(end - base_) / unit * unit;
+  for (std::size_t c = from / chunk; c * chunk < to && resident_ > target; ++c) {
+    std::uint32_t going = touched_[c] & granules_of(c, from, to);
+    touched_[c] &= ~going;
+    resident_ -= granule * static_cast<std::size_t>(std::popcount(going));
+    while (going != 0) {  // a call a run of granules
+      const int first = std::countr_zero(going), count = std::countr_one(going >> first);
+      madvise(base_ + c * chunk + static_cast<std::size_t>(first) * granule, static_cast<std::size_t>(count) * granule,
+              MADV_DONTNEED);
+      going &= count == 32 ? 0 : ~(((std::uint32_t{1} << count) - 1) << first);
     }
+  }
+}
+
+void Arena::give_back(std::size_t unit, std::size_t target) {
+  const std::size_t high = (static_cast<std::size_t>(high_ - base_) + chunk - 1) / chunk * chunk;
+  if (resident_ > target) give_back(top_, base_ + high, unit, target);
+  for (int bin = coarse * fine - 1; bin >= bin_of(unit) && resident_ > target; --bin)
+    for (Block* b = bins_[bin]; b != nullptr && resident_ > target; b = b->bin_next)
+      give_back(reinterpret_cast<std::byte*>(b + 1), reinterpret_cast<std::byte*>(b) + b->size, unit, target);
 }
 
 void Arena::purge(std::size_t target) {
-  if (resident_ <= target) return;
-  const std::size_t high = (static_cast<std::size_t>(high_ - base_) + chunk - 1) / chunk * chunk;
-  release_chunks(top_, base_ + high, target);
-  for (int bin = coarse * fine - 1; bin >= bin_of(chunk) && resident_ > target; --bin)
-    for (Block* b = bins_[bin]; b != nullptr && resident_ > target; b = b->bin_next)
-      release_chunks(reinterpret_cast<std::byte*>(b + 1), reinterpret_cast<std::byte*>(b) + b->size, target);
+  give_back(chunk, target);    // keeps huge pages whole
+  give_back(granule, target);  // holes that no chunk fits into
 }
 
 void Arena::check() const {

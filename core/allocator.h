@@ -18,16 +18,19 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
 
   static constexpr std::size_t alignment = 64;
-  /// Granule of residency: a huge page.
+  /// A huge page: what the first touch of an untouched range makes resident, and what is given back first.
   static constexpr std::size_t chunk = std::size_t{2} << 20;
+  /// The least that is given back, where whole chunks are not enough.
+  static constexpr std::size_t granule = chunk / 32;
 
-  /// 64-byte aligned memory of at least `bytes`, or nullptr when the range is used up.
-  void* allocate(std::size_t bytes);
+  /// 64-byte aligned memory of at least `bytes`, or nullptr when the range is used up. Where that would make more than
+  /// `allowed` bytes resident, free memory elsewhere is given back before, as far as there is any.
+  void* allocate(std::size_t bytes, std::size_t allowed = ~std::size_t{0});
   void deallocate(void* data);
 
-  /// Bytes in chunks that have been touched and not been given back.
+  /// Bytes that have been touched and not been given back.
   std::size_t resident() const { return resident_; }
-  /// Gives whole free chunks back to the system until resident() <= target or none are left.
+  /// Gives free memory back to the system until resident() <= target or none is left: whole chunks, then granules.
   void purge(std::size_t target);
   /// Fails a REWIND_CHECK when blocks do not tile the range, or bins and flags disagree. For tests.
   void check() const;
@@ -41,8 +44,10 @@ class Arena {
   void link(Block* block);
   void unlink(Block* block);
   Block* next(Block* block) const;
-  void touch(const std::byte* begin, const std::byte* end);
-  void release_chunks(const std::byte* begin, const std::byte* end, std::size_t target);
+  static std::uint32_t granules_of(std::size_t c, std::size_t from, std::size_t to);
+  void make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed);
+  void give_back(std::size_t unit, std::size_t target);
+  void give_back(const std::byte* begin, const std::byte* end, std::size_t unit, std::size_t target);
 
   std::byte* base_ = nullptr;
   std::size_t reserved_ = 0;
@@ -50,7 +55,7 @@ class Arena {
   Block* last_ = nullptr;      // the block that ends at top_
   std::byte* high_ = nullptr;  // the highest top_ so far
   std::size_t resident_ = 0;
-  std::uint8_t* touched_ = nullptr;  // a flag a chunk
+  std::uint32_t* touched_ = nullptr;  // a bit a granule, a word a chunk
   Block* bins_[coarse * fine] = {};
   std::uint64_t occupied_[coarse * fine / 64] = {};
 };

@@ -217,15 +217,18 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   // A plan for this input serves while what is live beside it stays, near enough: more would break the budget, and with much
   // less a faster schedule may fit. Of several the tightest, so that steps come out as they did in a dry run of them.
   auto at = plans_.end();
-  for (auto e = plans_.begin(); e != plans_.end(); ++e)
-    if (e->shape == x.shape() && e->dtype == x.dtype() && e->training == root.training() && e->requires_grad == x.requires_grad() &&
-        e->plan.chain.stages.size() == stages && live <= e->live && live + budget_.bytes / 16 >= e->live &&
-        (at == plans_.end() || e->live < at->live))
-      at = e;
+  const BudgetPlan* known = nullptr;  // for the same chain, with something else beside it
+  for (auto e = plans_.begin(); e != plans_.end(); ++e) {
+    if (e->shape != x.shape() || e->dtype != x.dtype() || e->training != root.training() || e->requires_grad != x.requires_grad() ||
+        e->plan.chain.stages.size() != stages)
+      continue;
+    if (known == nullptr || e->plan.costs == Costs::measured) known = &e->plan;
+    if (live <= e->live && live + budget_.bytes / 16 >= e->live && (at == plans_.end() || e->live < at->live)) at = e;
+  }
   if (at == plans_.end()) {
     planning_ = true;
     try {
-      BudgetPlan plan = make(root, *chain, x);
+      BudgetPlan plan = make(root, *chain, x, known);
       if (plans_.size() == most_plans) plans_.erase(plans_.begin());
       plans_.push_back({x.shape(), x.dtype(), root.training(), x.requires_grad(), live, std::move(plan)});
     } catch (...) {
@@ -239,7 +242,7 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
 }
 
-BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& given) const {
+BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& given, const BudgetPlan* known) const {
   const Unobserved unobserved;
   const GradModeScope record(GradMode::record);  // the first run of a checkpointed function only tracks
   Tensor x = given.detach();                     // what it was computed from is none of our business
@@ -251,6 +254,10 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
     const DryLedger dry;
     const KeptGenerator generator;
     chain.choose(Recompute::vanilla());
+    struct Probe {
+      Tensor*& slot;
+      ~Probe() { slot = nullptr; }
+    } const probe{chain.probe_};
     chain.probe_ = &input;
     const Tensor y = root.forward(x);
     if (!input.defined()) fail("recompute: the module's forward does not run the chain that the budget is for");
@@ -260,11 +267,16 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
     if (input_requires_grad) input.set_requires_grad();
   }
   plan.costs = DryLedger::active() ? Costs::counted : budget_.costs;
-  try {
-    plan.chain = describe_chain(chain, input, plan.costs);
-  } catch (const OutOfMemory&) {  // the limit leaves no room to time stages beside what is live
-    if (plan.costs == Costs::counted) throw;
-    plan.chain = describe_chain(chain, input, plan.costs = Costs::counted);
+  if (known != nullptr && (known->costs == budget_.costs || plan.costs == Costs::counted)) {
+    plan.chain = known->chain;
+    plan.costs = known->costs;
+  } else {
+    try {
+      plan.chain = describe_chain(chain, input, plan.costs);
+    } catch (const OutOfMemory&) {  // the limit leaves no room to time stages beside what is live
+      if (plan.costs == Costs::counted) throw;
+      plan.chain = describe_chain(chain, input, plan.costs = Costs::counted);
+    }
   }
   input = Tensor();
 

@@ -43,7 +43,8 @@ class BudgetPlanner {
     std::size_t live;  // when it was planned
     BudgetPlan plan;
   };
-  BudgetPlan make(Module& root, Sequential& chain, const Tensor& given) const;
+  /// `known`: an earlier plan for the same chain and input, to take sizes and costs from; may be nullptr.
+  BudgetPlan make(Module& root, Sequential& chain, const Tensor& given, const BudgetPlan* known) const;
 
   Budget budget_;
   bool planning_ = false;

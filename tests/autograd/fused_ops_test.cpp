@@ -237,3 +237,22 @@ TEST_CASE("running statistics move as batch_norm moves them") {
   CHECK(difference(mean[1], mean[0]) < 1e-12);
   CHECK(difference(var[1], var[0]) < 1e-12);
 }
+
+TEST_CASE("a dry run of a fused chain takes the bytes that the step takes") {
+  const Tensor x = uniform({4, 9, 9, 16}, -1, 1, 1).to(rw::float32);
+  const Tensor w1 = uniform({24, 3, 3, 16}, -1, 1, 2).to(rw::float32).set_requires_grad();
+  const Tensor w2 = uniform({3, 3, 24}, -1, 1, 3).to(rw::float32).set_requires_grad();
+  const Tensor w3 = uniform({16, 1, 1, 24}, -1, 1, 4).to(rw::float32).set_requires_grad();
+  const Tensor gamma = uniform({24}, 0.5, 2, 5).to(rw::float32).set_requires_grad();
+  const auto step = [&] {
+    rw::FusedConvResult r = rw::fused_conv2d({.x = x}, w1, {.padding = 1});
+    r = rw::fused_conv2d({r.y, r.mean, r.var, gamma, {}, 1e-5, Epilogue::relu6}, w2, {.padding = 1});
+    r = rw::fused_conv2d({r.y, r.mean, r.var, gamma, {}, 1e-5, Epilogue::relu6}, w3);
+    rw::backward(rw::sum(rw::square(rw::settle({r.y, r.mean, r.var}, x))));
+    for (const Tensor& t : {w1, w2, w3, gamma}) t.take_grad();
+  };
+  const rw::DryRun plan = rw::dry_run(step);
+  rw::memory::reset_peak();
+  step();
+  CHECK(plan.peak == rw::memory::peak());
+}

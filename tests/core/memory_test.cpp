@@ -163,6 +163,29 @@ TEST_CASE("an arena that is used up says so with a null pointer and goes on") {
   arena.check();
 }
 
+TEST_CASE("an allocation gives free memory back first where more would be resident than allowed, holes below a chunk too") {
+  rw::Arena arena(std::size_t{1} << 28);
+  constexpr std::size_t hole = rw::Arena::chunk / 2, wall = 3 * rw::Arena::chunk / 4;
+  std::vector<char*> holes, walls;
+  for (int i = 0; i < 32; ++i) {
+    holes.push_back(static_cast<char*>(arena.allocate(hole)));
+    walls.push_back(static_cast<char*>(arena.allocate(wall)));
+    std::fill_n(holes.back(), hole, 1);
+    std::fill_n(walls.back(), wall, 2);
+  }
+  for (char* h : holes) arena.deallocate(h);
+  const std::size_t full = arena.resident();
+  constexpr std::size_t bytes = 4 * rw::Arena::chunk;
+  auto* large = static_cast<char*>(arena.allocate(bytes, full));
+  CHECK(arena.resident() <= full);
+  CHECK(arena.resident() > full - rw::Arena::chunk);  // and no more of it than needed
+  std::fill_n(large, bytes, 3);
+  for (char* w : walls) CHECK(std::all_of(w, w + wall, [](char c) { return c == 2; }));
+  // What cannot be helped is resident all the same.
+  CHECK(arena.allocate(bytes, 0) != nullptr);
+  arena.check();
+}
+
 TEST_CASE("free chunks in the middle go back to the system and come again") {
   rw::Arena arena(std::size_t{1} << 28);
   constexpr std::size_t bytes = 8 * rw::Arena::chunk;

@@ -149,7 +149,7 @@ TEST_CASE("a limit that refuses vanilla is enough for a budget of as much, from 
       CHECK(peak <= budget);
     }
     CHECK_THROWS_WITH_AS(train(least - 1, true, &peak), doctest::Contains("is too small; this step needs at least"), rw::Error);
-    MESSAGE(name, ": vanilla takes ", most, " bytes, the least budget is ", least);
+    MESSAGE(std::string(name), ": vanilla takes ", most, " bytes, the least budget is ", least);
   }
 }
 
@@ -219,4 +219,26 @@ TEST_CASE("planning leaves gradients, statistics and random numbers as they were
   nn::describe_chain(model, x, rw::Costs::measured);
   take(after);
   CHECK(before == after);
+}
+
+TEST_CASE("a module that fails before or beside its chain says so, and can be called again") {
+  struct Picky : nn::Module {
+    nn::Sequential body{nn::Linear{4, 4}, nn::Tanh{}, nn::Linear{4, 4}};
+    bool refuse = true, skip = false;
+    void describe(nn::Fields& f) override { f.child("body", body); }
+    Tensor forward(Tensor x) override {
+      if (refuse) rw::fail("not today");
+      return skip ? rw::tanh(std::move(x)) : body(std::move(x));
+    }
+  } model;
+  model.recompute(rw::Budget{1_GiB});
+  const Tensor x = rw::randn({2, 4});
+  CHECK_THROWS_WITH_AS(model(x), "not today", rw::Error);
+  model.refuse = false;
+  model.skip = true;
+  CHECK_THROWS_WITH_AS(model(x), doctest::Contains("does not run the chain that the budget is for"), rw::Error);
+  model.skip = false;
+  model.body(rw::randn({2, 4}));  // nobody looks at its input any more
+  rw::backward(rw::sum(model(x)));
+  CHECK(model.parameters()[0].value.grad().defined());
 }
