@@ -9,7 +9,7 @@ namespace {
 /// The attribute of a checkpoint entry. Trivially copyable; owns the closure through OpDecl::release.
 struct Call {
   Closure* closure;
-  RunLog* log;                    // owned
+  RunLog* log;                   // owned
   random::Generator generator;   // where the random numbers stood before the first run
   std::uint64_t differentiable;  // which results the entry's outputs are
   std::uint32_t given;           // which inputs are defined

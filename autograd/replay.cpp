@@ -36,7 +36,8 @@ RunLog::Compare::Compare(const RunLog& log) : log_(log) {
 void RunLog::Compare::after(const OpEvent& event) {
   const std::string where = str(event.op.name, event.module[0] != 0 ? str(" in module ", event.module) : "");
   if (next_ == log_.notes_.size() || log_.notes_[next_].op != &event.op)
-    fail(str("replay: ", where, " ran, where the first run had ", next_ == log_.notes_.size() ? "ended" : log_.notes_[next_].op->name,
+    fail(str("replay: ", where, " ran, where the first run had ",
+             next_ == log_.notes_.size() ? "ended" : log_.notes_[next_].op->name,
              ". A function that is recomputed must run the same ops every time."));
   if (hash_of(event) != log_.notes_[next_++].hash)
     fail(str("replay: ", where, " computed other values than the first time, output 0 of shape ", event.out[0].shape(),

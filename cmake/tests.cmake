@@ -7,7 +7,7 @@ if(doctest_FOUND)
 
   foreach(group core autograd nn optim data report whole)
     file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${group}/*.cpp)
-    list(FILTER sources EXCLUDE REGEX "/make_page.cpp$") # a program of its own, below
+    list(FILTER sources EXCLUDE REGEX "/(make_page|print_bits).cpp$") # programs of their own, below
     if(NOT sources OR (group STREQUAL report AND NOT TARGET rewind_report))
       continue()
     endif()
@@ -42,6 +42,15 @@ endif()
 find_program(REWIND_CLANG_FORMAT clang-format)
 if(REWIND_CLANG_FORMAT)
   add_test(NAME check_format COMMAND ${PROJECT_SOURCE_DIR}/scripts/format.sh --check)
+endif()
+
+# The same bits under every OpenBLAS. A missing variant fails, and says what to install.
+if(REWIND_PYTHON)
+  rewind_program(rewind_print_bits SOURCES ${PROJECT_SOURCE_DIR}/tests/whole/print_bits.cpp LINK rewind::rewind)
+  set_target_properties(rewind_print_bits PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  add_test(NAME blas_variants
+           COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/whole/blas_variants_test.py $<TARGET_FILE:rewind_print_bits>)
+  set_tests_properties(blas_variants PROPERTIES TIMEOUT 600)
 endif()
 
 # The page of report/ in a browser. Without the browser the test fails, and says what to install.

@@ -111,7 +111,7 @@ struct Holding {
 std::vector<Holding> largest(int count);
 
 /// Bytes of the process's memory that the arena has touched and not given back. At least live().total (but for
-/// rounding), and kept within 3 % of the peak, or 6 MB, by giving free pages back before it would exceed that.
+/// rounding), and kept within 2.5 % of the peak, or 5 MB, by giving free pages back before it would exceed that.
 std::size_t resident();
 
 }  // namespace memory

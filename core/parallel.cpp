@@ -47,12 +47,14 @@ class Team {
       ++workers_;
       std::thread([this, me = workers_] { work(me); }).detach();
     }
+    // Close the old job first. A straggler that saw its last ticket would else take a piece of it by the count of the new one.
+    const std::uint64_t old = ticket_.load(std::memory_order_relaxed) >> 32, job = old + 1;
+    ticket_.store(old << 32 | closed, std::memory_order_relaxed);
     body_.store(body, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
     size_.store(size, std::memory_order_relaxed);
-    count_.store(static_cast<std::uint32_t>(pieces), std::memory_order_relaxed);
+    count_.store(static_cast<std::uint32_t>(pieces), std::memory_order_release);
     done_.store(0, std::memory_order_relaxed);
-    const std::uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(job << 32, std::memory_order_release);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
 
@@ -73,13 +75,14 @@ class Team {
   static constexpr int spin_limit = 2000;
 
   // ticket_ holds the number of the job and how many of its pieces have been taken, so that a piece can only be taken from
-  // the job that was looked at; while a taken piece is not done, the job stays.
+  // the job that was looked at; while a taken piece is not done, the job stays. Closed, it has none left by any count.
+  static constexpr std::uint64_t closed = 0xffffffff;
   void take_pieces(std::uint64_t job, int worker) {
     inside = true;
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (ticket >> 32 == job) {
       const auto piece = static_cast<std::uint32_t>(ticket);
-      const std::uint32_t count = count_.load(std::memory_order_relaxed);
+      const std::uint32_t count = count_.load(std::memory_order_acquire);
       const detail::Body body = body_.load(std::memory_order_relaxed);
       void* context = context_.load(std::memory_order_relaxed);
       if (piece >= count || worker >= size_.load(std::memory_order_relaxed)) break;

@@ -98,11 +98,11 @@ struct Heap {
     return static_cast<std::byte*>(std::aligned_alloc(Arena::alignment, (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64));
 #else
     if (bytes < small_bytes) return static_cast<std::byte*>(small.allocate(bytes));
-    // Free memory is kept, but never so much of it that the process outgrows the tracked peak by more than 3 %; with the
+    // Free memory is kept, but never so much of it that the process outgrows the tracked peak by more than 2.5 %; with the
     // code that is loaded on the way and the heap, that is 5 % from 200 MB on. Smaller programs may keep as much as that one.
-    constexpr std::size_t least = 6'000'000;
+    constexpr std::size_t least = 5'000'000;
     const std::size_t most = std::max(real.peak.total, real.live.total + bytes);
-    const std::size_t allowed = most + std::max(most * 3 / 100, least);
+    const std::size_t allowed = most + std::max(most / 40, least);
     return static_cast<std::byte*>(large.allocate(bytes, allowed - std::min(small.resident(), allowed)));
 #endif
   }

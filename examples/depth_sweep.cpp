@@ -33,7 +33,8 @@ int main(int argc, char** argv) {
           rw::Tensor labels = rw::empty({batch}, rw::int64);
           rw::backward(rw::cross_entropy(net(rw::empty({batch, 32, 32, 3})), labels));
         });
-        const double again = static_cast<double>(step.flops_in(rw::Phase::recompute)) / static_cast<double>(step.flops_in(rw::Phase::forward));
+        const double again =
+            static_cast<double>(step.flops_in(rw::Phase::recompute)) / static_cast<double>(step.flops_in(rw::Phase::forward));
         std::printf(" %11s + %4.2f fwd", rw::memory::human(step.peak[rw::Category::activation]).c_str(), again);
         results.push_back({{"depth", depth},
                            {"stages", net.stages().size()},

@@ -15,7 +15,8 @@ int main(int argc, char** argv) {
   app.add_option("--epochs", options.epochs)->check(CLI::PositiveNumber);
   app.add_option("--seed", options.seed);
   app.add_option("--threads", threads)->check(CLI::PositiveNumber);
-  app.add_option("--recompute", recompute, "vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS or budget:BYTES");
+  app.add_option("--recompute", recompute,
+                 "vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS or budget:BYTES");
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 

@@ -7,7 +7,7 @@ set -euo pipefail
 declare -A packages=(
   [build]="g++ cmake ninja-build pkg-config libopenblas-openmp-dev zlib1g-dev"
   [examples]="nlohmann-json3-dev libcli11-dev libjs-chart.js"
-  [test]="doctest-dev python3 clang-format make"
+  [test]="doctest-dev python3 clang-format make libopenblas0-openmp libopenblas0-pthread"
   [data]="dataset-fashion-mnist"
   [browser]="chromium chromium-driver python3-selenium"
   [bench]="libbenchmark-dev"

@@ -65,8 +65,10 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::ofstream out(argv[1]);
-  out << "# The ops\n\nMade by `make docs` from the declarations of the ops; see autograd/op.h for what they mean. Inputs and outputs "
-         "count from 0. What an op saves depends on which gradients are wanted and on its attributes; the table shows its largest sample "
+  out << "# The ops\n\nMade by `make docs` from the declarations of the ops; see autograd/op.h for what they mean. Inputs and "
+         "outputs "
+         "count from 0. What an op saves depends on which gradients are wanted and on its attributes; the table shows its largest "
+         "sample "
          "with all of them wanted.\n\n";
   write(out, rw::all_ops());
   out << "\n## Updates of the optimizers\n\n";

@@ -41,14 +41,18 @@ TEST_CASE("a recomputed function that computes other values is caught, with the 
   int runs = 0;
   const auto drifting = [&runs](Tensor h) { return rw::exp(rw::affine(rw::tanh(std::move(h)), 1, ++runs)); };
   Tensor y = rw::sum(rw::checkpoint(drifting, input()));
-  CHECK_THROWS_WITH_AS(rw::backward(y), doctest::Contains("replay: affine computed other values than the first time, output 0 of shape [5]"), rw::Error);
-  CHECK_THROWS_WITH_AS(rw::backward(scheduled(true, input())), doctest::Contains("replay: affine computed other values"), rw::Error);
+  CHECK_THROWS_WITH_AS(rw::backward(y),
+                       doctest::Contains("replay: affine computed other values than the first time, output 0 of shape [5]"),
+                       rw::Error);
+  CHECK_THROWS_WITH_AS(rw::backward(scheduled(true, input())), doctest::Contains("replay: affine computed other values"),
+                       rw::Error);
 }
 
 TEST_CASE("a recomputed function that runs other ops is caught") {
   const rw::ReplayGuard guard;
   int runs = 0;
-  Tensor y = rw::sum(rw::checkpoint([&runs](Tensor h) { return runs++ == 0 ? rw::tanh(std::move(h)) : rw::exp(std::move(h)); }, input()));
+  Tensor y =
+      rw::sum(rw::checkpoint([&runs](Tensor h) { return runs++ == 0 ? rw::tanh(std::move(h)) : rw::exp(std::move(h)); }, input()));
   CHECK_THROWS_WITH_AS(rw::backward(y), doctest::Contains("replay: exp ran, where the first run had tanh"), rw::Error);
 }
 

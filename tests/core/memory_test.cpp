@@ -199,7 +199,8 @@ TEST_CASE("free chunks in the middle go back to the system and come again") {
   CHECK(b[0] == 1);
   auto* c = static_cast<char*>(arena.allocate(bytes));
   CHECK(c == a);
-  CHECK(arena.resident() == full);
+  CHECK(arena.resident() <= full);
+  CHECK(arena.resident() > full - rw::Arena::chunk);
   CHECK(c[rw::Arena::chunk] == 0);  // a fresh page
   arena.deallocate(b);
   arena.deallocate(c);
