@@ -7,12 +7,13 @@ BUILD = cmake --build --preset
 NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench asan tsan format format-check docs clean
+.PHONY: help demo test bench check-resident asan tsan format format-check docs clean
 
 help:
 	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
 	@echo 'make test    build and run every test and check'
 	@echo 'make bench   build and run the benchmarks'
+	@echo 'make check-resident   peak memory of whole processes against what was counted, on large models (minutes)'
 	@echo 'make asan    the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan    the tests under ThreadSanitizer (clang)'
 	@echo 'make format  rewrite the sources in the style of .clang-format'
@@ -36,6 +37,12 @@ bench:
 	scripts/bootstrap.sh build examples bench
 	cmake --preset release $(call NEED,benchmark CLI11 nlohmann_json)
 	$(BUILD) release -j $(JOBS) --target bench
+
+check-resident:
+	scripts/bootstrap.sh build examples
+	cmake --preset release $(call NEED,CLI11 nlohmann_json)
+	$(BUILD) release -j $(JOBS) --target compare_checkpointing
+	tests/whole/resident_test.py build/release/examples/compare_checkpointing --all
 
 asan:
 	scripts/bootstrap.sh build examples test data

@@ -53,6 +53,13 @@ if(REWIND_PYTHON)
   set_tests_properties(blas_variants PROPERTIES TIMEOUT 600)
 endif()
 
+# What is counted is what is used. Not under a sanitizer, which has an allocator of its own.
+if(REWIND_PYTHON AND TARGET compare_checkpointing AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+  add_test(NAME resident
+           COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/whole/resident_test.py $<TARGET_FILE:compare_checkpointing>)
+  set_tests_properties(resident PROPERTIES TIMEOUT 300)
+endif()
+
 # The page of report/ in a browser. Without the browser the test fails, and says what to install.
 option(REWIND_BROWSER_TEST "Test the report in headless Chromium" ON)
 if(REWIND_BROWSER_TEST AND REWIND_PYTHON AND TARGET rewind_report)
