@@ -3,6 +3,8 @@
 
 #include <rewind/core/tensor.h>
 
+#include <span>
+
 namespace rewind_lib {
 
 /// Adds the gradient of `loss` (one element) to every leaf that it was computed from, and consumes the tape: each saved
@@ -13,6 +15,8 @@ namespace rewind_lib {
 void backward(Tensor loss);
 /// The same from any tensor, with its gradient given (same shape and dtype).
 void backward(Tensor output, Tensor output_gradient);
+/// The same from several tensors in one sweep. Takes over both lists, leaving undefined tensors.
+void backward(std::span<Tensor> outputs, std::span<Tensor> output_gradients);
 
 struct GradOptions {
   /// The gradient of y, in its shape; not needed when y has one element.

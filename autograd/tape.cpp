@@ -3,6 +3,7 @@
 #include <rewind/autograd/tape.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <new>
 
@@ -356,25 +357,27 @@ void Tape::clean_up() noexcept {
     if (i < size() && entries_[i]->live && entries_[i]->uses == 0) kill(i);
 }
 
-void Tape::run(Tensor y, Tensor g, const SweepGoal& goal) {
+void Tape::run(std::span<Tensor> outputs, std::span<Tensor> gradients, const SweepGoal& goal) {
   if (goal_ != nullptr) fail("backward: called while another backward is going on, from inside a checkpointed function or a vjp");
-  const ValueRef value = y.impl().value;
-  if (value.recorder == this && lookup(value) == nullptr)
-    fail(
-        "backward: this part of the tape was already consumed by an earlier backward. Compute the loss again, or use "
-        "grad(y, x, {.create_graph = true}), which keeps the tape.");
+  for (const Tensor& y : outputs)
+    if (const ValueRef& value = y.impl().value; value.recorder == this && lookup(value) == nullptr)
+      fail(
+          "backward: this part of the tape was already consumed by an earlier backward. Compute the loss again, or use "
+          "grad(y, x, {.create_graph = true}), which keeps the tape.");
   const ContextScope<&Context::phase> phase(Phase::backward);
   try {
     mark_needed(goal);
     goal_ = &goal;
     position_ = static_cast<std::int64_t>(size()) - 1;
-    for (std::size_t t = 0; t < goal.targets.size(); ++t)
-      if (goal.targets[t].same(y) && value.recorder == nullptr) goal.captured[t] = g;
-    if (goal.collect || value.recorder != nullptr) {
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const Tensor y = std::exchange(outputs[i], Tensor());
+      const ValueRef value = y.impl().value;
+      for (std::size_t t = 0; t < goal.targets.size(); ++t)
+        if (goal.targets[t].same(y) && value.recorder == nullptr) goal.captured[t] = gradients[i];
+      if (!goal.collect && value.recorder == nullptr) continue;
       const GradModeScope mode(goal.create_graph ? GradMode::record : GradMode::off);
-      accumulate(value, y, std::move(g));
+      accumulate(value, y, std::move(gradients[i]));
     }
-    y = Tensor();
     sweep(0);
   } catch (...) {
     clean_up();
@@ -417,9 +420,18 @@ void backward(Tensor loss) {
 }
 
 void backward(Tensor output, Tensor output_gradient) {
-  check_gradient(output, output_gradient, "backward");
-  check_history(output, "backward");
-  detail::Tape::current().run(std::move(output), std::move(output_gradient), {});
+  std::array outputs{std::move(output)}, gradients{std::move(output_gradient)};
+  backward(outputs, gradients);
+}
+
+void backward(std::span<Tensor> outputs, std::span<Tensor> gradients) {
+  if (outputs.size() != gradients.size())
+    fail(str("backward: ", outputs.size(), " outputs, but ", gradients.size(), " output gradients"));
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    check_gradient(outputs[i], gradients[i], "backward");
+    check_history(outputs[i], "backward");
+  }
+  detail::Tape::current().run(outputs, gradients, {});
 }
 
 std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOptions options) {
@@ -429,7 +441,8 @@ std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOpti
   for (std::size_t i = 0; i < x.size(); ++i)
     if (!x[i].requires_grad()) fail(str("grad: x[", i, "], shape ", x[i].shape(), ", does not require a gradient"));
   std::vector<Tensor> result(x.size());
-  detail::Tape::current().run(y, std::move(g),
+  std::array outputs{y}, gradients{std::move(g)};
+  detail::Tape::current().run(outputs, gradients,
                               {.create_graph = options.create_graph, .collect = false, .targets = x, .captured = result});
   for (std::size_t i = 0; i < x.size(); ++i)
     if (!result[i].defined())

@@ -89,8 +89,8 @@ class Tape final : public Recorder {
               Saves saves);
   void dropped(std::uint32_t entry, std::uint64_t serial) noexcept override;
 
-  /// Runs backward from y with the gradient g, for a goal.
-  void run(Tensor y, Tensor g, const SweepGoal& goal);
+  /// Runs backward from outputs with gradients of theirs, for a goal. Takes both over.
+  void run(std::span<Tensor> outputs, std::span<Tensor> gradients, const SweepGoal& goal);
 
   /// Inside a vjp: sweeps what was recorded since `mark`, seeded with gradients of `outputs`, for the goal of the sweep
   /// that is going on. Outputs are released before the sweep begins.

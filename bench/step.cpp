@@ -18,6 +18,7 @@ namespace {
 struct Settings {
   std::string model = "mobilenet_v2", optimizer = "momentum", recompute = "vanilla", json;
   int batch = 16, size = 0, depth = 0, classes = 0, threads = rw::parallel::threads(), steps = 12;
+  bool plain = false;
 };
 
 std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& name, std::vector<rw::Parameter> parameters) {
@@ -30,6 +31,7 @@ std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& name, st
 void run(const Settings& s) {
   rw::parallel::set_threads(s.threads);
   rw::nn::Sequential net = rw::nn::models::make(s.model, {.classes = s.classes, .size = s.size, .depth = s.depth});
+  net.fuse(!s.plain);
   net.recompute(rw::Recompute::parse(s.recompute));
   auto optimizer = make_optimizer(s.optimizer, net.parameters());
   const rw::Shape shape = rw::nn::models::input_shape(s.model, s.batch, s.size);
@@ -68,6 +70,7 @@ void run(const Settings& s) {
                                {"batch", s.batch},
                                {"optimizer", s.optimizer},
                                {"recompute", s.recompute},
+                               {"fused", !s.plain},
                                {"threads", s.threads},
                                {"median_ms", median},
                                {"min_ms", ms.front()},
@@ -85,6 +88,7 @@ int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Times a training step"};
   app.add_option("--model", s.model);
+  app.add_flag("--plain", s.plain, "one op after the other, without fusion");
   app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
   app.add_option("--size", s.size)->check(CLI::PositiveNumber);
   app.add_option("--depth", s.depth)->check(CLI::PositiveNumber);

@@ -27,8 +27,9 @@ int main(int argc, char** argv) {
     rw::nn::Sequential net = support::digits_net();
     net.recompute(rw::Recompute::parse(recompute));
     rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
+    rw::data::DataLoader loader{data.train, {.batch = options.batch, .shuffle = true, .seed = options.seed}};
 
-    const support::Result result = support::train(net, adam, data, options);
+    const support::Result result = support::train(net, adam, loader, data.test, options);
 
     const std::int64_t parameters = rw::count_elements(net.parameters());
     std::cout << "test accuracy " << 100 * result.test_accuracy << " % after " << result.epochs << " epochs, " << result.seconds

@@ -46,13 +46,21 @@ Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation act
   return chain;
 }
 
+Tensor add_shortcut(Pending p, Tensor shortcut, Activation activation) {
+  const bool at_once = activation == Activation::none || activation == Activation::relu || activation == Activation::relu6;
+  if (p.any() && p.epilogue == Epilogue::none && at_once) {
+    if (activation != Activation::none) p.epilogue = activation == Activation::relu ? Epilogue::relu : Epilogue::relu6;
+    return settle(std::move(p), std::move(shortcut));
+  }
+  return activate(add(settle(std::move(p)), std::move(shortcut)), activation);
+}
+
 Residual::Residual(Sequential main, Sequential shortcut, Activation activation)
     : main_(std::move(main)), shortcut_(std::move(shortcut)), activation_(activation) {}
 
 Tensor Residual::forward(Tensor x) {
   Tensor kept = shortcut_.size() > 0 ? shortcut_(x) : x;
-  Tensor y = main_.forward(std::move(x));
-  return activate(add(std::move(y), std::move(kept)), activation_);
+  return add_shortcut(main_.forward_pending(std::move(x)), std::move(kept), activation_);
 }
 
 void Residual::describe(Fields& f) {
@@ -103,9 +111,9 @@ InvertedBottleneck::InvertedBottleneck(InvertedBottleneckOptions o)
 }
 
 Tensor InvertedBottleneck::forward(Tensor x) {
-  if (!residual_) return conv_(std::move(x));
-  Tensor y = conv_(x);
-  return add(std::move(y), std::move(x));
+  if (!residual_) return conv_.forward(std::move(x));
+  Pending y = conv_.forward_pending(x);
+  return add_shortcut(std::move(y), std::move(x));
 }
 
 void InvertedBottleneck::describe(Fields& f) { f.child("conv", conv_); }

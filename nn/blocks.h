@@ -16,6 +16,9 @@ Sequential conv_norm(Conv2dOptions conv, Activation activation = Activation::rel
 /// The same with a depthwise convolution, padded to keep height and width at stride 1.
 Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation = Activation::relu);
 
+/// activation(value of p + shortcut): in one pass where a normalisation is pending and the activation is a relu or none.
+Tensor add_shortcut(Pending p, Tensor shortcut, Activation activation = Activation::none);
+
 /// activation(main(x) + shortcut(x)) (He et al. 2016). An empty shortcut is the identity. The children of `main` count as
 /// the block's own ("conv1"), the shortcut is named "downsample", as PyTorch names them in its ResNets.
 class Residual final : public Module {

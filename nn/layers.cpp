@@ -33,6 +33,20 @@ void check_window(const char* layer, Pair kernel, Pair stride, Pair padding, Pai
   check("dilation", dilation, 1);
 }
 
+/// Of convolution layers: as one op, or one by one where that is off.
+template <class Conv>
+schedule::Activation pass_through(Conv& conv, FusedConvOptions options, Pending p, Tensor residual) {
+  const PathLabel label(conv);
+  if (conv.passes()) {
+    FusedConvResult r = fused_conv2d(std::move(p), conv.weight, options, std::move(residual));
+    return {std::move(r.y), std::move(r.mean), std::move(r.var)};
+  }
+  Tensor y = conv.forward(settle(std::move(p)));
+  return {residual.defined() ? add(std::move(y), std::move(residual)) : std::move(y)};
+}
+
+bool undilated(Pair dilation) { return dilation.h == 1 && dilation.w == 1; }
+
 }  // namespace
 
 Linear::Linear(LinearOptions o) {
@@ -70,6 +84,15 @@ Tensor Conv2d::forward(Tensor x, Epilogue then) {
   return conv2d(std::move(x), weight, bias, options);
 }
 
+bool Conv2d::passes() const {
+  return fusing() && !bias.defined() && options_.groups == 1 && undilated(options_.dilation) &&
+         fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
+}
+
+schedule::Activation Conv2d::pass(Pending p, bool statistics, Tensor residual) {
+  return pass_through(*this, {options_.stride, options_.padding, statistics}, std::move(p), std::move(residual));
+}
+
 void Conv2d::describe(Fields& f) {
   f.parameter("weight", weight);
   f.parameter("bias", bias);
@@ -85,6 +108,15 @@ DepthwiseConv2d::DepthwiseConv2d(DepthwiseConv2dOptions o)
 }
 
 Tensor DepthwiseConv2d::forward(Tensor x) { return depthwise_conv2d(std::move(x), weight, bias, options_); }
+
+bool DepthwiseConv2d::passes() const {
+  return fusing() && !bias.defined() && undilated(options_.dilation) &&
+         fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
+}
+
+schedule::Activation DepthwiseConv2d::pass(Pending p, bool statistics, Tensor residual) {
+  return pass_through(*this, {options_.stride, options_.padding, statistics}, std::move(p), std::move(residual));
+}
 
 void DepthwiseConv2d::describe(Fields& f) {
   f.parameter("weight", weight);
@@ -111,9 +143,31 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
   const bool shapes_of_one_value = DryLedger::active() && x.numel() == running_mean.numel();
   if (shapes_of_one_value) return batch_norm(std::move(x), weight, bias, {}, {}, options);
   Tensor y = batch_norm(std::move(x), weight, bias, running_mean, running_var, options);
-  // The op leaves the running statistics alone in these two cases; so must the count.
-  if (!replaying() && !DryLedger::active()) ++num_batches_tracked.mutate<std::int64_t>()[0];
+  count_batch();
   return y;
+}
+
+Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then) {
+  const PathLabel label(*this);
+  if (!fusing() || (training() && !x.mean.defined())) return {forward(std::move(x.x), then)};
+  Pending p{.x = std::move(x.x), .gamma = weight, .beta = bias, .eps = options_.eps, .epilogue = then};
+  if (!training()) {
+    p.mean = running_mean;
+    p.var = running_var;
+    return p;
+  }
+  const std::int64_t rows = p.x.numel() / running_mean.numel();
+  if (rows == 1) return {forward(std::move(p.x), then)};  // says what is wrong with that
+  move_running_statistics(x.mean, x.var, running_mean, running_var, rows, options_.momentum);
+  count_batch();
+  p.mean = std::move(x.mean);
+  p.var = std::move(x.var);
+  return p;
+}
+
+void BatchNorm2d::count_batch() {
+  // The ops leave the running statistics alone in these two cases; so must the count.
+  if (!replaying() && !DryLedger::active()) ++num_batches_tracked.mutate<std::int64_t>()[0];
 }
 
 void BatchNorm2d::describe(Fields& f) {

@@ -36,12 +36,15 @@ struct Conv2dOptions {
   bool bias = true;
 };
 /// [N, H, W, in] -> [N, OH, OW, out].
-class Conv2d final : public Module, public Fusible {
+class Conv2d final : public Module, public Fusible, public Passing {
  public:
   /// Throws Error when groups do not divide in and out.
   explicit Conv2d(Conv2dOptions options);
   Tensor forward(Tensor x) override { return forward(std::move(x), Epilogue::none); }
   Tensor forward(Tensor x, Epilogue then) override;
+  /// Without bias, groups and dilation.
+  bool passes() const override;
+  schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
   void describe(Fields& f) override;
 
   Tensor weight;  ///< [out, KH, KW, in / groups]
@@ -60,10 +63,13 @@ struct DepthwiseConv2dOptions {
   bool bias = true;
 };
 /// A filter a channel: [N, H, W, C] -> [N, OH, OW, C].
-class DepthwiseConv2d final : public Module {
+class DepthwiseConv2d final : public Module, public Passing {
  public:
   explicit DepthwiseConv2d(DepthwiseConv2dOptions options);
   Tensor forward(Tensor x) override;
+  /// 3x3 and 5x5, stride 1 and 2, without bias and dilation.
+  bool passes() const override;
+  schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
   void describe(Fields& f) override;
 
   Tensor weight;  ///< [KH, KW, C]
@@ -87,6 +93,9 @@ class BatchNorm2d final : public Module, public Fusible {
   explicit BatchNorm2d(int channels) : BatchNorm2d(BatchNorm2dOptions{.channels = channels}) {}
   Tensor forward(Tensor x) override { return forward(std::move(x), Epilogue::none); }
   Tensor forward(Tensor x, Epilogue then) override;
+  /// then(forward(x)), left for the next module to compute. x comes with its statistics, or not: then, in training, it is
+  /// computed here.
+  Pending pass(schedule::Activation x, Epilogue then = Epilogue::none);
   void describe(Fields& f) override;
 
   Tensor weight, bias;               ///< gamma and beta, [C]; undefined when not affine
@@ -94,6 +103,8 @@ class BatchNorm2d final : public Module, public Fusible {
   Tensor num_batches_tracked;        ///< int64, one element: training steps so far
 
  private:
+  void count_batch();
+
   BatchNormOptions options_;
 };
 

@@ -98,27 +98,18 @@ namespace {
 
 thread_local ModuleObserver* observers = nullptr;
 
-/// Labels what happens meanwhile with a module's path.
-class Label {
- public:
-  explicit Label(const char* path) : saved_(std::exchange(location().module, path)) {}
-  ~Label() { location().module = saved_; }
-  Label(const Label&) = delete;
-  Label& operator=(const Label&) = delete;
-
- private:
-  const char* saved_;
-};
-
 }  // namespace
+
+PathLabel::PathLabel(const Module& module) : saved_(std::exchange(location().module, module.path())) {}
+PathLabel::~PathLabel() { location().module = saved_; }
 
 ModuleObserver::ModuleObserver() : outer_(std::exchange(observers, this)) {}
 ModuleObserver::~ModuleObserver() { observers = outer_; }
 ModuleObserver::Suspend::Suspend() : saved_(std::exchange(observers, nullptr)) {}
 ModuleObserver::Suspend::~Suspend() { observers = saved_; }
 
-void Module::tell_observers(const Tensor& output) {
-  for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output);
+void Module::tell_observers(const Tensor& output, bool pending) {
+  for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output, pending);
 }
 
 Tensor Module::operator()(Tensor x) { return call(std::move(x), nullptr, Epilogue::none); }
@@ -128,7 +119,7 @@ Tensor Module::call(Tensor x, Fusible* fused, Epilogue then) {
     PathNaming naming;
     for_each_module(*this, naming);
   }
-  const Label label(path_);
+  const PathLabel label(*this);
   if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
   Tensor y = fused != nullptr ? fused->forward(std::move(x), then) : forward(std::move(x));
   tell_observers(y);
@@ -147,15 +138,28 @@ std::vector<Parameter> Module::buffers() {
   return std::move(collect.found);
 }
 
-void Module::train(bool on) {
-  class SetTraining final : public ModuleVisitor {
-   public:
-    explicit SetTraining(bool value) : value_(value) {}
-    void visit(const std::string&, Module& module) override { module.training_ = value_; }
+namespace {
 
-   private:
-    bool value_;
-  } set(on);
+/// Sets a flag of a module and everything below it.
+class SetFlag final : public ModuleVisitor {
+ public:
+  SetFlag(bool Module::*flag, bool value) : flag_(flag), value_(value) {}
+  void visit(const std::string&, Module& module) override { module.*flag_ = value_; }
+
+ private:
+  bool Module::*flag_;
+  bool value_;
+};
+
+}  // namespace
+
+void Module::train(bool on) {
+  SetFlag set(&Module::training_, on);
+  for_each_module(*this, set);
+}
+
+void Module::fuse(bool on) {
+  SetFlag set(&Module::fusing_, on);
   for_each_module(*this, set);
 }
 

@@ -9,8 +9,9 @@
 //     rw::Tensor forward(rw::Tensor x) override { return out(rw::relu(hidden(std::move(x)))); }
 //   };
 
-#include <rewind/autograd/functional.h>
+#include <rewind/autograd/fused.h>
 #include <rewind/autograd/parameter.h>
+#include <rewind/autograd/schedule/execute.h>
 #include <rewind/autograd/schedule/recompute.h>
 
 #include <string>
@@ -40,6 +41,33 @@ class Fusible {
 
  protected:
   ~Fusible() = default;
+};
+
+/// A module that can take its input with a normalisation still to be done, which it does on load, and give its output raw,
+/// with the statistics that the next normalisation needs (docs/decisions/0009-fusion-by-statistics.md).
+class Passing {
+ public:
+  /// Whether it can, as it is set up.
+  virtual bool passes() const = 0;
+  /// y = forward(the value of p) (+ residual, in the shape of y), with mean and variance when `statistics`.
+  virtual schedule::Activation pass(Pending p, bool statistics, Tensor residual) = 0;
+
+ protected:
+  ~Passing() = default;
+};
+
+/// A module that begins with a normalisation of its input, whose statistics it takes from the module before where that is
+/// Passing or another of these.
+class Normalising {
+ public:
+  virtual bool passes() const = 0;
+  /// Whether it is of use to hand it statistics: in training.
+  virtual bool wants_statistics() const = 0;
+  /// y = forward(x), with its own mean and variance when `statistics`.
+  virtual schedule::Activation pass(schedule::Activation x, bool statistics) = 0;
+
+ protected:
+  ~Normalising() = default;
 };
 
 class BudgetPlanner;
@@ -90,6 +118,11 @@ class Module {
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
+  /// Whether convolutions take over the batch normalisations and activations around them, for this module and its children:
+  /// on by default. Off, each is computed by itself, as one reads it: slower, in more memory, and equal but for rounding; and
+  /// it can be differentiated twice. Do not change it between a forward and its backward.
+  void fuse(bool on = true);
+  bool fusing() const { return fusing_; }
 
   /// Chooses what is kept for backward from the next forward on. A Sequential is a chain itself; in any other module it is
   /// the largest chain inside. With a Budget, the module's first forward plans: on shapes alone, with the bytes that are live
@@ -106,10 +139,22 @@ class Module {
   friend class PathNaming;
   friend struct Stage;
   Tensor call(Tensor x, Fusible* fused, Epilogue then);
-  void tell_observers(const Tensor& output);
+  void tell_observers(const Tensor& output, bool pending = false);
   const char* path_ = nullptr;  // interned
   PlannerSlot planner_;         // with a budget only
-  bool training_ = true;
+  bool training_ = true, fusing_ = true;
+};
+
+/// Labels what happens meanwhile with a module's path.
+class PathLabel {
+ public:
+  explicit PathLabel(const Module& module);
+  ~PathLabel();
+  PathLabel(const PathLabel&) = delete;
+  PathLabel& operator=(const PathLabel&) = delete;
+
+ private:
+  const char* saved_;
 };
 
 /// Visits a module and everything below it, parents first: visit(path, module).
@@ -127,7 +172,8 @@ class ModuleObserver {
   virtual ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
-  virtual void returned(Module& module, const Tensor& output) = 0;
+  /// `pending`: what the module computes is left to the convolution that follows; `output` is what it will compute it from.
+  virtual void returned(Module& module, const Tensor& output, bool pending) = 0;
   /// While alive, none on this thread is told anything.
   class Suspend;
 

@@ -55,17 +55,37 @@ void give_dry_gradients(Module& module) {
     if (!p.value.grad().defined()) p.value.set_grad(empty(p.value.shape(), p.value.dtype()));
 }
 
+/// What a stage is given when it is asked by itself.
+schedule::Activation leaf(const schedule::Activation& a, bool differentiable) {
+  schedule::Activation from = a.detach();
+  for (Tensor* t : {&from.x, &from.mean, &from.var})
+    if (t->defined()) t->set_requires_grad(differentiable);
+  return from;
+}
+
+/// A stage's result as backward takes it: the parts with a history, and tensors for their gradients.
+struct Seeds {
+  std::vector<Tensor> outputs, gradients;
+  explicit Seeds(schedule::Activation y) {
+    for (Tensor* t : {&y.x, &y.mean, &y.var}) {
+      if (!t->defined() || !t->requires_grad()) continue;
+      gradients.push_back(empty(t->shape(), t->dtype()));
+      outputs.push_back(std::move(*t));
+    }
+  }
+};
+
 void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain) {
   const DryLedger dry;
   const KeptGenerator generator;
   give_dry_gradients(net);
   CountedCost counted;
-  Tensor a = empty(input.shape(), input.dtype());
+  schedule::Activation a{empty(input.shape(), input.dtype())};
   bool differentiable = input.requires_grad();
   for (const Stage& stage : net.stages()) {
-    schedule::Stage s{.name = stage.module->path()};
+    schedule::Stage s{.name = stage.path()};
     const std::size_t base = memory::live().total;
-    Tensor next;
+    schedule::Activation next;
     {
       const memory::Scope scope;
       const NoGrad no_grad;
@@ -75,9 +95,7 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
     }
     s.u_f = counted.take();
     {
-      Tensor from = a.detach();
-      from.set_requires_grad(differentiable);
-      Tensor y;
+      schedule::Activation from = leaf(a, differentiable), y;
       {
         const memory::Scope scope;
         const std::size_t before = memory::live().total;
@@ -88,10 +106,10 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
       counted.take();
       differentiable = y.requires_grad();
       if (differentiable) {
-        Tensor g = empty(y.shape(), y.dtype());
+        Seeds seeds(std::move(y));
         const memory::Scope scope;
         const std::size_t before = memory::live().total;
-        backward(std::move(y), std::move(g));
+        backward(seeds.outputs, seeds.gradients);
         s.o_b = excess(scope.peak().total, before);
       }
       s.u_b = counted.take();
@@ -114,19 +132,19 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
     for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].value.set_grad(gradients[i]);
   };
   try {
-    Tensor a = is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype()) : zeros(input.shape(), input.dtype());
+    schedule::Activation a{is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype())
+                                                   : zeros(input.shape(), input.dtype())};
     bool differentiable = input.requires_grad();
     std::size_t l = 0;
     for (const Stage& stage : net.stages()) {
       schedule::Stage& s = chain.stages[l++];
       s.u_f = s.u_b = 1e9;
-      Tensor next;
+      schedule::Activation next;
       bool recorded = false;
       for (int run = 0; run < 3; ++run) {  // the first warms up
-        Tensor from = a.detach();
-        from.set_requires_grad(differentiable);
+        schedule::Activation from = leaf(a, differentiable);
         const double begin = seconds();
-        Tensor y = stage(std::move(from));
+        schedule::Activation y = stage(std::move(from));
         const double middle = seconds();
         next = y.detach();
         recorded = y.requires_grad();
@@ -135,11 +153,12 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
           s.u_b = 0;
           continue;
         }
-        Tensor g = ones(y.shape(), y.dtype());
+        Seeds seeds(std::move(y));
+        for (Tensor& t : seeds.gradients) t.fill(1);
         const double start = seconds();
-        backward(std::move(y), std::move(g));
+        backward(seeds.outputs, seeds.gradients);
         if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
-        for (const Parameter& p : stage.module->parameters()) p.value.set_grad({});
+        for (const Parameter& p : parameters) p.value.set_grad({});
       }
       differentiable = recorded;
       a = std::move(next);

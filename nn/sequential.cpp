@@ -26,7 +26,7 @@ class Sequential::Run final : public schedule::Stages {
   ~Run() override { life_->release(); }
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
-  Tensor run(int l, Tensor a) override {
+  schedule::Activation run(int l, schedule::Activation a) override {
     if (life_->over)
       fail(str("recompute: stage ", l,
                " is needed again, but its module was destroyed; the module must live until backward is done"));
@@ -89,10 +89,42 @@ Epilogue epilogue_of(const Module* module) {
 
 }  // namespace
 
-Tensor Stage::operator()(Tensor x) const {
-  Tensor y = module->call(std::move(x), fused, then);
-  if (activation != nullptr) activation->tell_observers(y);
-  return y;
+const char* Stage::path() const { return nested != nullptr ? nested->path() : module->path(); }
+
+Pending Stage::load(schedule::Activation x) const {
+  if (before == nullptr) return {std::move(x.x)};
+  Pending p = before->pass(std::move(x), then_before);
+  before->tell_observers(p.x, p.any());
+  if (activation_before != nullptr) activation_before->tell_observers(p.x, p.any());
+  return p;
+}
+
+schedule::Activation Stage::operator()(schedule::Activation x) const {
+  if (nested != nullptr) return nested->run(inside, std::move(x));
+  if (convolution == nullptr && block == nullptr) {
+    Tensor y = module->call(std::move(x.x), fused, then);
+    if (activation != nullptr) activation->tell_observers(y);
+    return {std::move(y)};
+  }
+  const bool statistics =
+      (wanted_by != nullptr && wanted_by->training()) || (wanted_too != nullptr && wanted_too->wants_statistics());
+  schedule::Activation y;
+  if (block != nullptr) {
+    const PathLabel label(*module);
+    y = block->pass(std::move(x), statistics);
+  } else {
+    y = convolution->pass(load(std::move(x)), statistics, {});
+  }
+  module->tell_observers(y.x);
+  if (after == nullptr) return y;
+  Tensor z;
+  {
+    const PathLabel label(*after);
+    z = settle(after->pass(std::move(y), then));
+  }
+  after->tell_observers(z);
+  if (activation != nullptr) activation->tell_observers(z);
+  return {std::move(z)};
 }
 
 std::vector<Sequential*> Sequential::chains() {
@@ -100,31 +132,77 @@ std::vector<Sequential*> Sequential::chains() {
   return typeid(*this) == typeid(Sequential) ? std::vector{this} : std::vector<Sequential*>{};
 }
 
-void Sequential::append_modules(std::vector<Module*>& all) const {
+struct Sequential::Part {
+  Module* module;
+  Sequential* nested;  // the outermost inside this chain that was told itself what to recompute
+};
+
+void Sequential::append_parts(std::vector<Part>& all, Sequential* nested) const {
   for (const Child& c : children_) {
-    const std::vector<Sequential*> parts = c.module->chains();
-    if (!parts.empty() && std::ranges::all_of(parts, [](const Sequential* s) { return s->recompute_.is_vanilla(); })) {
-      for (const Sequential* s : parts) s->append_modules(all);
-    } else {
-      all.push_back(c.module);
-    }
+    const std::vector<Sequential*> chains = c.module->chains();
+    if (chains.empty()) all.push_back({c.module, nested});
+    for (Sequential* s : chains) s->append_parts(all, nested == nullptr && !s->recompute_.is_vanilla() ? s : nested);
   }
 }
 
-std::vector<Stage> Sequential::stages() const {
-  std::vector<Module*> modules;
-  append_modules(modules);
+std::vector<Stage> Sequential::stages(bool open) const {
+  std::vector<Part> parts;
+  append_parts(parts, nullptr);
+  const std::size_t n = parts.size();
+  const auto norm_at = [&](std::size_t i) {
+    auto* norm = i < n ? dynamic_cast<BatchNorm2d*>(parts[i].module) : nullptr;
+    return norm != nullptr && norm->fusing() ? norm : nullptr;
+  };
+  const auto passes_at = [&]<class T>(std::size_t i, T*) {
+    T* module = i < n ? dynamic_cast<T*>(parts[i].module) : nullptr;
+    return module != nullptr && module->passes() ? module : nullptr;
+  };
+  const auto convolution_at = [&](std::size_t i) { return passes_at(i, static_cast<Passing*>(nullptr)); };
+  const auto block_at = [&](std::size_t i) { return passes_at(i, static_cast<Normalising*>(nullptr)); };
+
   std::vector<Stage> chain;
-  for (std::size_t i = 0; i < modules.size(); ++i) {
-    chain.push_back({modules[i]});
-    Stage& stage = chain.back();
-    const Epilogue then = i + 1 < modules.size() ? epilogue_of(modules[i + 1]) : Epilogue::none;
-    if (then == Epilogue::none) continue;
-    stage.fused = dynamic_cast<Fusible*>(modules[i]);
-    if (stage.fused == nullptr) continue;
-    stage.activation = modules[++i];
-    stage.then = then;
+  Stage pending;  // its `before` is due
+  for (std::size_t i = 0; i < n; ++i) {
+    Stage stage = std::exchange(pending, {});
+    stage.module = parts[i].module;
+    Sequential* const nested = parts[i].nested;
+    stage.convolution = convolution_at(i);
+    if (stage.convolution == nullptr) stage.block = block_at(i);
+    const bool passes = stage.convolution != nullptr || stage.block != nullptr;
+    stage.wanted_by = passes ? norm_at(i + 1) : nullptr;
+    stage.wanted_too = passes ? block_at(i + 1) : nullptr;
+    if (passes && stage.wanted_by == nullptr && stage.wanted_too == nullptr && stage.before == nullptr && stage.block == nullptr)
+      stage.convolution = nullptr;  // nothing to be had: the plain op can take a bias and an activation along
+    if (stage.wanted_by != nullptr) {
+      BatchNorm2d* const norm = stage.wanted_by;
+      const Epilogue then = i + 2 < n ? epilogue_of(parts[i + 2].module) : Epilogue::none;
+      Module* const activation = then != Epilogue::none ? parts[i + 2].module : nullptr;
+      i += activation != nullptr ? 2 : 1;
+      if (convolution_at(i + 1) != nullptr || (open && i + 1 == n)) {
+        pending.before = norm;
+        pending.activation_before = activation;
+        pending.then_before = then;
+      } else {
+        stage.after = norm;
+        stage.activation = activation;
+        stage.then = then;
+      }
+    } else if (stage.convolution == nullptr && stage.block == nullptr) {
+      stage.fused = dynamic_cast<Fusible*>(stage.module);
+      stage.then = stage.fused != nullptr && i + 1 < n ? epilogue_of(parts[i + 1].module) : Epilogue::none;
+      if (stage.then != Epilogue::none)
+        stage.activation = parts[++i].module;
+      else
+        stage.fused = nullptr;
+    }
+    if (nested == nullptr) {
+      chain.push_back(std::move(stage));
+    } else {
+      if (chain.empty() || chain.back().nested != nested) chain.push_back({.nested = nested});
+      chain.back().inside.push_back(std::move(stage));
+    }
   }
+  if (pending.before != nullptr) chain.push_back(std::move(pending));  // left to the caller
   return chain;
 }
 
@@ -136,7 +214,20 @@ void Sequential::choose(Recompute how) {
 
 Tensor Sequential::forward(Tensor x) {
   if (probe_ != nullptr) *std::exchange(probe_, nullptr) = x;
-  std::vector<Stage> chain = stages();
+  return run(stages(false), {std::move(x)}).x;
+}
+
+Pending Sequential::forward_pending(Tensor x) {
+  std::vector<Stage> chain = stages(true);
+  Stage last;
+  if (!chain.empty() && chain.back().module == nullptr && chain.back().nested == nullptr) {
+    last = std::move(chain.back());
+    chain.pop_back();
+  }
+  return last.load(run(std::move(chain), {std::move(x)}));
+}
+
+schedule::Activation Sequential::run(std::vector<Stage> chain, schedule::Activation x) {
   if (recompute_.is_vanilla() || chain.empty() || grad_mode() != GradMode::record) {
     for (const Stage& stage : chain) x = stage(std::move(x));
     return x;

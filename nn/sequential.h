@@ -9,15 +9,33 @@
 
 namespace rewind_lib::nn {
 
-/// A link of a chain: a module, and the ReLU or ReLU6 after it where the module applies that itself. One pass over the data
-/// instead of two, and the same bits.
+class BatchNorm2d;
+
+/// A link of a chain: a module, and what it does for its neighbours. Either the ReLU or ReLU6 after it, where the module
+/// applies that itself: one pass over the data instead of two, and the same bits. Or, where a convolution meets a batch
+/// norm, normalisations and activations on load.
 struct Stage {
-  Module* module;
+  Module* module = nullptr;
   Fusible* fused = nullptr;      ///< the module, when it takes the activation over
   Module* activation = nullptr;  ///< the one taken over
   Epilogue then = Epilogue::none;
 
-  Tensor operator()(Tensor x) const;
+  Passing* convolution = nullptr;  ///< the module, when it passes statistics; or
+  Normalising* block = nullptr;    ///< the module, when it does that and begins with a normalisation
+  BatchNorm2d* before = nullptr;   ///< what is done on load, with `then_before`
+  Module* activation_before = nullptr;
+  Epilogue then_before = Epilogue::none;
+  BatchNorm2d* after = nullptr;       ///< what is done at the end, with `activation` and `then`, because no convolution follows
+  BatchNorm2d* wanted_by = nullptr;   ///< statistics are made when this one trains, or
+  Normalising* wanted_too = nullptr;  ///< when this one asks for them
+
+  Sequential* nested = nullptr;  ///< one that was told itself what to recompute, of these stages
+  std::vector<Stage> inside = {};
+
+  schedule::Activation operator()(schedule::Activation x) const;
+  /// What is left to do with `x` by `before`.
+  Pending load(schedule::Activation x) const;
+  const char* path() const;
 };
 
 class Sequential : public Module {
@@ -49,11 +67,14 @@ class Sequential : public Module {
 
   /// The stages of the chain: children, with nested Sequentials and blocks that are nothing but chains taken apart (unless they
   /// were told themselves what to recompute) and activations joined to what they follow.
-  std::vector<Stage> stages() const;
+  std::vector<Stage> stages() const { return stages(false); }
   /// What the last recorded forward followed; empty when that kept everything.
   const std::vector<schedule::Action>& actions() const { return actions_; }
 
   Tensor forward(Tensor x) override;
+  /// forward(), but a batch normalisation at the very end is left for the caller to settle(), together with what the caller
+  /// adds. For blocks with a shortcut.
+  Pending forward_pending(Tensor x);
   void describe(Fields& f) override;
   std::vector<Sequential*> chains() override;
 
@@ -65,11 +86,15 @@ class Sequential : public Module {
   struct Life;
   class Run;
   friend class Module;
+  friend struct Stage;
   friend class BudgetPlanner;
   void adopt(std::string name, Module* owned);
   void clear();
   void choose(Recompute how);
-  void append_modules(std::vector<Module*>& all) const;
+  struct Part;
+  void append_parts(std::vector<Part>& all, Sequential* nested) const;
+  std::vector<Stage> stages(bool open) const;
+  schedule::Activation run(std::vector<Stage> chain, schedule::Activation x);
 
   std::vector<Child> children_;
   Recompute recompute_ = Recompute::vanilla();

@@ -157,7 +157,7 @@ FusedAttr attr_of(const Case& k, int number) {
 
 constexpr const char* no_second_derivative =
     "the gradients of fused convolutions are single kernels; for second derivatives use conv2d() and batch_norm(), or turn "
-    "fusion off";
+    "fusion off: net.fuse(false)";
 
 /// What fused_conv2d_backward makes, in this order: the gradients of x, w and of [gamma, beta, mean, var].
 struct Wanted {

@@ -6,6 +6,7 @@
 #include <rewind/autograd/schedule/execute.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 
@@ -20,14 +21,25 @@ using detail::TapeSegment;
 struct Segment {
   std::shared_ptr<Stages> stages;
   int first, last;
+  std::uint32_t results = 0;                  // which parts of a_last carry gradients: the entry's outputs
+  bool statistics = false;                    // a_{first-1} comes with some
   std::vector<Action> actions;                // from after B(last + 1) to B(first)
-  std::vector<Tensor> kept;                   // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
+  std::vector<Activation> kept;               // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
   std::vector<random::Generator> generators;  // where the random numbers stood before each stage
-  std::vector<bool> differentiable;           // whether a gradient goes on from each stage to its input
+  std::vector<std::uint32_t> differentiable;  // which parts of each stage's input a gradient goes on to
   std::vector<detail::RunLog> logs;           // what each stage computed, for a ReplayGuard
   std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
-  Tensor& activation(int l) { return kept[at(l)]; }
+  Activation& activation(int l) { return kept[at(l)]; }
 };
+
+constexpr std::size_t parts = 3;
+std::array<Tensor, parts> split(Activation a) { return {std::move(a.x), std::move(a.mean), std::move(a.var)}; }
+std::uint32_t differentiable_parts(const Activation& a) {
+  std::uint32_t mask = 0;
+  for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var})
+    mask |= t->defined() && t->requires_grad() ? bit(static_cast<int>(i)) : 0, ++i;
+  return mask;
+}
 
 struct Attr {
   Segment* segment;
@@ -36,7 +48,7 @@ struct Attr {
 /// A stage recorded again: its piece of tape and its result.
 struct Recorded {
   TapeSegment tape;
-  Tensor result;
+  Activation result;
 };
 
 void run_backward(Vjp& v, const void* attr) {
@@ -45,14 +57,20 @@ void run_backward(Vjp& v, const void* attr) {
     fail("recompute: a recomputed chain cannot be differentiated twice; use Recompute::vanilla() where create_graph is on");
 
   const int before = s.first - 1;
-  Tensor gradient = v.grad(0);
-  Tensor input = v.input(0);
+  std::vector<Tensor> gradients(parts);  // of the activation that was reached
+  for (std::size_t i = 0, j = 0; i < parts; ++i)
+    if ((s.results & bit(static_cast<int>(i))) != 0) {
+      if (v.has_grad(static_cast<int>(j))) gradients[i] = v.grad(static_cast<int>(j));
+      ++j;
+    }
+  Activation input{v.input(0)};
+  if (s.statistics) input = {std::move(input.x), v.input(1), v.input(2)};
   std::vector<std::optional<Recorded>> tapes(s.kept.size() + 1);
   const auto tape = [&](int l) -> std::optional<Recorded>& { return tapes[s.at(l)]; };
-  const auto kept = [&](int l) -> Tensor& { return l == before ? input : s.activation(l); };
+  const auto kept = [&](int l) -> Activation& { return l == before ? input : s.activation(l); };
   const auto source = [&](int l) {  // a_l without a history
-    REWIND_CHECK(kept(l).defined() || (l > before && tape(l)));
-    const Tensor& a = kept(l).defined() ? kept(l) : tape(l)->result;
+    REWIND_CHECK(kept(l).x.defined() || (l > before && tape(l)));
+    const Activation& a = kept(l).x.defined() ? kept(l) : tape(l)->result;
     return a.detach();
   };
   for (const Action& action : s.actions) {
@@ -62,36 +80,42 @@ void run_backward(Vjp& v, const void* attr) {
       case Kind::Fck: {
         // The only handle when the activation is not kept, so that the stage can use its memory. The segment's input is kept to
         // the end: it is the chain's, or on the tape of the stage before.
-        const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).defined();
-        Tensor a = last_use ? std::exchange(kept(l - 1), Tensor()) : source(l - 1);
+        const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).x.defined();
+        Activation a = last_use ? std::exchange(kept(l - 1), {}) : source(l - 1);
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::off);
         const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         kept(l) = s.stages->run(l, std::move(a));
         break;
       }
       case Kind::Fall: {
-        Tensor a = source(l - 1);
+        std::array<Tensor, parts> a = split(source(l - 1));
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
         const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         Recorded& r = tape(l).emplace();
-        r.tape.begin(std::span(&a, 1), (l > s.first ? s.differentiable[s.at(l)] : v.needs(0)) ? 1 : 0);
-        r.result = s.stages->run(l, std::move(a));
+        r.tape.begin(a, s.differentiable[s.at(l)]);
+        r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
         break;
       }
       case Kind::B: {
         Recorded r = std::move(*tape(l));
         tape(l).reset();
-        std::vector<Tensor> results, gradients;
-        results.push_back(std::move(r.result));
-        gradients.push_back(std::move(gradient));
+        std::array<Tensor, parts> results = split(std::move(r.result));
+        std::vector<Tensor> from, of;
+        for (std::size_t i = 0; i < parts; ++i)
+          if (gradients[i].defined()) {
+            from.push_back(std::move(results[i]));
+            of.push_back(std::move(gradients[i]));
+          }
+        results = {};
         // Not before the sweep: the piece of tape may have saved it, but if not, backward can do without it.
-        kept(l - 1) = Tensor();
-        gradient = std::move(r.tape.sweep(std::move(results), std::move(gradients))[0]);
+        kept(l - 1) = {};
+        gradients = r.tape.sweep(std::move(from), std::move(of));
         break;
       }
     }
   }
-  if (gradient.defined()) v.give(0, std::move(gradient));
+  for (std::size_t i = 0; i < gradients.size(); ++i)
+    if (gradients[i].defined()) v.give(static_cast<int>(i), std::move(gradients[i]));
 }
 
 constexpr OpDecl segment_decl = [] {
@@ -99,7 +123,7 @@ constexpr OpDecl segment_decl = [] {
   d.name = "segment";
   d.kind = rewind_lib::Kind::movement;
   d.attr_size = sizeof(Attr);
-  d.differentiable = 1;
+  d.differentiable = 7;
   d.vjp = run_backward;
   d.release = [](const void* attr) noexcept { delete static_cast<const Attr*>(attr)->segment; };
   return d;
@@ -110,31 +134,40 @@ constexpr OpDecl segment_decl = [] {
 }
 
 /// Runs the segment's stages for the first time, keeping what the actions say, and puts its entry on the tape.
-Tensor run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, Tensor a) {
-  const Tensor input = a;
+Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, Activation a) {
+  const std::array<Tensor, parts> inputs = split(a);
+  s->statistics = a.mean.defined();
   s->logs.reserve(forward.size());  // Write refers to them
   s->kept.resize(static_cast<std::size_t>(s->last - s->first));
   {
     const GradModeScope track(GradMode::track);
     for (const Action& action : forward) {
       s->generators.push_back(random::default_generator());
-      s->differentiable.push_back(a.requires_grad());
+      s->differentiable.push_back(differentiable_parts(a));
       if (action.kind == Kind::Fck && action.stage > s->first) s->activation(action.stage - 1) = a.detach();
       const detail::RunLog::Write write(s->logs.emplace_back());
       a = s->stages->run(action.stage, std::move(a));
     }
   }
   if (!a.requires_grad()) return a;
-  if (a.impl().value.recorder != &detail::Forgotten::instance() || a.impl().refs.load() > 1) a = view_as(a, a.shape());
+  s->results = differentiable_parts(a);
+  std::vector<Tensor> outputs;
+  for (Tensor* t : {&a.x, &a.mean, &a.var}) {
+    if (!t->defined() || !t->requires_grad()) continue;
+    if (t->impl().value.recorder != &detail::Forgotten::instance() || t->impl().refs.load() > 1) *t = view_as(*t, t->shape());
+    outputs.push_back(*t);
+  }
   const Attr attr{s.get()};
-  Tape::current().record(segment_decl, &attr, std::span(&input, 1), std::span(&a, 1), input.requires_grad() ? 1 : 0, {.inputs = 1});
+  const std::uint32_t all = s->statistics ? 7 : 1;
+  Tape::current().record(segment_decl, &attr, std::span(inputs).first(s->statistics ? parts : 1), outputs, s->differentiable[0],
+                         {.inputs = all});
   static_cast<void>(s.release());
   return a;
 }
 
 }  // namespace
 
-Tensor execute(Stages* owned, const std::vector<Action>& actions, Tensor a) {
+Activation execute(Stages* owned, const std::vector<Action>& actions, Activation a) {
   const std::shared_ptr<Stages> stages(owned);
   const auto backward = std::ranges::find(actions, Kind::B, &Action::kind);
   const std::span forward(actions.begin(), backward);

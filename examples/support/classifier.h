@@ -38,8 +38,8 @@ inline double accuracy(rw::nn::Module& net, const rw::data::Dataset& set) {
 }
 
 /// Adam with a short warm-up and a cosine to zero.
-inline Result train(rw::nn::Module& net, rw::optim::Adam& adam, const rw::data::Split& data, const Options& options) {
-  rw::data::DataLoader loader{data.train, {.batch = options.batch, .shuffle = true, .seed = options.seed}};
+inline Result train(rw::nn::Module& net, rw::optim::Adam& adam, rw::data::DataLoader& loader, const rw::data::Dataset& test,
+                    const Options& options) {
   const std::int64_t steps = loader.batches() * options.epochs;
   const auto schedule = rw::optim::warmup({.steps = std::max<std::int64_t>(1, steps / 20)}, rw::optim::Cosine{.steps = steps});
   Progress progress(steps, options.batch);
@@ -63,7 +63,7 @@ inline Result train(rw::nn::Module& net, rw::optim::Adam& adam, const rw::data::
   }
   progress.finish();
   result.seconds = seconds_since(start);
-  result.test_accuracy = accuracy(net, data.test);
+  result.test_accuracy = accuracy(net, test);
   return result;
 }
 

@@ -4,39 +4,48 @@
 namespace rewind_lib::nn::models {
 namespace {
 
-/// h = relu(bn1(x)); convs(h) + shortcut, which is x itself, or a 1x1 convolution of h where the shape changes.
-class PreActivationBottleneck final : public Module {
+/// h = relu(bn1(x)); conv3(relu(bn3(conv2(relu(bn2(conv1(h))))))) + shortcut, which is x itself, or a 1x1 convolution of h
+/// where the shape changes.
+class PreActivationBottleneck final : public Module, public Normalising {
  public:
-  PreActivationBottleneck(int in, int width, int stride) {
-    const int out = 4 * width;
-    entry_.add("bn1", BatchNorm2d{in});
-    entry_.add("relu1", ReLU{});
-    main_.add("conv1", Conv2d{{.in = in, .out = width, .kernel = 1, .bias = false}});
-    main_.add("bn2", BatchNorm2d{width});
-    main_.add("relu2", ReLU{});
-    main_.add("conv2", Conv2d{{.in = width, .out = width, .kernel = 3, .stride = stride, .padding = 1, .bias = false}});
-    main_.add("bn3", BatchNorm2d{width});
-    main_.add("relu3", ReLU{});
-    main_.add("conv3", Conv2d{{.in = width, .out = out, .kernel = 1, .bias = false}});
-    if (stride != 1 || in != out)
-      shortcut_.add("conv", Conv2d{{.in = in, .out = out, .kernel = 1, .stride = stride, .bias = false}});
+  PreActivationBottleneck(int in, int width, int stride)
+      : bn1_(in),
+        bn2_(width),
+        bn3_(width),
+        conv1_({.in = in, .out = width, .kernel = 1, .bias = false}),
+        conv2_({.in = width, .out = width, .kernel = 3, .stride = stride, .padding = 1, .bias = false}),
+        conv3_({.in = width, .out = 4 * width, .kernel = 1, .bias = false}) {
+    if (stride != 1 || in != 4 * width)
+      shortcut_.add("conv", Conv2d{{.in = in, .out = 4 * width, .kernel = 1, .stride = stride, .bias = false}});
   }
-  Tensor forward(Tensor x) override {
+  Tensor forward(Tensor x) override { return pass({std::move(x)}, false).x; }
+
+  bool passes() const override { return fusing(); }
+  bool wants_statistics() const override { return bn1_.training(); }
+  schedule::Activation pass(schedule::Activation x, bool statistics) override {
     const bool same_shape = shortcut_.size() == 0;
-    Tensor kept = same_shape ? x : Tensor();
-    Tensor h = entry_.forward(std::move(x));
-    if (!same_shape) kept = shortcut_.forward(h);
-    h = main_.forward(std::move(h));
-    return add(std::move(h), std::move(kept));
+    Tensor kept = same_shape ? x.x : Tensor();
+    Pending h = bn1_.pass(std::move(x), Epilogue::relu);
+    if (!same_shape) kept = static_cast<Conv2d&>(shortcut_[0]).pass(h, false).x;
+    schedule::Activation y = conv1_.pass(std::move(h), bn2_.training());
+    y = conv2_.pass(bn2_.pass(std::move(y), Epilogue::relu), bn3_.training());
+    return conv3_.pass(bn3_.pass(std::move(y), Epilogue::relu), statistics, std::move(kept));
   }
+
   void describe(Fields& f) override {
-    entry_.describe(f);
-    main_.describe(f);
+    f.child("bn1", bn1_);
+    f.child("conv1", conv1_);
+    f.child("bn2", bn2_);
+    f.child("conv2", conv2_);
+    f.child("bn3", bn3_);
+    f.child("conv3", conv3_);
     if (shortcut_.size() > 0) f.child("downsample", shortcut_[0]);
   }
 
  private:
-  Sequential entry_, main_, shortcut_;
+  BatchNorm2d bn1_, bn2_, bn3_;
+  Conv2d conv1_, conv2_, conv3_;
+  Sequential shortcut_;
 };
 
 }  // namespace

@@ -20,9 +20,9 @@ Tensor input() { return rw::randn({5}).set_requires_grad(); }
 class Drifting final : public rw::schedule::Stages {
  public:
   explicit Drifting(bool drift) : drift_(drift) {}
-  Tensor run(int l, Tensor a) override {
-    if (l == 2) return rw::affine(std::move(a), 1, drift_ ? ++runs_ : 1);
-    return rw::dropout(rw::tanh(std::move(a)), 0.5);
+  rw::schedule::Activation run(int l, rw::schedule::Activation a) override {
+    if (l == 2) return {rw::affine(std::move(a.x), 1, drift_ ? ++runs_ : 1)};
+    return {rw::dropout(rw::tanh(std::move(a.x)), 0.5)};
   }
 
  private:
@@ -31,7 +31,7 @@ class Drifting final : public rw::schedule::Stages {
 };
 
 Tensor scheduled(bool drift, const Tensor& x) {
-  return rw::sum(rw::schedule::execute(new Drifting(drift), rw::schedule::parse("Fck1 Fck2 Fall3 B3 Fall2 B2 Fall1 B1"), x));
+  return rw::sum(rw::schedule::execute(new Drifting(drift), rw::schedule::parse("Fck1 Fck2 Fall3 B3 Fall2 B2 Fall1 B1"), {x}).x);
 }
 
 }  // namespace

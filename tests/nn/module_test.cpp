@@ -142,6 +142,8 @@ TEST_CASE("an activation after a layer is applied by the layer, with the same bi
   };
   nn::Sequential normed{nn::Conv2d{{.in = 4, .out = 8, .kernel = 3, .bias = false}}, nn::BatchNorm2d{8}, nn::ReLU6{}};
   nn::Sequential plain{nn::Conv2d{{.in = 4, .out = 8, .kernel = 3}}, nn::ReLU{}, nn::Flatten{}, nn::Linear{128, 5}, nn::ReLU6{}};
+  CHECK(normed.stages().size() == 1);
+  normed.fuse(false);
   CHECK(normed.stages().size() == 2);
   CHECK(plain.stages().size() == 3);
   CHECK(run(normed, true) == run(normed, false));

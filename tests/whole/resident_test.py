@@ -16,7 +16,7 @@ from pathlib import Path
 MOBILENET = ("--model", "mobilenet_v2", "--size", "224", "--batch")
 RESNET = ("--model", "preresnet", "--depth", "164", "--batch")
 # Long segments leave the most free memory between blocks in use, and smaller totals forgive less.
-FAST = [((*MOBILENET, "8"), "segments:6")]
+FAST = [((*MOBILENET, "12"), "segments:6")]
 ALL = FAST + [
     ((*model, batch), strategy)
     for model, batch in ((MOBILENET, "16"), (RESNET, "32"))

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
 namespace rw = rewind;
@@ -205,18 +206,108 @@ TEST_CASE("the same bits with schedules inside schedules and checkpoints inside 
   }
 }
 
+TEST_CASE("normalisations pass on from chain to chain whatever each was told to recompute") {
+  const zoo::Threads one(1);
+  const auto run = [](const char* first, const char* second, const char* outer, bool fuse) {
+    zoo::Task task(zoo::Model{"nested", 4, 8, 1, 10, [] {
+                                nn::Sequential a = nn::conv_norm({.in = 1, .out = 8, .kernel = 3});
+                                a.add(nn::depthwise_norm(8, 3, 1, nn::Activation::none));
+                                nn::Sequential b = nn::conv_norm({.in = 8, .out = 12});
+                                b.add(nn::Conv2d{{.in = 12, .out = 8, .bias = false}});
+                                nn::Sequential net{std::move(a), std::move(b), nn::BatchNorm2d{8}, nn::GlobalAvgPool{}};
+                                net.add(nn::Linear{8, 10});
+                                return net;
+                              }});
+    task.net.fuse(fuse);
+    dynamic_cast<nn::Sequential&>(task.net[0]).recompute(rw::Recompute::parse(first));
+    dynamic_cast<nn::Sequential&>(task.net[1]).recompute(rw::Recompute::parse(second));
+    task.recompute(outer);
+    return train(task, "adam");
+  };
+  for (const bool fuse : {true, false}) {
+    const Hashes expected = run("vanilla", "vanilla", "vanilla", fuse);
+    for (const char* outer : {"vanilla", "low-memory", "segments:2"})
+      for (const char* first : {"vanilla", "low-memory", "segments:2"})
+        for (const char* second : {"vanilla", "low-memory", "segments:2"}) {
+          INFO(outer << " around " << first << " and " << second);
+          CHECK(run(first, second, outer, fuse) == expected);
+        }
+  }
+}
+
+TEST_CASE("fused and plain nets agree within rounding: loss, every gradient, running statistics, evaluation") {
+  /// Makes a net compute in float64.
+  class Widen final : public nn::Fields {
+    void parameter(std::string_view, rw::Tensor& t) override {
+      buffer("", t);
+      if (t.defined()) t.set_requires_grad();
+    }
+    void buffer(std::string_view, rw::Tensor& t) override {
+      if (t.defined() && t.dtype() == rw::float32) t = t.detach().to(rw::float64);
+    }
+    void child(std::string_view, nn::Module& module) override { module.describe(*this); }
+  };
+  const zoo::Threads one(1);
+  for (zoo::Model model : zoo::models) {
+    if (!model.fuse) continue;
+    INFO(std::string(model.name));
+    model.batch = 6;  // the fewer values are normalised together, the more rounding is amplified
+    zoo::Task fused(model), plain(model);
+    plain.net.fuse(false);
+    for (zoo::Task* t : {&fused, &plain}) {
+      Widen widen;
+      t->net.describe(widen);
+      t->x = t->x.to(rw::float64);
+    }
+    const auto close = [](const rw::Tensor& x, const rw::Tensor& y, double floor) {
+      const auto p = x.values<double>(), q = y.values<double>();
+      double difference = 0, size = 0;
+      for (std::size_t i = 0; i < p.size(); ++i) {
+        difference += (p[i] - q[i]) * (p[i] - q[i]);
+        size += q[i] * q[i];
+      }
+      return std::sqrt(difference) <= 1e-9 * std::sqrt(size) + floor;
+    };
+    rw::random::seed(5);
+    rw::Tensor a = fused.loss();
+    rw::random::seed(5);
+    rw::Tensor b = plain.loss();
+    CHECK(close(a, b, 0));
+    rw::backward(std::move(a));
+    rw::backward(std::move(b));
+    double largest = 0;
+    for (const rw::Parameter& p : plain.net.parameters())
+      for (const double g : p.value.grad().values<double>()) largest = std::max(largest, std::abs(g));
+    const auto p = fused.net.parameters(), q = plain.net.parameters();
+    REQUIRE(p.size() == q.size());
+    for (std::size_t i = 0; i < p.size(); ++i) {
+      INFO(p[i].name);
+      CHECK(close(p[i].value.grad(), q[i].value.grad(), 1e-12 * largest));
+    }
+    const auto r = fused.net.buffers(), s = plain.net.buffers();
+    for (std::size_t i = 0; i < r.size(); ++i)
+      if (r[i].value.dtype() == rw::float64) CHECK(close(r[i].value, s[i].value, 1e-12));
+    fused.net.eval();
+    plain.net.eval();
+    CHECK(close(fused.loss(), plain.loss(), 0));
+  }
+}
+
 TEST_CASE("a schedule by hand that gives up a checkpoint before its backward") {
   const zoo::Threads one(1);
   const auto task = [] {
     return zoo::Task(zoo::Model{"three", 4, 8, 1, 10, [] {
-                                  return nn::Sequential{nn::conv_norm({.in = 1, .out = 8, .kernel = 3}), nn::Dropout{0.2},
-                                                        nn::InvertedBottleneck{{.in = 8, .out = 8}}, nn::GlobalAvgPool{},
+                                  return nn::Sequential{nn::conv_norm({.in = 1, .out = 8, .kernel = 3}),
+                                                        nn::Dropout{0.2},
+                                                        nn::InvertedBottleneck{{.in = 8, .out = 8}},
+                                                        nn::Dropout{0.1},
+                                                        nn::GlobalAvgPool{},
                                                         nn::Linear{8, 10}};
                                 }});
   };
   zoo::Task plain = task();
   const Hashes expected = train(plain, "adam");
-  // conv, norm with relu, dropout, bottleneck, pool, linear
+  // conv and norm with relu, dropout, bottleneck, dropout, pool, linear
   for (const char* text : {"Fck1 Fnone2 Fck3 Fnone4 Fall5 Fall6 B6 B5 Fnone3 Fall4 B4 Fck1 Fall2 Fall3 B3 B2 Fall1 B1",
                            "Fck1 Fnone2 Fnone3 Fnone4 Fnone5 Fall6 B6 Fck1 Fnone2 Fnone3 Fall4 Fall5 B5 B4 Fck1 Fnone2 Fall3 B3 "
                            "Fck1 Fall2 B2 Fall1 B1",

@@ -30,6 +30,7 @@ struct Model {
   const char* name;
   int batch, size, channels, classes;
   nn::Sequential (*build)();
+  bool fuse = true;
 };
 
 /// Widths are cut where the layers stay the same: bytes and bits are proven on small channels as on large ones.
@@ -40,6 +41,9 @@ inline const Model models[] = {
     {"lenet5", 4, 28, 1, 10, [] { return nn::models::lenet5(); }},
     {"mobilenet_v2", 2, 64, 3, 20, [] { return nn::models::mobilenet_v2({.width = 0.5, .classes = 20}); }},
     {"mobilenet_v2_cifar", 2, 16, 3, 10, [] { return nn::models::mobilenet_v2({.width = 0.5, .classes = 10, .cifar = true}); }},
+    {"mobilenet_v2_cifar, unfused", 2, 16, 3, 10,
+     [] { return nn::models::mobilenet_v2({.width = 0.5, .classes = 10, .cifar = true}); }, false},
+    {"preresnet20, unfused", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 20}); }, false},
     {"mobilenet_v1", 2, 32, 3, 10, [] { return nn::models::mobilenet_v1({.width = 0.25, .classes = 10}); }},
     {"preresnet20", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 20}); }},
     {"preresnet29", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 29}); }},
@@ -84,6 +88,7 @@ struct Task {
   explicit Task(const Model& model, unsigned seed = 1) {
     rw::random::seed(seed);
     net = model.build();
+    net.fuse(model.fuse);
     const rw::memory::CategoryScope input(rw::Category::input);
     x = rw::randn({model.batch, model.size, model.size, model.channels});
     y = rw::empty({model.batch}, rw::int64);
