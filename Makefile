@@ -7,12 +7,13 @@ BUILD = cmake --build --preset
 NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check-resident asan tsan format format-check docs clean
+.PHONY: help demo test bench bench-peers check-resident asan tsan format format-check docs clean
 
 help:
 	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
 	@echo 'make test    build and run every test and check'
 	@echo 'make bench   build and run the benchmarks'
+	@echo 'make bench-peers   the same nets in PyTorch and here, in turns, with a table of time and memory (half an hour)'
 	@echo 'make check-resident   peak memory of whole processes against what was counted, on large models (minutes)'
 	@echo 'make asan    the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan    the tests under ThreadSanitizer (clang)'
@@ -37,6 +38,13 @@ bench:
 	scripts/bootstrap.sh build examples bench
 	cmake --preset release $(call NEED,benchmark CLI11 nlohmann_json)
 	$(BUILD) release -j $(JOBS) --target bench
+
+# More options: bench/peers/compare.py --help
+bench-peers:
+	scripts/bootstrap.sh build examples bench peers
+	cmake --preset release $(call NEED,benchmark CLI11 nlohmann_json)
+	$(BUILD) release -j $(JOBS) --target bench_step bench_ops bench_heap_meter
+	bench/peers/compare.py build/release/bench --json build/peers.json --markdown build/peers.md
 
 check-resident:
 	scripts/bootstrap.sh build examples

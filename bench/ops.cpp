@@ -52,7 +52,12 @@ BENCHMARK(depthwise)
     ->Args({32, 112, 1})
     ->Args({96, 112, 2})
     ->Args({144, 56, 1})
+    ->Args({144, 56, 2})
+    ->Args({192, 28, 1})
+    ->Args({192, 28, 2})
     ->Args({384, 14, 1})
+    ->Args({576, 14, 1})
+    ->Args({576, 14, 2})
     ->Args({960, 7, 1})
     ->UseRealTime();
 
@@ -77,6 +82,32 @@ void cross_entropy(benchmark::State& state) {
   });
 }
 BENCHMARK(cross_entropy)->Args({2048, 65})->Args({512, 32000})->UseRealTime();
+
+/// A step on 10 M parameters in 100 tensors.
+template <class Optimizer>
+void optimizer_step(benchmark::State& state, Optimizer make) {
+  std::vector<rw::Parameter> parameters;
+  for (int i = 0; i < 100; ++i) {
+    rw::Tensor p = rw::randn({100000});
+    p.set_requires_grad();
+    parameters.push_back({rw::str(i), p});
+  }
+  auto optimizer = make(parameters);
+  std::vector<Tensor> gradients;
+  for (const rw::Parameter& p : parameters) gradients.push_back(rw::randn(p.value.shape()));
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].value.set_grad(gradients[i]);
+    optimizer.step();
+  }
+}
+void adam(benchmark::State& state) {
+  optimizer_step(state, [](auto& parameters) { return rw::optim::Adam(parameters, {.lr = 1e-4}); });
+}
+void momentum(benchmark::State& state) {
+  optimizer_step(state, [](auto& parameters) { return rw::optim::SGD(parameters, {.lr = 1e-3, .momentum = 0.9}); });
+}
+BENCHMARK(adam)->UseRealTime();
+BENCHMARK(momentum)->UseRealTime();
 
 void scalar_add(benchmark::State& state) {
   const rw::NoGrad no_grad;

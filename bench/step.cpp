@@ -16,7 +16,7 @@ using support::Clock;
 namespace {
 
 struct Settings {
-  std::string model = "mobilenet_v2", optimizer = "momentum", recompute = "vanilla", json;
+  std::string model = "mobilenet_v2", optimizer = "momentum", recompute = "vanilla", start, json;
   int batch = 16, size = 0, depth = 0, classes = 0, threads = rw::parallel::threads(), steps = 12;
   bool plain = false;
 };
@@ -28,10 +28,36 @@ std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& name, st
       std::move(parameters), rw::optim::SGDOptions{.lr = 1e-3, .momentum = momentum, .weight_decay = momentum > 0 ? 1e-4 : 0});
 }
 
+/// Writes a line of JSON, {"tensors": [{"name", "shape", "dtype"}]}, and then their bytes: parameters, x and y.
+void write_start(const std::string& path, const std::vector<rw::Parameter>& parameters, const rw::Tensor& x, const rw::Tensor& y) {
+  std::vector<rw::Parameter> all = parameters;
+  all.push_back({"x", x});
+  all.push_back({"y", y});
+  nlohmann::json header;
+  for (const rw::Parameter& p : all) {
+    const std::vector<std::int64_t> shape(p.value.shape().begin(), p.value.shape().end());
+    header["tensors"].push_back({{"name", p.name}, {"shape", shape}, {"dtype", rw::str(p.value.dtype())}});
+  }
+  std::ofstream file(path, std::ios::binary);
+  file << header.dump() << '\n';
+  for (const rw::Parameter& p : all)
+    file.write(reinterpret_cast<const char*>(p.value.raw<std::byte>()), static_cast<std::streamsize>(p.value.bytes()));
+  if (!file.flush()) rw::fail(rw::str("cannot write ", path));
+}
+
+/// Nothing is left to chance, so that another framework can do the same steps.
+class WithoutDropout final : public rw::nn::ModuleVisitor {
+  void visit(const std::string&, rw::nn::Module& module) override {
+    if (dynamic_cast<rw::nn::Dropout*>(&module) != nullptr) module.eval();
+  }
+};
+
 void run(const Settings& s) {
   rw::parallel::set_threads(s.threads);
   rw::nn::Sequential net = rw::nn::models::make(s.model, {.classes = s.classes, .size = s.size, .depth = s.depth});
   net.fuse(!s.plain);
+  WithoutDropout without;
+  rw::nn::for_each_module(net, without);
   net.recompute(rw::Recompute::parse(s.recompute));
   auto optimizer = make_optimizer(s.optimizer, net.parameters());
   const rw::Shape shape = rw::nn::models::input_shape(s.model, s.batch, s.size);
@@ -43,13 +69,13 @@ void run(const Settings& s) {
     auto labels = y.mutate<std::int64_t>();
     for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int64_t>(i % 10);
   }
-  std::vector<double> ms;
-  double loss = 0;
+  if (!s.start.empty()) write_start(s.start, net.parameters(), x, y);
+  std::vector<double> ms, losses;
   for (int i = -3; i < s.steps && !support::interrupted; ++i) {
     if (i == 0) rw::memory::reset_peak();
     const auto begin = Clock::now();
     rw::Tensor l = rw::cross_entropy(net(x), y);
-    loss = l.item();
+    losses.push_back(l.item());
     rw::backward(std::move(l));
     optimizer->step();
     if (i >= 0) ms.push_back(1e3 * support::seconds_since(begin));
@@ -79,7 +105,7 @@ void run(const Settings& s) {
                                {"peak_bytes_by_category", support::to_json(peak)},
                                {"step_bytes", peak.total - live.total},
                                {"peak_rss_bytes", static_cast<std::int64_t>(usage.ru_maxrss) * 1024},
-                               {"loss", loss}});
+                               {"losses", losses}});
 }
 
 }  // namespace
@@ -97,6 +123,7 @@ int main(int argc, char** argv) {
   app.add_option("--recompute", s.recompute);
   app.add_option("--threads", s.threads)->check(CLI::PositiveNumber);
   app.add_option("--steps", s.steps)->check(CLI::PositiveNumber);
+  app.add_option("--start", s.start, "write the initial parameters and the batch to this file");
   app.add_option("--json", s.json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
   return support::run([&] { run(s); });
