@@ -38,8 +38,10 @@ FusedConvResult fused_conv2d(Pending x, Tensor w, FusedConvOptions options = {},
 /// and 2. No groups, no dilation.
 bool fused_conv2d_covers(const Shape& w, const FusedConvOptions& options);
 
-/// The value of p, or, with a shortcut in its shape, epilogue(normalised + shortcut): the end of a chain.
-Tensor settle(Pending p, Tensor shortcut = {});
+/// The value of p: the end of a chain.
+Tensor settle(Pending p);
+/// epilogue(normalised + value of the shortcut), in one pass; the shortcut, of p's shape, may be pending or not.
+Tensor settle(Pending p, Pending shortcut);
 
 /// Moves running statistics in place as batch_norm() does, from the statistics of a batch of `rows` values a channel; not
 /// in a replay.

@@ -169,6 +169,9 @@ class Vjp {
   virtual const Shape& input_shape(int i) const = 0;
   virtual const Shape& output_shape(int j) const = 0;
   virtual int inputs() const = 0;
+  /// Moves out what others have given to input i so far, for a kernel that adds to it as it goes: its result, given, then
+  /// stands for both. Undefined when that is nothing, or not to be had (a leaf's gradient, create_graph).
+  virtual Tensor take_given(int i) = 0;
   /// Hands over the gradient of input i, in its shape and dtype.
   virtual void give(int i, Tensor gradient) = 0;
 };

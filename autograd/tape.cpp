@@ -202,6 +202,12 @@ class EntryVjp final : public Vjp {
   const Shape& output_shape(int j) const override { return entry_.out[static_cast<std::size_t>(j)].shape; }
   int inputs() const override { return static_cast<int>(entry_.in.size()); }
 
+  Tensor take_given(int i) override {
+    const ValueRef& value = in(i).value;
+    Entry* e = !keep_ && in(i).wanted && value.recorder == &tape_ ? tape_.lookup(value) : nullptr;
+    return e == nullptr ? Tensor() : std::exchange(e->out[value.output].grad, Tensor());
+  }
+
   void give(int i, Tensor gradient) override {
     InputSlot& slot = in(i);
     if (!slot.wanted) return;

@@ -46,21 +46,23 @@ Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation act
   return chain;
 }
 
-Tensor add_shortcut(Pending p, Tensor shortcut, Activation activation) {
+Tensor add_shortcut(Pending p, Pending shortcut, Activation activation) {
   const bool at_once = activation == Activation::none || activation == Activation::relu || activation == Activation::relu6;
   if (p.any() && p.epilogue == Epilogue::none && at_once) {
     if (activation != Activation::none) p.epilogue = activation == Activation::relu ? Epilogue::relu : Epilogue::relu6;
     return settle(std::move(p), std::move(shortcut));
   }
-  return activate(add(settle(std::move(p)), std::move(shortcut)), activation);
+  return activate(add(settle(std::move(p)), settle(std::move(shortcut))), activation);
 }
 
 Residual::Residual(Sequential main, Sequential shortcut, Activation activation)
     : main_(std::move(main)), shortcut_(std::move(shortcut)), activation_(activation) {}
 
-Tensor Residual::forward(Tensor x) {
-  Tensor kept = shortcut_.size() > 0 ? shortcut_(x) : x;
-  return add_shortcut(main_.forward_pending(std::move(x)), std::move(kept), activation_);
+bool Residual::passes() const { return main_.takes_pending() && (shortcut_.size() == 0 || shortcut_.takes_pending()); }
+
+Tensor Residual::load(Pending p) {
+  Pending kept = shortcut_.size() > 0 ? shortcut_.forward_pending(p) : p;
+  return add_shortcut(main_.forward_pending(std::move(p)), std::move(kept), activation_);
 }
 
 void Residual::describe(Fields& f) {
@@ -110,10 +112,10 @@ InvertedBottleneck::InvertedBottleneck(InvertedBottleneckOptions o)
   conv_.add(BatchNorm2d{o.out});
 }
 
-Tensor InvertedBottleneck::forward(Tensor x) {
-  if (!residual_) return conv_.forward(std::move(x));
-  Pending y = conv_.forward_pending(x);
-  return add_shortcut(std::move(y), std::move(x));
+Tensor InvertedBottleneck::load(Pending p) {
+  if (!residual_) return settle(conv_.forward_pending(std::move(p)));
+  Pending y = conv_.forward_pending(p);
+  return add_shortcut(std::move(y), std::move(p));
 }
 
 void InvertedBottleneck::describe(Fields& f) { f.child("conv", conv_); }

@@ -17,14 +17,16 @@ Sequential conv_norm(Conv2dOptions conv, Activation activation = Activation::rel
 Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation = Activation::relu);
 
 /// activation(value of p + shortcut): in one pass where a normalisation is pending and the activation is a relu or none.
-Tensor add_shortcut(Pending p, Tensor shortcut, Activation activation = Activation::none);
+Tensor add_shortcut(Pending p, Pending shortcut, Activation activation = Activation::none);
 
 /// activation(main(x) + shortcut(x)) (He et al. 2016). An empty shortcut is the identity. The children of `main` count as
 /// the block's own ("conv1"), the shortcut is named "downsample", as PyTorch names them in its ResNets.
-class Residual final : public Module {
+class Residual final : public Module, public Loading {
  public:
   explicit Residual(Sequential main, Sequential shortcut = {}, Activation activation = Activation::none);
-  Tensor forward(Tensor x) override;
+  Tensor forward(Tensor x) override { return load({std::move(x)}); }
+  bool passes() const override;
+  Tensor load(Pending p) override;
   void describe(Fields& f) override;
 
  private:
@@ -81,10 +83,12 @@ struct InvertedBottleneckOptions {
 };
 /// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1 and in == out (Sandler et al.
 /// 2018, MobileNetV2). Children are named as torchvision names them: "conv.0.0", ...
-class InvertedBottleneck final : public Module {
+class InvertedBottleneck final : public Module, public Loading {
  public:
   explicit InvertedBottleneck(InvertedBottleneckOptions options);
-  Tensor forward(Tensor x) override;
+  Tensor forward(Tensor x) override { return load({std::move(x)}); }
+  bool passes() const override { return conv_.takes_pending(); }
+  Tensor load(Pending p) override;
   void describe(Fields& f) override;
   std::vector<Sequential*> chains() override { return residual_ ? std::vector<Sequential*>{} : std::vector{&conv_}; }
   /// Whether x is added.

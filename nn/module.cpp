@@ -5,6 +5,7 @@
 #include <cxxabi.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -100,6 +101,16 @@ thread_local ModuleObserver* observers = nullptr;
 
 }  // namespace
 
+namespace {
+
+// Grows with every change to what any net is made of, so that what was derived from it is derived again.
+std::atomic<std::uint64_t> structure{1};
+
+}  // namespace
+
+std::uint64_t Module::structure_version() { return structure.load(std::memory_order_relaxed); }
+void Module::change_structure() { structure.fetch_add(1, std::memory_order_relaxed); }
+
 PathLabel::PathLabel(const Module& module) : saved_(std::exchange(location().module, module.path())) {}
 PathLabel::~PathLabel() { location().module = saved_; }
 
@@ -159,6 +170,7 @@ void Module::train(bool on) {
 }
 
 void Module::fuse(bool on) {
+  change_structure();
   SetFlag set(&Module::fusing_, on);
   for_each_module(*this, set);
 }

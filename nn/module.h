@@ -43,11 +43,22 @@ class Fusible {
   ~Fusible() = default;
 };
 
-/// A module that can take its input with a normalisation still to be done, which it does on load, and give its output raw,
-/// with the statistics that the next normalisation needs (docs/decisions/0009-fusion-by-statistics.md).
-class Passing {
+/// A module that can take its input with a normalisation still to be done, which it does on load
+/// (docs/decisions/0009-fusion-by-statistics.md).
+class Loading {
  public:
   /// Whether it can, as it is set up.
+  virtual bool passes() const = 0;
+  /// forward(the value of p).
+  virtual Tensor load(Pending p) = 0;
+
+ protected:
+  ~Loading() = default;
+};
+
+/// One that can give its output raw as well, with the statistics that the next normalisation needs.
+class Passing {
+ public:
   virtual bool passes() const = 0;
   /// y = forward(the value of p) (+ residual, in the shape of y), with mean and variance when `statistics`.
   virtual schedule::Activation pass(Pending p, bool statistics, Tensor residual) = 0;
@@ -137,6 +148,9 @@ class Module {
 
  private:
   friend class PathNaming;
+  friend class Sequential;
+  static std::uint64_t structure_version();
+  static void change_structure();
   friend struct Stage;
   Tensor call(Tensor x, Fusible* fused, Epilogue then);
   void tell_observers(const Tensor& output, bool pending = false);

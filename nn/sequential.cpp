@@ -22,7 +22,9 @@ struct Sequential::Life {
 /// The stages, as the executor of schedules runs them.
 class Sequential::Run final : public schedule::Stages {
  public:
-  Run(std::vector<Stage> stages, Life* life) : stages_(std::move(stages)), life_(life) { ++life_->owners; }
+  Run(std::vector<Stage> stages, const Pending& given, Life* life) : stages_(std::move(stages)), given_(given), life_(life) {
+    ++life_->owners;
+  }
   ~Run() override { life_->release(); }
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
@@ -30,11 +32,13 @@ class Sequential::Run final : public schedule::Stages {
     if (life_->over)
       fail(str("recompute: stage ", l,
                " is needed again, but its module was destroyed; the module must live until backward is done"));
-    return stages_[static_cast<std::size_t>(l - 1)](std::move(a));
+    const Stage& stage = stages_[static_cast<std::size_t>(l - 1)];
+    return l == 1 ? stage(std::move(a), given_) : stage(std::move(a));
   }
 
  private:
   std::vector<Stage> stages_;
+  Pending given_;
   Life* life_;
 };
 
@@ -42,7 +46,9 @@ Sequential::Sequential(Sequential&& other) noexcept
     : Module(std::move(other)),
       children_(std::exchange(other.children_, {})),
       recompute_(std::exchange(other.recompute_, Recompute::vanilla())),
-      life_(std::exchange(other.life_, nullptr)) {}
+      life_(std::exchange(other.life_, nullptr)) {
+  change_structure();
+}
 
 Sequential& Sequential::operator=(Sequential&& other) noexcept {
   if (this == &other) return *this;
@@ -57,6 +63,7 @@ Sequential& Sequential::operator=(Sequential&& other) noexcept {
 Sequential::~Sequential() { clear(); }
 
 void Sequential::clear() {
+  change_structure();
   for (const Child& c : children_) delete c.module;
   children_.clear();
   if (life_ == nullptr) return;
@@ -71,6 +78,7 @@ void Sequential::adopt(std::string name, Module* owned) {
   if (std::ranges::any_of(children_, [&](const Child& c) { return c.name == name; }))
     fail(str("Sequential: there is already a child named '", name, "'"));
   children_.push_back({std::move(name), owned});
+  change_structure();
   static_cast<void>(owner.release());
 }
 
@@ -89,18 +97,34 @@ Epilogue epilogue_of(const Module* module) {
 
 }  // namespace
 
-const char* Stage::path() const { return nested != nullptr ? nested->path() : module->path(); }
+const char* Stage::path() const {
+  if (nested != nullptr) return nested->path();
+  return module != nullptr ? module->path() : nullptr;
+}
 
-Pending Stage::load(schedule::Activation x) const {
-  if (before == nullptr) return {std::move(x.x)};
+Pending Stage::load(schedule::Activation x, const Pending& given) const {
+  if (before == nullptr) {
+    Pending p = given;
+    p.x = std::move(x.x);
+    p.mean = std::move(x.mean);
+    p.var = std::move(x.var);
+    return p;
+  }
   Pending p = before->pass(std::move(x), then_before);
   before->tell_observers(p.x, p.any());
   if (activation_before != nullptr) activation_before->tell_observers(p.x, p.any());
   return p;
 }
 
-schedule::Activation Stage::operator()(schedule::Activation x) const {
-  if (nested != nullptr) return nested->run(inside, std::move(x));
+schedule::Activation Stage::operator()(schedule::Activation x, const Pending& given) const {
+  if (nested != nullptr) return nested->run(inside, std::move(x), given);
+  if (loading != nullptr) {
+    Pending p = load(std::move(x));
+    const PathLabel label(*module);
+    Tensor y = loading->load(std::move(p));
+    module->tell_observers(y);
+    return {std::move(y)};
+  }
   if (convolution == nullptr && block == nullptr) {
     Tensor y = module->call(std::move(x.x), fused, then);
     if (activation != nullptr) activation->tell_observers(y);
@@ -113,7 +137,7 @@ schedule::Activation Stage::operator()(schedule::Activation x) const {
     const PathLabel label(*module);
     y = block->pass(std::move(x), statistics);
   } else {
-    y = convolution->pass(load(std::move(x)), statistics, {});
+    y = convolution->pass(load(std::move(x), given), statistics, {});
   }
   module->tell_observers(y.x);
   if (after == nullptr) return y;
@@ -145,7 +169,7 @@ void Sequential::append_parts(std::vector<Part>& all, Sequential* nested) const 
   }
 }
 
-std::vector<Stage> Sequential::stages(bool open) const {
+std::vector<Stage> Sequential::group(bool open) const {
   std::vector<Part> parts;
   append_parts(parts, nullptr);
   const std::size_t n = parts.size();
@@ -158,6 +182,7 @@ std::vector<Stage> Sequential::stages(bool open) const {
     return module != nullptr && module->passes() ? module : nullptr;
   };
   const auto convolution_at = [&](std::size_t i) { return passes_at(i, static_cast<Passing*>(nullptr)); };
+  const auto loading_at = [&](std::size_t i) { return passes_at(i, static_cast<Loading*>(nullptr)); };
   const auto block_at = [&](std::size_t i) { return passes_at(i, static_cast<Normalising*>(nullptr)); };
 
   std::vector<Stage> chain;
@@ -171,6 +196,7 @@ std::vector<Stage> Sequential::stages(bool open) const {
     const bool passes = stage.convolution != nullptr || stage.block != nullptr;
     stage.wanted_by = passes ? norm_at(i + 1) : nullptr;
     stage.wanted_too = passes ? block_at(i + 1) : nullptr;
+    stage.loading = !passes && stage.before != nullptr ? loading_at(i) : nullptr;
     if (passes && stage.wanted_by == nullptr && stage.wanted_too == nullptr && stage.before == nullptr && stage.block == nullptr)
       stage.convolution = nullptr;  // nothing to be had: the plain op can take a bias and an activation along
     if (stage.wanted_by != nullptr) {
@@ -178,7 +204,7 @@ std::vector<Stage> Sequential::stages(bool open) const {
       const Epilogue then = i + 2 < n ? epilogue_of(parts[i + 2].module) : Epilogue::none;
       Module* const activation = then != Epilogue::none ? parts[i + 2].module : nullptr;
       i += activation != nullptr ? 2 : 1;
-      if (convolution_at(i + 1) != nullptr || (open && i + 1 == n)) {
+      if (convolution_at(i + 1) != nullptr || loading_at(i + 1) != nullptr || (open && i + 1 == n)) {
         pending.before = norm;
         pending.activation_before = activation;
         pending.then_before = then;
@@ -187,7 +213,7 @@ std::vector<Stage> Sequential::stages(bool open) const {
         stage.activation = activation;
         stage.then = then;
       }
-    } else if (stage.convolution == nullptr && stage.block == nullptr) {
+    } else if (stage.convolution == nullptr && stage.block == nullptr && stage.loading == nullptr) {
       stage.fused = dynamic_cast<Fusible*>(stage.module);
       stage.then = stage.fused != nullptr && i + 1 < n ? epilogue_of(parts[i + 1].module) : Epilogue::none;
       if (stage.then != Epilogue::none)
@@ -206,7 +232,14 @@ std::vector<Stage> Sequential::stages(bool open) const {
   return chain;
 }
 
+const std::vector<Stage>& Sequential::stages(bool open) const {
+  Grouped& g = grouped_[open ? 1 : 0];
+  if (g.version != structure_version()) g = {structure_version(), group(open)};
+  return g.stages;
+}
+
 void Sequential::choose(Recompute how) {
+  change_structure();
   recompute_ = std::move(how);
   actions_.clear();
   planned_for_ = -1;
@@ -217,19 +250,27 @@ Tensor Sequential::forward(Tensor x) {
   return run(stages(false), {std::move(x)}).x;
 }
 
-Pending Sequential::forward_pending(Tensor x) {
-  std::vector<Stage> chain = stages(true);
-  Stage last;
-  if (!chain.empty() && chain.back().module == nullptr && chain.back().nested == nullptr) {
-    last = std::move(chain.back());
-    chain.pop_back();
-  }
-  return last.load(run(std::move(chain), {std::move(x)}));
+Pending Sequential::forward_pending(Pending p) {
+  std::span<const Stage> chain = stages(true);
+  const Stage* last = !chain.empty() && chain.back().path() == nullptr ? &chain.back() : nullptr;
+  if (last != nullptr) chain = chain.first(chain.size() - 1);
+  schedule::Activation x{std::move(p.x), std::move(p.mean), std::move(p.var)};
+  if (x.mean.defined() && !takes_pending()) fail("Sequential: nothing here takes a pending normalisation; settle() it first");
+  x = run(chain, std::move(x), p);
+  return last != nullptr ? last->load(std::move(x)) : Pending{std::move(x.x)};
 }
 
-schedule::Activation Sequential::run(std::vector<Stage> chain, schedule::Activation x) {
+bool Sequential::takes_pending() const {
+  const std::vector<Stage>& chain = stages(true);
+  if (chain.empty()) return false;
+  const Stage* first = &chain.front();
+  while (first->nested != nullptr) first = &first->inside.front();
+  return first->convolution != nullptr;
+}
+
+schedule::Activation Sequential::run(std::span<const Stage> chain, schedule::Activation x, const Pending& given) {
   if (recompute_.is_vanilla() || chain.empty() || grad_mode() != GradMode::record) {
-    for (const Stage& stage : chain) x = stage(std::move(x));
+    for (const Stage& stage : chain) x = &stage == chain.data() ? stage(std::move(x), given) : stage(std::move(x));
     return x;
   }
   if (const int n = static_cast<int>(chain.size()); planned_for_ != n) {
@@ -237,7 +278,7 @@ schedule::Activation Sequential::run(std::vector<Stage> chain, schedule::Activat
     planned_for_ = n;
   }
   if (life_ == nullptr) life_ = new Life;
-  return schedule::execute(new Run(std::move(chain), life_), actions_, std::move(x));
+  return schedule::execute(new Run({chain.begin(), chain.end()}, given, life_), actions_, std::move(x));
 }
 
 void Sequential::describe(Fields& f) {

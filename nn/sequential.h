@@ -21,7 +21,8 @@ struct Stage {
   Epilogue then = Epilogue::none;
 
   Passing* convolution = nullptr;  ///< the module, when it passes statistics; or
-  Normalising* block = nullptr;    ///< the module, when it does that and begins with a normalisation
+  Normalising* block = nullptr;    ///< the module, when it does that and begins with a normalisation; or
+  Loading* loading = nullptr;      ///< the module, when it only takes a normalisation over
   BatchNorm2d* before = nullptr;   ///< what is done on load, with `then_before`
   Module* activation_before = nullptr;
   Epilogue then_before = Epilogue::none;
@@ -32,9 +33,10 @@ struct Stage {
   Sequential* nested = nullptr;  ///< one that was told itself what to recompute, of these stages
   std::vector<Stage> inside = {};
 
-  schedule::Activation operator()(schedule::Activation x) const;
-  /// What is left to do with `x` by `before`.
-  Pending load(schedule::Activation x) const;
+  /// given: what is done on load of a chain's first stage, where the chain's caller says so; x, mean and var come with x.
+  schedule::Activation operator()(schedule::Activation x, const Pending& given = {}) const;
+  /// What is to be done with `x` on load.
+  Pending load(schedule::Activation x, const Pending& given = {}) const;
   const char* path() const;
 };
 
@@ -67,14 +69,16 @@ class Sequential : public Module {
 
   /// The stages of the chain: children, with nested Sequentials and blocks that are nothing but chains taken apart (unless they
   /// were told themselves what to recompute) and activations joined to what they follow.
-  std::vector<Stage> stages() const { return stages(false); }
+  const std::vector<Stage>& stages() const { return stages(false); }
   /// What the last recorded forward followed; empty when that kept everything.
   const std::vector<schedule::Action>& actions() const { return actions_; }
 
   Tensor forward(Tensor x) override;
-  /// forward(), but a batch normalisation at the very end is left for the caller to settle(), together with what the caller
-  /// adds. For blocks with a shortcut.
-  Pending forward_pending(Tensor x);
+  /// forward(), but with a normalisation at the very beginning, if p has one, done on load, and one at the very end left for
+  /// the caller to settle(), together with what the caller adds. For blocks with a shortcut.
+  Pending forward_pending(Pending p);
+  /// Whether it takes a p with a normalisation.
+  bool takes_pending() const;
   void describe(Fields& f) override;
   std::vector<Sequential*> chains() override;
 
@@ -93,15 +97,22 @@ class Sequential : public Module {
   void choose(Recompute how);
   struct Part;
   void append_parts(std::vector<Part>& all, Sequential* nested) const;
-  std::vector<Stage> stages(bool open) const;
-  schedule::Activation run(std::vector<Stage> chain, schedule::Activation x);
+  /// open: a last normalisation is a stage without a module, left to the caller. Kept until a net changes.
+  const std::vector<Stage>& stages(bool open) const;
+  std::vector<Stage> group(bool open) const;
+  schedule::Activation run(std::span<const Stage> chain, schedule::Activation x, const Pending& given = {});
 
   std::vector<Child> children_;
   Recompute recompute_ = Recompute::vanilla();
   std::vector<schedule::Action> actions_;  // recompute_ for the number of stages that the chain had last
   int planned_for_ = -1;
-  Life* life_ = nullptr;     // of the children, for backwards that will need them
-  Tensor* probe_ = nullptr;  // where a planner wants to see the chain's input
+  struct Grouped {
+    std::uint64_t version = 0;  // of all nets
+    std::vector<Stage> stages;
+  };
+  mutable Grouped grouped_[2];  // closed, open
+  Life* life_ = nullptr;        // of the children, for backwards that will need them
+  Tensor* probe_ = nullptr;     // where a planner wants to see the chain's input
 };
 
 }  // namespace rewind_lib::nn

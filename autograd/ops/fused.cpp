@@ -93,12 +93,12 @@ kernels::FusedInput<T> pending_of(const Forward& f, int x, const FusedAttr& a) {
           pending ? ops::activation_of(a.epilogue) : kernels::Activation::none};
 }
 
-/// Hands over [4, C], the gradients of gamma, beta, mean and var, for inputs x, mean, var, gamma, beta ...
-void give_parameters(Vjp& v, const Tensor& all) {
+/// Hands over [4, C], the gradients of gamma, beta, mean and var, for inputs x, mean, var, gamma, beta from number x on.
+void give_parameters(Vjp& v, int x, const Tensor& all) {
   const auto row = [&](int i) { return reshape(slice(all, 0, i, i + 1), Shape{all.shape()[1]}); };
   constexpr int input[] = {3, 4, 1, 2};
   for (int i = 0; i < 4; ++i)
-    if (v.needs(input[i])) v.give(input[i], row(i));
+    if (v.needs(x + input[i])) v.give(x + input[i], row(i));
 }
 
 struct Case {
@@ -159,9 +159,9 @@ constexpr const char* no_second_derivative =
     "the gradients of fused convolutions are single kernels; for second derivatives use conv2d() and batch_norm(), or turn "
     "fusion off: net.fuse(false)";
 
-/// What fused_conv2d_backward makes, in this order: the gradients of x, w and of [gamma, beta, mean, var].
+/// What fused_conv2d_backward makes, in this order: the gradients of x, w, of [gamma, beta, mean, var], and of a residual.
 struct Wanted {
-  static constexpr int x = 0, w = 1, parameters = 2;
+  static constexpr int x = 0, w = 1, parameters = 2, residual = 3;
   std::uint32_t bits;
   bool has(int which) const { return (bits & bit(which)) != 0; }
   int slot(int which) const { return std::popcount(bits & (bit(which) - 1)); }
@@ -180,8 +180,8 @@ struct FusedConvBackward {
     Wanted wanted;
   };
 
-  /// g, g_mean, g_var, y, mean of y, x, mean, var, gamma, beta, w. Inputs 1 to 4 go together: without them, no gradient
-  /// has reached the statistics.
+  /// g, g_mean, g_var, y, mean of y, x, mean, var, gamma, beta, w, what is added to the gradient of x. Inputs 1 to 4 go
+  /// together: without them, no gradient has reached the statistics, and that of a residual is g.
   static Specs infer(Inputs in, const Attr& a) {
     for (const int i : {0, 5, 10})
       if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
@@ -198,16 +198,24 @@ struct FusedConvBackward {
     }
     if (a.wanted.has(Wanted::parameters) && !(in[6].defined() && a.wanted.has(Wanted::x)))
       fail(str(name, ": gradients of parameters need a normalisation and the gradient of x ", x));
+    if (a.wanted.has(Wanted::residual) && !in[1].defined())
+      fail(str(name, ": the gradient of a residual needs those of the statistics; without them it is g ", g));
+    if (in[11].defined() && !(a.wanted.has(Wanted::x) && in[11].shape() == x && adds(x, w, a.forward)))
+      fail(str(name, ": ", in[11].shape(), " can only be added to the gradient of a pointwise convolution's x, here ", x));
     Specs specs;
     if (a.wanted.has(Wanted::x)) specs.push_back({x, dtype});
     if (a.wanted.has(Wanted::w)) specs.push_back({w, dtype});
     if (a.wanted.has(Wanted::parameters)) specs.push_back({{4, x[3]}, dtype});
+    if (a.wanted.has(Wanted::residual)) specs.push_back({g, dtype});
     return specs;
   }
+  /// Whether something can be added to the gradient of x on the way.
+  static bool adds(const Shape& x, const Shape& w, const FusedAttr& a) { return kernels::is_pointwise(geometry(x, w, a, false)); }
   static FusedShape shape_of(const Shape& x, const Shape& w, const Attr& a, bool pending, bool statistics) {
     FusedShape s = geometry(x, w, a.forward, pending);
     s.statistics = statistics;
     s.dx = a.wanted.has(Wanted::x);
+    s.residual = a.wanted.has(Wanted::residual);
     return s;
   }
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
@@ -227,7 +235,7 @@ struct FusedConvBackward {
       const FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1));
       const kernels::FusedGradient<T> g{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
       const kernels::FusedResult<T> out{a.wanted.out<T>(f, Wanted::x), a.wanted.out<T>(f, Wanted::w),
-                                        a.wanted.out<T>(f, Wanted::parameters)};
+                                        a.wanted.out<T>(f, Wanted::parameters), a.wanted.out<T>(f, Wanted::residual), f.in<T>(11)};
       kernels::fused_backward(s, pending_of<T>(f, 5, a.forward), f.in<T>(10), g, out, f.workspace<std::byte>());
     });
   }
@@ -240,8 +248,10 @@ struct FusedConvBackward {
         const Shape y = check_convolution(name, k.x, k.w, a, in[1].defined()), o{y[3]};
         std::uint32_t bits = number % 5 == 1 ? bit(0) : number % 5 == 2 ? bit(1) : bit(0) | bit(1);
         if (in[1].defined() && (bits & bit(0)) != 0) bits |= bit(2);
-        std::vector<Tensor> all{sample(y, -1, 1, 5), {}, {}, {}, {}, in[0], in[1], in[2], in[3], in[4], in[5]};
+        std::vector<Tensor> all{sample(y, -1, 1, 5), {}, {}, {}, {}, in[0], in[1], in[2], in[3], in[4], in[5], {}};
+        if ((bits & bit(0)) != 0 && number % 3 != 0 && adds(k.x, k.w, a)) all[11] = sample(k.x, -1, 1, 10);
         if (number % 4 != 2) {
+          if (number % 3 == 0) bits |= bit(Wanted::residual);
           all[1] = sample(o, -1, 1, 6);
           all[2] = sample(o, -1, 1, 7);
           all[3] = sample(y, -1, 1, 8);
@@ -250,57 +260,12 @@ struct FusedConvBackward {
         s.add(std::move(all), {a, {bits}});
       }
     const Tensor g = sample({1, 2, 2, 3}), x = sample({1, 2, 2, 2}), w = sample({3, 1, 1, 2});
-    s.error({sample({1, 2, 3, 3}), {}, {}, {}, {}, x, {}, {}, {}, {}, w}, {{}, {3}}, "makes [1, 2, 2, 3]");
-    s.error({g, sample({2}), sample({3}), g, sample({3}), x, {}, {}, {}, {}, w}, {{}, {3}}, "input 1 must be [3]");
-    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w}, {{}, {4}}, "gradients of parameters need a normalisation");
-    s.error({g, {}, {}, {}, {}, {}, {}, {}, {}, {}, w}, {{}, {3}}, "input 5 is undefined");
-  }
-};
-
-/// The gradient of y itself, where a residual needs it.
-struct StatisticsGradient {
-  static constexpr const char* name = "statistics_gradient";
-  static constexpr Kind kind = Kind::elementwise;
-  static constexpr const char* no_gradient = no_second_derivative;
-  static constexpr std::uint32_t donates = bit(0);
-  struct Attr {};
-
-  /// g, g_mean, g_var, y, mean.
-  static Specs infer(Inputs in, const Attr&) {
-    const DType dtype = check_floats(name, in);
-    const Shape& g = in[0].shape();
-    if (g.rank() < 2 || g.numel() == 0) fail(str(name, ": g must be [..., channels] with at least one element, not ", g));
-    if (!(in[3].shape() == g)) fail(str(name, ": y must have the shape of g ", g, ", not ", in[3].shape()));
-    for (const std::size_t i : {1, 2, 4})
-      if (!(in[i].shape() == Shape{g[-1]}))
-        fail(str(name, ": input ", i, " must be [", g[-1], "], one element a channel of g ", g, ", not ", in[i].shape()));
-    return {{g, dtype}};
-  }
-  static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 4); }
-  static std::size_t workspace(Inputs in, const Specs&, const Attr&) {
-    const std::int64_t channels = in[0].shape()[-1];
-    return in[0].dtype() == float32 ? kernels::assemble_gradient_workspace<float>(channels)
-                                    : kernels::assemble_gradient_workspace<double>(channels);
-  }
-  static void forward(const Forward& f, const Attr&) {
-    visit_float(f.in_dtype(0), [&](auto zero) {
-      using T = decltype(zero);
-      const Shape& g = f.in_shape(0);
-      const kernels::FusedGradient<T> gradient{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
-      kernels::assemble_gradient(g.numel() / g[-1], g[-1], gradient, f.out<T>(0), f.workspace<std::byte>());
-    });
-  }
-  static void samples(Samples<Attr> s) {
-    for (const std::int64_t c : {1, 2, 3, 17, 24})
-      for (const std::int64_t rows : {1, 2, 5, 40}) {
-        const Shape y{rows, 1, c}, o{c};
-        s.add({sample(y), sample(o, -1, 1, 1), sample(o, -1, 1, 2), sample(y, -1, 1, 3), sample(o, -1, 1, 4)});
-      }
-    const Tensor y = sample({2, 3}), o = sample({3});
-    s.error({sample({0, 3}), o, o, sample({0, 3}), o}, {}, "at least one element, not [0, 3]");
-    s.error({y, o, o, sample({3, 2}), o}, {}, "y must have the shape of g [2, 3]");
-    s.error({y, o, sample({2}), y, o}, {}, "input 2 must be [3]");
-    s.error({y, o, o, y, Tensor()}, {}, "input 4 is undefined");
+    s.error({sample({1, 2, 3, 3}), {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {3}}, "makes [1, 2, 2, 3]");
+    s.error({g, sample({2}), sample({3}), g, sample({3}), x, {}, {}, {}, {}, w, {}}, {{}, {3}}, "input 1 must be [3]");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {4}}, "gradients of parameters need a normalisation");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {11}}, "without them it is g [1, 2, 2, 3]");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, g}, {{}, {3}}, "can only be added to the gradient of a pointwise");
+    s.error({g, {}, {}, {}, {}, {}, {}, {}, {}, {}, w, {}}, {{}, {3}}, "input 5 is undefined");
   }
 };
 
@@ -342,41 +307,39 @@ struct FusedConv {
     });
   }
   /// Raw tensors only: x, and y, which the next convolution of a chain saves as its x.
-  static Saves saves(const Attr& a, std::uint32_t) { return {.inputs = 0x3f, .outputs = a.statistics ? bit(0) | bit(1) : 0}; }
+  static Saves saves(const Attr& a, std::uint32_t needs) {
+    const bool residual_only = (needs & 0x3f) == 0;  // whose gradient is the one that arrives, but for the statistics
+    return {.inputs = residual_only && !a.statistics ? 0 : std::uint32_t{0x3f}, .outputs = a.statistics ? bit(0) | bit(1) : 0};
+  }
   static void vjp(Vjp& v, const Attr& a) {
     std::uint32_t wanted = v.needs(5) ? bit(Wanted::w) : 0;
     for (int i = 0; i < 5; ++i)
       if (v.needs(i)) wanted |= bit(Wanted::x) | (i > 0 ? bit(Wanted::parameters) : 0);
-    Tensor in[11];
+    Tensor in[12];
     const bool statistics = a.statistics && (v.has_grad(1) || v.has_grad(2));
     in[0] = v.grad(0);
-    if (a.statistics) {
-      Tensor y = v.output(0), mean = v.output(1);
-      if (statistics) {
-        in[1] = v.grad(1);
-        in[2] = v.grad(2);
-        in[3] = std::move(y);
-        in[4] = std::move(mean);
-      }
+    if (statistics) {
+      in[1] = v.grad(1);
+      in[2] = v.grad(2);
+      in[3] = v.output(0);
+      in[4] = v.output(1);
     }
+    if (v.needs(6) && statistics)
+      wanted |= bit(Wanted::residual);
+    else if (v.needs(6))
+      v.give(6, in[0]);
+    if (wanted == 0) return;
     for (int i = 0; i < 6; ++i)
       if (v.input_shape(i).rank() > 0) in[5 + i] = v.input(i);
-    if (v.needs(6)) {
-      if (statistics) {
-        in[0] = apply_one(ops::statistics_gradient_op,
-                          {std::move(in[0]), std::move(in[1]), std::move(in[2]), std::move(in[3]), std::move(in[4])}, nullptr);
-        for (int i = 1; i < 5; ++i) in[i] = Tensor();
-      }
-      v.give(6, in[0]);
-    }
-    if (wanted == 0) return;
+    if (v.needs(0) && FusedConvBackward::adds(v.input_shape(0), v.input_shape(5), a)) in[11] = v.take_given(0);
     const FusedConvBackward::Attr attr{a, {wanted}};
-    Tensor out[3];
+    Tensor out[4];
     apply(ops::fused_conv2d_backward_op, in, &attr, {out, static_cast<std::size_t>(std::popcount(wanted))});
     for (Tensor& t : in) t = Tensor();
     const Wanted w = attr.wanted;
+    if (w.has(Wanted::residual)) v.give(6, std::move(out[w.slot(Wanted::residual)]));
     if (w.has(Wanted::w)) v.give(5, std::move(out[w.slot(Wanted::w)]));
-    if (w.has(Wanted::parameters)) give_parameters(v, out[w.slot(Wanted::parameters)]);
+    if (w.has(Wanted::parameters)) give_parameters(v, 0, out[w.slot(Wanted::parameters)]);
     if (v.needs(0)) v.give(0, std::move(out[w.slot(Wanted::x)]));
   }
   static void samples(Samples<Attr> s) {
@@ -412,6 +375,9 @@ struct SettleAttr {
   double eps = 1e-5;
   Epilogue epilogue = Epilogue::none;
   bool shortcut = false;
+  double shortcut_eps = 1e-5;
+  Epilogue shortcut_epilogue = Epilogue::none;
+  bool shortcut_pending = false;
   /// Whether backward goes by the mask of what the forward made.
   bool masks() const { return shortcut && epilogue != Epilogue::none; }
 };
@@ -419,8 +385,8 @@ struct SettleAttr {
 std::int64_t rows_of(const Shape& x) { return x.numel() / x[-1]; }
 
 template <class T>
-kernels::FusedInput<T> settle_input(const Forward& f, int x, const SettleAttr& a) {
-  return {f.in<T>(x), f.in<T>(x + 1), f.in<T>(x + 2), f.in<T>(x + 3), f.in<T>(x + 4), a.eps, ops::activation_of(a.epilogue)};
+kernels::FusedInput<T> settle_input(const Forward& f, int x, double eps, Epilogue epilogue) {
+  return {f.in<T>(x), f.in<T>(x + 1), f.in<T>(x + 2), f.in<T>(x + 3), f.in<T>(x + 4), eps, ops::activation_of(epilogue)};
 }
 
 void check_settle(const char* op, Inputs in, const SettleAttr& a) {
@@ -468,9 +434,9 @@ struct SettleGradient {
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
-      kernels::settle_backward(rows_of(x), x[-1], settle_input<T>(f, 0, a.forward), f.in<T>(5), f.in<T>(6), f.out<T>(0),
-                               a.shortcut ? f.out<T>(1) : nullptr, a.parameters ? f.out<T>(a.shortcut ? 2 : 1) : nullptr,
-                               f.workspace<std::byte>());
+      kernels::settle_backward(rows_of(x), x[-1], settle_input<T>(f, 0, a.forward.eps, a.forward.epilogue), f.in<T>(5), f.in<T>(6),
+                               f.out<T>(0), a.shortcut ? f.out<T>(1) : nullptr,
+                               a.parameters ? f.out<T>(a.shortcut ? 2 : 1) : nullptr, f.workspace<std::byte>());
     });
   }
   static void samples(Samples<Attr> s) {
@@ -505,17 +471,21 @@ struct Settle {
   using Attr = SettleAttr;
   static constexpr std::uint32_t donates = bit(0) | bit(5);
 
-  /// x, mean, var, gamma, beta, shortcut.
+  /// x, mean, var, gamma, beta; the shortcut, and its mean, var, gamma, beta where it is pending too.
   static Specs infer(Inputs in, const Attr& a) {
     if (!in[0].defined()) fail(str(name, ": input 0 is undefined"));
     const DType dtype = check_floats(name, in, 1);
     check_settle(name, in, a);
     const Shape& x = in[0].shape();
     if (in[5].defined() && !(in[5].shape() == x)) fail(str(name, ": the shortcut is ", in[5].shape(), ", but x is ", x));
-    if (in[5].defined() != a.shortcut) fail(str(name, ": the attribute and the inputs differ about a shortcut (x ", x, ")"));
+    if (a.shortcut) check_pending(name, in[5], in[6], in[7], in[8], in[9], a.shortcut_eps);
+    if (in[5].defined() != a.shortcut || in[6].defined() != a.shortcut_pending)
+      fail(str(name, ": the attribute and the inputs differ about a shortcut (x ", x, ")"));
     return {{x, dtype}};
   }
-  static Cost cost(Inputs in, const Specs& out, const Attr&) { return ops::pointwise_cost(out, in[5].defined() ? 5 : 4); }
+  static Cost cost(Inputs in, const Specs& out, const Attr&) {
+    return ops::pointwise_cost(out, 4 + (in[5].defined() ? 1 : 0) + (in[6].defined() ? 4 : 0));
+  }
   static std::size_t workspace(Inputs in, const Specs&, const Attr&) {
     const std::int64_t channels = in[0].shape()[-1];
     return in[0].dtype() == float32 ? kernels::settle_forward_workspace<float>(channels)
@@ -525,34 +495,53 @@ struct Settle {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
-      kernels::settle_forward(rows_of(x), x[-1], settle_input<T>(f, 0, a), f.in<T>(5), f.out<T>(0), f.workspace<std::byte>());
+      kernels::settle_forward(rows_of(x), x[-1], settle_input<T>(f, 0, a.eps, a.epilogue),
+                              settle_input<T>(f, 5, a.shortcut_eps, a.shortcut_epilogue), f.out<T>(0), f.workspace<std::byte>());
     });
   }
   // With a shortcut, the mask of the activation is that of the output; without one it is made again from x.
   static Saves saves(const Attr& a, std::uint32_t needs) {
-    const bool norm = (needs & 0x1f) != 0;
-    return {.inputs = norm || a.masks() ? std::uint32_t{0x1f} : 0, .outputs = a.masks() ? bit(0) : 0};
+    const bool norm = (needs & 0x1f) != 0, masks = a.masks();
+    std::uint32_t inputs = norm || masks ? std::uint32_t{0x1f} : 0;
+    if (a.shortcut_pending && (needs & 0x3e0) != 0) inputs |= 0x3e0;
+    return {.inputs = inputs, .outputs = masks ? bit(0) : 0};
   }
   static void vjp(Vjp& v, const Attr& a) {
     std::uint32_t needs = 0;
-    for (int i = 0; i < 6; ++i)
+    for (int i = 0; i < 10; ++i)
       if (v.needs(i)) needs |= bit(i);
-    Tensor g = v.grad(0);
-    if ((needs & bit(5)) != 0 && a.epilogue == Epilogue::none) v.give(5, g);
-    if ((needs & 0x1f) == 0 && !a.masks()) return;
-    Tensor in[7];
-    for (int i = 0; i < 5; ++i)
-      if (v.input_shape(i).rank() > 0) in[i] = v.input(i);
-    if (a.masks()) in[5] = v.output(0);
-    in[6] = std::move(g);
-    const bool shortcut = a.masks() && v.needs(5), parameters = (needs & 0x1e) != 0;
-    const SettleGradient::Attr attr{a, shortcut, parameters};
+    const bool norm = (needs & 0x1f) != 0, shortcut = (needs & 0x3e0) != 0;
+    Tensor g = v.grad(0), z;  // z: the gradient of the sum, before the activation
     Tensor out[3];
-    apply(ops::settle_gradient_op, in, &attr, {out, std::size_t{1} + (shortcut ? 1 : 0) + (parameters ? 1 : 0)});
-    for (Tensor& t : in) t = Tensor();
-    if (shortcut) v.give(5, std::move(out[1]));
-    if (parameters) give_parameters(v, out[shortcut ? 2 : 1]);
+    if (norm || a.masks()) {
+      Tensor in[7];
+      for (int i = 0; i < 5; ++i)
+        if (v.input_shape(i).rank() > 0) in[i] = v.input(i);
+      if (a.masks()) in[5] = v.output(0);
+      if (shortcut && !a.masks()) z = g;
+      in[6] = std::move(g);
+      const bool parameters = (needs & 0x1e) != 0, makes_z = shortcut && a.masks();
+      const SettleGradient::Attr attr{a, makes_z, parameters};
+      apply(ops::settle_gradient_op, in, &attr, {out, std::size_t{1} + (makes_z ? 1 : 0) + (parameters ? 1 : 0)});
+      if (makes_z) z = std::move(out[1]);
+      if (parameters) give_parameters(v, 0, out[makes_z ? 2 : 1]);
+    } else {
+      z = std::move(g);
+    }
+    if (shortcut) give_shortcut(v, a, needs, std::move(z));
     if (v.needs(0)) v.give(0, std::move(out[0]));
+  }
+  static void give_shortcut(Vjp& v, const Attr& a, std::uint32_t needs, Tensor z) {
+    if (!a.shortcut_pending) return v.give(5, std::move(z));
+    Tensor in[7], out[2];
+    for (int i = 0; i < 5; ++i)
+      if (v.input_shape(5 + i).rank() > 0) in[i] = v.input(5 + i);
+    in[6] = std::move(z);
+    const bool parameters = (needs & 0x3c0) != 0;
+    const SettleGradient::Attr attr{{a.shortcut_eps, a.shortcut_epilogue}, false, parameters};
+    apply(ops::settle_gradient_op, in, &attr, {out, parameters ? std::size_t{2} : std::size_t{1}});
+    if (parameters) give_parameters(v, 5, out[1]);
+    if (v.needs(5)) v.give(5, std::move(out[0]));
   }
   static void samples(Samples<Attr> s) {
     int number = 0;
@@ -560,24 +549,45 @@ struct Settle {
       for (const bool shortcut : {true, false}) {
         const Shape c{shape[-1]};
         const Epilogue e = static_cast<Epilogue>(++number % 3);
-        std::vector<Tensor> in{{}, sample(c, -0.3, 0.4), sample(c, 0.6, 1.7), {}, {}, {}};
+        std::vector<Tensor> in(10);
+        in[1] = sample(c, -0.3, 0.4);
+        in[2] = sample(c, 0.6, 1.7);
         if (number % 4 != 0) in[3] = sample(c, 1.1, 4.3, 3);
         if (number % 5 != 0) in[4] = sample(c, -0.77, 3.3, 4);
         if (shortcut) in[5] = sample(shape, -1, 1, 7);
+        const bool both = shortcut && number % 4 != 1;  // the shortcut is pending, too
+        if (both) {
+          in[6] = sample(c, -0.2, 0.5, 8);
+          in[7] = sample(c, 0.7, 1.4, 9);
+          if (number % 3 != 0) in[8] = sample(c, 0.9, 2.3, 10);
+          if (number % 5 != 2) in[9] = sample(c, -0.4, 1.3, 11);
+        }
+        const Epilogue e2 = both && number % 8 < 3 ? Epilogue::relu : Epilogue::none;
+        if (both) {
+          const int salt2 = ops::salt_avoiding_kinks(e2, [&](int k) {
+            return batch_norm_inference(sample(shape, -2, 2, 70 + number + k), in[8], in[9], in[6], in[7], {.eps = 1e-2});
+          });
+          in[5] = sample(shape, -2, 2, 70 + number + salt2);
+        }
         const int salt = ops::salt_avoiding_kinks(e, [&](int k) {
           Tensor z = batch_norm_inference(sample(shape, -2, 2, number + k), in[3], in[4], in[1], in[2], {.eps = 1e-3});
-          return shortcut ? add(std::move(z), in[5]) : z;
+          if (!shortcut) return z;
+          return add(std::move(z),
+                     both ? batch_norm_inference(in[5], in[8], in[9], in[6], in[7], {.eps = 1e-2, .epilogue = e2}) : in[5]);
         });
         in[0] = sample(shape, -2, 2, number + salt);
         if (number % 5 == 1) in[0].set_requires_grad();
         if (number % 5 == 2 && shortcut) in[5].set_requires_grad();
-        s.add(std::move(in), {1e-3, e, shortcut});
+        s.add(std::move(in), {1e-3, e, shortcut, 1e-2, e2, both});
       }
     const Tensor x = sample({2, 3}), c = sample({3}), none;
-    s.error({x, c, c, none, none, sample({1, 3})}, {.shortcut = true}, "the shortcut is [1, 3], but x is [2, 3]");
-    s.error({x, none, none, none, none, x}, {}, "needs a mean and a variance");
-    s.error({sample({3}), c, c, none, none, none}, {}, "at least two axes");
-    s.error({x, c, c, none, none, none}, {-1}, "eps must not be negative");
+    s.error({x, c, c, none, none, sample({1, 3}), none, none, none, none}, {.shortcut = true},
+            "the shortcut is [1, 3], but x is [2, 3]");
+    s.error({x, c, c, none, none, x, c, none, none, none}, {.shortcut = true, .shortcut_pending = true},
+            "give both of mean and var");
+    s.error({x, none, none, none, none, x, none, none, none, none}, {}, "needs a mean and a variance");
+    s.error({sample({3}), c, c, none, none, none, none, none, none, none}, {}, "at least two axes");
+    s.error({x, c, c, none, none, none, none, none, none, none}, {-1}, "eps must not be negative");
   }
 };
 
@@ -586,7 +596,6 @@ struct Settle {
 namespace ops {
 constinit const OpDecl fused_conv2d_op = declare<FusedConv>();
 constinit const OpDecl fused_conv2d_backward_op = declare<FusedConvBackward>();
-constinit const OpDecl statistics_gradient_op = declare<StatisticsGradient>();
 constinit const OpDecl settle_op = declare<Settle>();
 constinit const OpDecl settle_gradient_op = declare<SettleGradient>();
 }  // namespace ops
@@ -600,15 +609,22 @@ FusedConvResult fused_conv2d(Pending p, Tensor w, FusedConvOptions options, Tens
   return {std::move(out[0]), std::move(out[1]), std::move(out[2])};
 }
 
-Tensor settle(Pending p, Tensor shortcut) {
+Tensor settle(Pending p) {
   if (!p.any()) {
-    if (p.epilogue != Epilogue::none || shortcut.defined()) fail("settle: nothing is pending; use add() and relu()");
+    if (p.epilogue != Epilogue::none) fail("settle: nothing is pending; use relu()");
     return std::move(p.x);
   }
-  const SettleAttr attr{p.eps, p.epilogue, shortcut.defined()};
+  return settle(std::move(p), Pending{});
+}
+
+Tensor settle(Pending p, Pending shortcut) {
+  if (!p.any()) fail("settle: nothing is pending; use add() and relu()");
+  const SettleAttr attr{p.eps, p.epilogue, shortcut.x.defined(), shortcut.eps, shortcut.epilogue, shortcut.any()};
   return apply_one(
       ops::settle_op,
-      {std::move(p.x), std::move(p.mean), std::move(p.var), std::move(p.gamma), std::move(p.beta), std::move(shortcut)}, &attr);
+      {std::move(p.x), std::move(p.mean), std::move(p.var), std::move(p.gamma), std::move(p.beta), std::move(shortcut.x),
+       std::move(shortcut.mean), std::move(shortcut.var), std::move(shortcut.gamma), std::move(shortcut.beta)},
+      &attr);
 }
 
 bool fused_conv2d_covers(const Shape& w, const FusedConvOptions& options) {

@@ -6,9 +6,10 @@
 namespace rewind_lib::kernels {
 namespace {
 
-bool is_pointwise(const FusedShape& s) {
-  const ConvShape& c = s.conv;
-  return !s.depthwise && c.kh == 1 && c.kw == 1 && c.sh == 1 && c.sw == 1 && c.ph == 0 && c.pw == 0;
+/// Without the residual's gradient: where a kernel does not make it, it is made first and taken for g.
+FusedShape assembled(FusedShape s) {
+  s.statistics = false;
+  return s;
 }
 
 }  // namespace
@@ -29,16 +30,27 @@ void fused_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
 
 template <class T>
 std::size_t fused_backward_workspace(const FusedShape& s) {
-  if (s.depthwise) return fused::depthwise_backward_workspace<T>(s);
-  return is_pointwise(s) ? fused::pointwise_backward_workspace<T>(s) : fused::dense_backward_workspace<T>(s);
+  const auto of = [](const FusedShape& shape) {
+    if (shape.depthwise) return fused::depthwise_backward_workspace<T>(shape);
+    return is_pointwise(shape) ? fused::pointwise_backward_workspace<T>(shape) : fused::dense_backward_workspace<T>(shape);
+  };
+  return s.residual && s.statistics && !is_pointwise(s) ? max_of(of(assembled(s)), assemble_gradient_workspace<T>(s.conv.o))
+                                                        : of(s);
 }
 
 template <class T>
 void fused_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
                     const FusedResult<T>& out, void* workspace) {
-  if (s.depthwise) return fused::depthwise_backward(s, in, w, gradient, out, workspace);
   if (is_pointwise(s)) return fused::pointwise_backward(s, in, w, gradient, out, workspace);
-  fused::dense_backward(s, in, w, gradient, out, workspace);
+  FusedShape shape = s;
+  FusedGradient<T> g = gradient;
+  if (s.residual && s.statistics) {
+    assemble_gradient(s.rows(), s.conv.o, gradient, out.residual, workspace);
+    shape = assembled(s);
+    g = {.g = out.residual};
+  }
+  if (s.depthwise) return fused::depthwise_backward(shape, in, w, g, out, workspace);
+  fused::dense_backward(shape, in, w, g, out, workspace);
 }
 
 template <class T>
@@ -65,25 +77,32 @@ template <class T>
 std::size_t settle_forward_workspace(std::int64_t channels) {
   fused::Carver carver(nullptr);
   fused::Affine<T>::carve(carver, channels);
+  fused::Affine<T>::carve(carver, channels);
   return carver.used();
 }
 
 template <class T>
-void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* shortcut, T* z, void* workspace) {
+void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const FusedInput<T>& shortcut, T* z,
+                    void* workspace) {
   fused::Carver carver(workspace);
-  const auto p = fused::Affine<T>::carve(carver, channels);
+  const auto p = fused::Affine<T>::carve(carver, channels), q = fused::Affine<T>::carve(carver, channels);
   p.fill(in, channels);
+  if (shortcut.mean != nullptr) q.fill(shortcut, channels);
   const std::int64_t line = fused::line_of(channels), fold = line / channels;
   const std::int64_t grain = max_of(1, parallel::light_grain / line) * fold;
   fused::with(in.activation, [&]<Activation act>() {
     parallel::for_range(rows, grain, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t at = begin * channels, n = (end - begin) * channels;
-      if (shortcut == nullptr) return fused::normalise<act>(p, channels, n, in.x + at, z + at);
+      if (shortcut.x == nullptr) return fused::normalise<act>(p, channels, n, in.x + at, z + at);
       for (std::int64_t i = at; i < at + n; i += line)
         for_vectors<T>(0, min_of(line, at + n - i), [&](auto tag, std::int64_t j) {
           using V = typename decltype(tag)::type;
           const V v = multiply_add(load<V>(in.x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
-          store(z + i + j, activate_lanes(act, v + load<V>(shortcut + i + j)));
+          V k = load<V>(shortcut.x + i + j);
+          if (shortcut.mean != nullptr)
+            k = activate_lanes(shortcut.activation,
+                               multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j)));
+          store(z + i + j, activate_lanes(act, v + k));
         });
     });
   });
@@ -135,17 +154,17 @@ void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<
   if (parameters != nullptr) fused::finish_parameters(in, channels, p.pieces, p.sums, parameters);
 }
 
-#define REWIND_INSTANTIATE(T)                                                                                     \
-  template std::size_t fused_forward_workspace<T>(const FusedShape&);                                             \
-  template void fused_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*); \
-  template std::size_t fused_backward_workspace<T>(const FusedShape&);                                            \
-  template void fused_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,     \
-                                  const FusedResult<T>&, void*);                                                  \
-  template std::size_t assemble_gradient_workspace<T>(std::int64_t);                                              \
-  template void assemble_gradient<T>(std::int64_t, std::int64_t, const FusedGradient<T>&, T*, void*);             \
-  template std::size_t settle_forward_workspace<T>(std::int64_t);                                                 \
-  template void settle_forward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const T*, T*, void*);         \
-  template std::size_t settle_backward_workspace<T>(std::int64_t, std::int64_t);                                  \
+#define REWIND_INSTANTIATE(T)                                                                                         \
+  template std::size_t fused_forward_workspace<T>(const FusedShape&);                                                 \
+  template void fused_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);     \
+  template std::size_t fused_backward_workspace<T>(const FusedShape&);                                                \
+  template void fused_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,         \
+                                  const FusedResult<T>&, void*);                                                      \
+  template std::size_t assemble_gradient_workspace<T>(std::int64_t);                                                  \
+  template void assemble_gradient<T>(std::int64_t, std::int64_t, const FusedGradient<T>&, T*, void*);                 \
+  template std::size_t settle_forward_workspace<T>(std::int64_t);                                                     \
+  template void settle_forward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const FusedInput<T>&, T*, void*); \
+  template std::size_t settle_backward_workspace<T>(std::int64_t, std::int64_t);                                      \
   template void settle_backward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)

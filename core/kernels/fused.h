@@ -23,9 +23,16 @@ struct FusedShape {
   bool pending = false;    ///< x is still to be normalised
   bool statistics = true;  ///< mean and var of y are wanted (backward: have gradients)
   bool dx = true;          ///< backward: the gradient of x is wanted
+  bool residual = false;   ///< backward: that of a residual is wanted, which is G
 
   std::int64_t rows() const { return conv.n * conv.out_h() * conv.out_w(); }
 };
+
+/// 1x1 at stride 1: a product of matrices.
+constexpr bool is_pointwise(const FusedShape& s) {
+  const ConvShape& c = s.conv;
+  return !s.depthwise && c.kh == 1 && c.kw == 1 && c.sh == 1 && c.sw == 1 && c.ph == 0 && c.pw == 0;
+}
 
 /// Whether there are kernels for a shape.
 constexpr bool fused_covers(const FusedShape& s) {
@@ -58,6 +65,8 @@ struct FusedResult {
   T* x = nullptr;           ///< [N, H, W, C]
   T* w = nullptr;           ///< as w
   T* parameters = nullptr;  ///< [4, C]: of gamma, beta, mean and var
+  T* residual = nullptr;    ///< G itself, as y; may be the buffer of g
+  const T* add = nullptr;   ///< as x: added to the gradient of x. Pointwise convolutions only.
 };
 
 template <class T>
@@ -79,12 +88,13 @@ std::size_t assemble_gradient_workspace(std::int64_t channels);
 template <class T>
 void assemble_gradient(std::int64_t rows, std::int64_t channels, const FusedGradient<T>& gradient, T* out, void* workspace);
 
-/// The end of a chain: z = act((x - mean) / sqrt(var + eps) gamma + beta + shortcut), over [rows, channels]; shortcut may
-/// be null. z may be the buffer of x or of shortcut.
+/// The end of a chain: z = act((x - mean) / sqrt(var + eps) gamma + beta + shortcut), over [rows, channels]; the shortcut may
+/// be missing (x null), or itself still to be normalised. z may be the buffer of x or of shortcut.x.
 template <class T>
 std::size_t settle_forward_workspace(std::int64_t channels);
 template <class T>
-void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* shortcut, T* z, void* workspace);
+void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const FusedInput<T>& shortcut, T* z,
+                    void* workspace);
 
 /// z: what the forward made, where it had a shortcut and an activation; else null. dx may be the buffer of g; dshortcut
 /// (the gradient before the activation) and parameters ([4, C]: of gamma, beta, mean and var) may be null.

@@ -79,7 +79,7 @@ struct BackwardPlan {
     sums = s.pending ? carver.take<double>(max_of(1, c.pieces) * 2 * in) : nullptr;
     packed = carver.take<T>(packed_size(out, in));
     partials = c.pieces > 1 ? carver.take<T>(c.pieces * in * out) : nullptr;
-    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (s.statistics ? c.tile * out : 0);
+    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (s.statistics && !s.residual ? c.tile * out : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -160,8 +160,9 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         const int64_t count = min_of(p.c.tile, last - begin);
         const T *g = gradient.g + begin * co, *x = in.x + begin * ci;
         if (s.statistics) {
-          assemble(p.assembly, co, count * co, g, gradient.y + begin * co, assembled);
-          g = assembled;
+          T* to = s.residual ? out.residual + begin * co : assembled;
+          assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
+          g = to;
         }
         if (out.w != nullptr) {
           const T* z = x;
@@ -176,7 +177,14 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         T* dx = out.x + begin * ci;
         gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, dx, ci, Epilogue<T>{},
                   scratch);
-        if (s.pending) differentiate<act>(p.affine, ci, count * ci, x, dx, dx, sums, sums + ci);
+        const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
+        if (s.pending) {
+          differentiate<act>(p.affine, ci, count * ci, x, dx, dx, sums, sums + ci, static_cast<const T*>(nullptr),
+                             static_cast<T*>(nullptr), more);
+        } else if (more != nullptr) {
+          REWIND_INDEPENDENT
+          for (int64_t i = 0; i < count * ci; ++i) dx[i] += more[i];
+        }
       }
     });
   });

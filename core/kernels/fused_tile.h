@@ -109,10 +109,11 @@ void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* o
 }
 
 /// From the gradient da of act(z): dx = mask(da) scale, first += sum of mask(da), second += sum of mask(da) (x - mean).
-/// dx may be da. With Settled, the mask is that of what was made, `made`, and dz, when not null, takes mask(da).
+/// dx may be da. With Settled, the mask is that of what was made, `made`, and dz, when not null, takes mask(da). `add`, when not
+/// null, is added to dx, with the same rounding as by another pass.
 template <Activation act, bool Settled = false, class T>
 void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
-                   const T* made = nullptr, T* dz = nullptr) {
+                   const T* made = nullptr, T* dz = nullptr, const T* add = nullptr) {
   const int64_t line = line_of(channels);
   const auto part = [&](int64_t start, int64_t lines, int64_t width) {
     for_strips<T, 2>(width, [&](auto tag, auto count, int64_t j) {
@@ -135,7 +136,9 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
           const V g = masked<act>(load<V>(da + i + v * w), z);
           if constexpr (Settled)
             if (dz != nullptr) store(dz + i + v * w, g);
-          store(dx + i + v * w, g * scale[v]);
+          V d_x = g * scale[v];
+          if (add != nullptr) d_x = __builtin_assoc_barrier(d_x) + load<V>(add + i + v * w);
+          store(dx + i + v * w, d_x);
           a[v] += g;
           b[v] = multiply_add(g, d, b[v]);
         }

@@ -63,32 +63,36 @@ nn::Sequential small() {
 }
 constexpr zoo::Model small_model{"small", 48, 8, 1, 10, small};
 
-/// A stage that is checkpointed by itself.
+/// A stage that is checkpointed by itself, or could be.
 struct Checkpointed : nn::Module {
   nn::Sequential body;
-  explicit Checkpointed(nn::Sequential s) : body(std::move(s)) {}
+  bool on;
+  Checkpointed(nn::Sequential s, bool checkpoint) : body(std::move(s)), on(checkpoint) {}
   void describe(nn::Fields& f) override { f.child("body", body); }
   rw::Tensor forward(rw::Tensor x) override {
+    if (!on) return body(std::move(x));
     return rw::checkpoint([this](rw::Tensor h) { return body(std::move(h)); }, std::move(x));
   }
 };
 
-nn::Sequential block(bool checkpointed) {
+enum class Wrap { none, plain, checkpoint };
+
+nn::Sequential block(Wrap wrap) {
   nn::Sequential body{nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 2}}, nn::Dropout{0.2}, nn::BatchNorm2d{8}, nn::Tanh{}};
   nn::Sequential s;
-  if (checkpointed)
-    s.add("0", Checkpointed{std::move(body)});
+  if (wrap != Wrap::none)
+    s.add("0", Checkpointed{std::move(body), wrap == Wrap::checkpoint});
   else
     s.add("0", std::move(body));
   return s;
 }
 
-/// Three blocks, each a checkpoint or a Sequential with a strategy of its own ("" for neither).
-zoo::Task nested(bool checkpoints, const std::string& inner, const std::string& outer) {
+/// Three blocks, each in a module of its own that may be a checkpoint, or a Sequential with a strategy of its own ("": none).
+zoo::Task nested(Wrap wrap, const std::string& inner, const std::string& outer) {
   zoo::Task task(zoo::Model{"nested", 4, 8, 1, 10, [] { return nn::Sequential{}; }});
   rw::random::seed(3);
   task.net.add("stem", nn::conv_norm({.in = 1, .out = 8, .kernel = 3, .padding = 1}));
-  for (const char* name : {"a", "b", "c"}) task.net.add(name, block(checkpoints));
+  for (const char* name : {"a", "b", "c"}) task.net.add(name, block(wrap));
   task.net.add("head", nn::Sequential{nn::GlobalAvgPool{}, nn::Dropout{0.2}, nn::Linear{8, 10}});
   if (!inner.empty())
     for (const int i : {1, 3}) dynamic_cast<nn::Sequential&>(task.net[i]).recompute(rw::Recompute::parse(inner));
@@ -191,17 +195,18 @@ TEST_CASE("the same bits in every model") {
 
 TEST_CASE("the same bits with schedules inside schedules and checkpoints inside stages") {
   const zoo::Threads one(1);
-  const auto run = [](bool checkpoints, const std::string& inner, const std::string& outer) {
-    zoo::Task task = nested(checkpoints, inner, outer);
+  const auto run = [](Wrap wrap, const std::string& inner, const std::string& outer) {
+    zoo::Task task = nested(wrap, inner, outer);
     return train(task, "adam");
   };
-  const Hashes expected = run(false, "", "vanilla");
+  const Hashes expected = run(Wrap::none, "", "vanilla"), wrapped = run(Wrap::plain, "", "vanilla");
   for (const char* outer : zoo::strategies) {
     INFO("outer " << outer);
-    CHECK(run(true, "", outer) == expected);
+    CHECK(run(Wrap::plain, "", outer) == wrapped);
+    CHECK(run(Wrap::checkpoint, "", outer) == wrapped);
     for (const char* inner : {"low-memory", "recursive", "segments:2", "revolve:1"}) {
       INFO("inner " << inner);
-      CHECK(run(false, inner, outer) == expected);
+      CHECK(run(Wrap::none, inner, outer) == expected);
     }
   }
 }
