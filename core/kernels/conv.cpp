@@ -1,5 +1,6 @@
 #include <rewind/core/kernels/conv.h>
 
+#include <rewind/core/kernels/fused_tile.h>
 #include <rewind/core/kernels/gemm.h>
 #include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/parallel.h>
@@ -168,12 +169,25 @@ Product forward_product(const ConvShape& s) { return {s.kh * s.kw, s.c / s.group
 
 GemmShape pointwise_forward(const ConvShape& s) { return {.m = s.n * s.h * s.w, .n = s.o, .k = s.c, .transpose_b = true}; }
 GemmShape pointwise_backward_input(const ConvShape& s) { return {.m = s.n * s.h * s.w, .n = s.c, .k = s.o}; }
+// A fused convolution that fuses nothing.
+FusedShape plain(const ConvShape& s, bool dx = true) { return {.conv = s, .statistics = false, .dx = dx}; }
+// Of a workspace that serves both types, from the bytes that each needs.
+int64_t elements(std::size_t floats, std::size_t doubles) {
+  return static_cast<int64_t>(
+      std::max((floats + sizeof(float) - 1) / sizeof(float), (doubles + sizeof(double) - 1) / sizeof(double)));
+}
+int64_t plain_backward_workspace(const FusedShape& s) {
+  return elements(fused::dense_backward_workspace<float>(s), fused::dense_backward_workspace<double>(s));
+}
+
 GemmShape pointwise_backward_weight(const ConvShape& s) { return {.m = s.o, .n = s.c, .k = s.n * s.h * s.w, .transpose_a = true}; }
 
 }  // namespace
 
 std::int64_t conv2d_forward_workspace(const ConvShape& s) {
   if (is_pointwise(s)) return gemm_workspace(pointwise_forward(s));
+  if (fused::covers_plain(s))
+    return elements(fused::dense_forward_workspace<float>(plain(s)), fused::dense_forward_workspace<double>(plain(s)));
   const Product p = forward_product(s);
   const int64_t rows = tile_rows(s.n * s.out_h() * s.out_w(), depth_of(p.taps, p.depth));
   return s.groups * packed_size(p.taps * p.depth, p.width) + parallel::threads() * product_scratch(p, rows, false);
@@ -183,6 +197,9 @@ template <class T>
 void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bias, Activation activation, T* y, T* workspace) {
   const Epilogue<T> epilogue{.bias = bias, .activation = activation};
   if (is_pointwise(s)) return gemm(pointwise_forward(s), x, weight, y, workspace, epilogue);
+  if (fused::covers_plain(s))
+    return fused::dense_forward(plain(s), FusedInput<T>{.x = x}, weight, static_cast<const T*>(nullptr), y,
+                                static_cast<T*>(nullptr), static_cast<T*>(nullptr), workspace, epilogue);
   const Product p = forward_product(s);
   const Grid grid{s.out_h(), s.out_w(), s.sh, s.sw};
   const int64_t pixels = s.n * grid.h * grid.w;
@@ -234,12 +251,14 @@ int64_t backward_input_scratch(const ConvShape& s) {
 
 std::int64_t conv2d_backward_input_workspace(const ConvShape& s) {
   if (is_pointwise(s)) return gemm_workspace(pointwise_backward_input(s));
+  if (fused::covers_plain(s)) return plain_backward_workspace(plain(s));
   return s.groups * packed_size(s.kh * s.kw * (s.o / s.groups), s.c / s.groups) + parallel::threads() * backward_input_scratch(s);
 }
 
 template <class T>
 void conv2d_backward_input(const ConvShape& s, const T* dy, const T* weight, T* dx, T* workspace) {
   if (is_pointwise(s)) return gemm(pointwise_backward_input(s), dy, weight, dx, workspace);
+  if (fused::covers_plain(s)) return fused::dense_backward<T>(plain(s), {}, weight, {.g = dy}, {.x = dx}, workspace);
   if (s.n * s.h * s.w * s.c == 0) return;
   const Source<T> source{dy, s.out_h(), s.out_w(), s.o};
   const int64_t c = s.c / s.groups, o = s.o / s.groups, taps = s.kh * s.kw;
@@ -335,6 +354,7 @@ WeightPlan weight_plan(const ConvShape& s) {
 
 std::int64_t conv2d_backward_weight_workspace(const ConvShape& s) {
   if (is_pointwise(s)) return gemm_workspace(pointwise_backward_weight(s));
+  if (fused::covers_plain(s)) return plain_backward_workspace(plain(s, false));
   const WeightPlan p = weight_plan(s);
   const int64_t partials = p.by_pixels && p.pieces > 1 ? p.pieces * s.o * s.kh * s.kw * (s.c / s.groups) : 0;
   return partials + parallel::threads() * p.scratch;
@@ -343,6 +363,8 @@ std::int64_t conv2d_backward_weight_workspace(const ConvShape& s) {
 template <class T>
 void conv2d_backward_weight(const ConvShape& s, const T* x, const T* dy, T* dweight, T* workspace) {
   if (is_pointwise(s)) return gemm(pointwise_backward_weight(s), dy, x, dweight, workspace);
+  if (fused::covers_plain(s))
+    return fused::dense_backward<T>(plain(s, false), {.x = x}, nullptr, {.g = dy}, {.w = dweight}, workspace);
   const int64_t c = s.c / s.groups, o = s.o / s.groups, taps = s.kh * s.kw;
   const int64_t size = s.o * taps * c;
   const Grid grid{s.out_h(), s.out_w(), s.sh, s.sw};

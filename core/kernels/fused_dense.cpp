@@ -22,6 +22,26 @@ constexpr int64_t most_lines = 256;  // rows of y in a tile
 constexpr int64_t wanted_tiles = 16;
 constexpr int64_t most_pieces = 32;
 constexpr int64_t partial_elements = 1 << 22;
+constexpr int64_t least_width = 6;  // of a line whose windows are read in place
+
+/// Whether windows are read where they lie: at stride 1 those of a line overlap, like rows of a matrix with C elements from
+/// row to row. Else they are laid out first.
+bool in_place(const ConvShape& g) {
+  return own_microkernel && g.sh == 1 && g.sw == 1 && g.ph < g.kh && g.pw < g.kw && g.out_w() >= least_width;
+}
+
+/// dx as a convolution of G: with the kernel turned around.
+ConvShape turned(const ConvShape& g) {
+  return {.n = g.n,
+          .h = g.out_h(),
+          .w = g.out_w(),
+          .c = g.o,
+          .o = g.c,
+          .kh = g.kh,
+          .kw = g.kw,
+          .ph = g.kh - 1 - g.ph,
+          .pw = g.kw - 1 - g.pw};
+}
 
 /// Tiles of `lines` rows of y (of N OH), pieces of whole tiles.
 struct Cut {
@@ -33,7 +53,8 @@ struct Cut {
   Cut(const ConvShape& g, int64_t pieces_wanted) {
     const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw;
     taps_at_once = std::clamp<int64_t>(wanted_depth / g.c, 1, taps);
-    const int64_t fit = std::clamp(tile_elements / (taps_at_once * g.c), 4 * block_m, wanted_rows);
+    const int64_t a_row = in_place(g) ? g.c + g.o : taps_at_once * g.c;
+    const int64_t fit = std::clamp(tile_elements / a_row, 4 * block_m, wanted_rows);
     lines = std::clamp<int64_t>(fit / width, 1, most_lines);
     lines = max_of(1, min_of(lines, parallel::pieces(all, wanted_tiles)));
     const int64_t tiles = parallel::pieces(all, lines);
@@ -49,23 +70,35 @@ struct Cut {
 /// The rows of x under a tile, normalised and padded.
 template <class T>
 struct Patch {
-  const FusedShape& s;
+  const ConvShape& g;
   const Cut& cut;
-  T* data;
+  T* own;
+  const T* data = nullptr;
   int64_t top[most_lines] = {};  // of every row of the tile: where its window's first row begins
 
-  Patch(const FusedShape& shape, const Cut& c, T* scratch) : s(shape), cut(c), data(scratch) {}
+  Patch(const ConvShape& shape, const Cut& c, T* scratch) : g(shape), cut(c), own(scratch) {}
 
   template <Activation act>
   void load(const FusedInput<T>& in, const Affine<T>& affine, int64_t begin, int64_t end) {
-    const ConvShape& g = s.conv;
+    if (in.mean != nullptr)
+      return load(begin, end, [&](int64_t at, int64_t count, T* to) { normalise<act>(affine, g.c, count, in.x + at, to); });
+    if (g.ph > 0 || g.pw > 0) return load(begin, end, [&](int64_t at, int64_t count, T* to) { std::copy_n(in.x + at, count, to); });
+    data = in.x;  // as it lies
+    for (int64_t line = begin; line < end; ++line)
+      top[line - begin] = (line / g.out_h() * g.h + line % g.out_h() * g.sh) * g.w * g.c;
+  }
+
+  /// row(at, count, to): makes `count` elements of x from element `at` on.
+  template <class Row>
+  void load(int64_t begin, int64_t end, Row row) {
+    data = own;
     const int64_t out_h = g.out_h();
     const int64_t inside = min_of(g.w, cut.patch_row / g.c - g.pw) * g.c, behind = cut.patch_row - g.pw * g.c - inside;
-    T* to = data;
+    T* to = own;
     for (int64_t line = begin; line < end;) {
       const int64_t n = line / out_h, first = line % out_h, count = min_of(end - line, out_h - first);
       const int64_t from = first * g.sh - g.ph, rows = (count - 1) * g.sh + g.kh;
-      for (int64_t i = 0; i < count; ++i) top[line - begin + i] = to - data + i * g.sh * cut.patch_row;
+      for (int64_t i = 0; i < count; ++i) top[line - begin + i] = to - own + i * g.sh * cut.patch_row;
       for (int64_t r = 0; r < rows; ++r, to += cut.patch_row) {
         const int64_t ih = from + r;
         if (ih < 0 || ih >= g.h) {
@@ -74,11 +107,7 @@ struct Patch {
         }
         std::fill_n(to, g.pw * g.c, T(0));
         T* middle = to + g.pw * g.c;
-        const T* x = in.x + (n * g.h + ih) * g.w * g.c;
-        if (s.pending)
-          normalise<act>(affine, g.c, inside, x, middle);
-        else
-          std::copy_n(x, inside, middle);
+        row((n * g.h + ih) * g.w * g.c, inside, middle);
         std::fill_n(middle + inside, behind, T(0));
       }
       line += count;
@@ -87,7 +116,6 @@ struct Patch {
 
   /// Columns of taps [tap, tap + count): out [lines OW, count C].
   void unfold(int64_t lines, int64_t tap, int64_t count, T* out) const {
-    const ConvShape& g = s.conv;
     const int64_t width = g.out_w(), depth = count * g.c;
     // Neighbouring taps of one kernel row lie side by side.
     for (int64_t t = tap; t < tap + count;) {
@@ -108,6 +136,18 @@ struct Patch {
       t += run;
     }
   }
+
+  /// The windows of the tile's first lines, in place.
+  LinesA<T> windows(int64_t lines) const {
+    return {.data = data,
+            .begin = top,
+            .lines = lines,
+            .width = g.out_w(),
+            .step = g.c,
+            .segments = g.kh,
+            .run = g.kw * g.c,
+            .jump = cut.patch_row};
+  }
 };
 
 template <class T>
@@ -123,45 +163,56 @@ struct ForwardPlan {
     if (s.pending) affine = Affine<T>::carve(carver, g.c);
     if (s.statistics) moments = Moments<T>::carve(carver, g.o, c.pieces);
     packed = carver.take<T>(packed_size(g.kh * g.kw * g.c, g.o));
-    scratch_size = tile_scratch + c.patch_size() + c.lines * g.out_w() * c.taps_at_once * g.c;
+    scratch_size = tile_scratch + c.patch_size() + (in_place(g) ? 0 : c.lines * g.out_w() * c.taps_at_once * g.c);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
 
 template <class T>
 struct BackwardPlan {
-  Cut c;
+  Cut c, d;          // of dw; of dx in place
+  ConvShape around;  // dx as a convolution
   Affine<T> affine{};
   Assembly<T> assembly{};
-  bool partial;  // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
-  bool by_tile;  // G is assembled a tile at a time: only dw is wanted
-  int64_t scratch_size, rows_grain, rows_pieces;
+  bool partial;   // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
+  bool in_place;  // dx; else by conv2d_backward_input
+  int64_t scratch_size, input_scratch_size, rows_grain, rows_pieces;
   double* sums;
-  T *assembled, *partials, *scratch, *normalised, *weight_workspace, *input_workspace;
+  T *assembled, *partials, *scratch, *normalised, *weight_workspace, *packed, *input_workspace;
 
   BackwardPlan(const FusedShape& s, Carver& carver)
-      : c(s.conv, std::clamp<int64_t>(partial_elements / weight_size(s), 8, most_pieces)) {
+      : c(s.conv, std::clamp<int64_t>(partial_elements / weight_size(s), 8, most_pieces)),
+        d(turned(s.conv), most_pieces),
+        around(turned(s.conv)) {
     const ConvShape& g = s.conv;
     if (s.pending) affine = Affine<T>::carve(carver, g.c);
     if (s.statistics) assembly = Assembly<T>::carve(carver, g.o);
-    partial = weight_size(s) * 8 <= partial_elements;
-    by_tile = partial && !s.dx;
+    partial = weight_in_pieces(g);
+    in_place = fused::in_place(g) && fused::in_place(around);
+    const bool by_tile = partial && (!s.dx || in_place);
     assembled = s.statistics && !by_tile ? carver.take<T>(s.rows() * g.o) : nullptr;
     const int64_t fold = line_of(g.c) / g.c, pixels = g.n * g.h * g.w;
     rows_grain = parallel::pieces(max_of(parallel::light_grain / g.c, parallel::pieces(pixels, most_pieces)), fold) * fold;
-    rows_pieces = parallel::pieces(pixels, rows_grain);
+    rows_pieces = in_place ? d.pieces : parallel::pieces(pixels, rows_grain);
     sums = s.pending ? carver.take<double>(max_of(1, rows_pieces) * 2 * g.c) : nullptr;
     // dw, then dx, in the same memory.
     Carver first = carver, second = carver;
     if (partial) {
       partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
-      scratch_size = tile_scratch + c.patch_size() + c.lines * g.out_w() * (c.taps_at_once * g.c + (by_tile ? g.o : 0));
+      const int64_t unfolded = c.lines * g.out_w() * (c.taps_at_once * g.c + (assembled == nullptr && s.statistics ? g.o : 0));
+      scratch_size = tile_scratch + c.patch_size() + (fused::in_place(g) ? c.lines * c.patch_row / g.c * g.o : unfolded);
       scratch = first.template take<T>(parallel::threads() * scratch_size);
     } else {
       normalised = s.pending ? first.template take<T>(pixels * g.c) : nullptr;
       weight_workspace = first.template take<T>(conv2d_backward_weight_workspace(g));
     }
-    input_workspace = second.template take<T>(conv2d_backward_input_workspace(g));
+    if (in_place) {
+      packed = second.template take<T>(packed_size(g.kh * g.kw * g.o, g.c));
+      input_scratch_size = d.patch_size();
+      input_workspace = second.template take<T>(parallel::threads() * input_scratch_size);
+    } else {
+      input_workspace = second.template take<T>(conv2d_backward_input_workspace(g));
+    }
     carver = first.used() > second.used() ? first : second;
   }
   static int64_t weight_size(const FusedShape& s) { return s.conv.o * s.conv.kh * s.conv.kw * s.conv.c; }
@@ -172,20 +223,47 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
                      const BackwardPlan<T>& p) {
   const ConvShape& c = s.conv;
   const int64_t all = c.n * c.out_h(), width = c.out_w(), taps = c.kh * c.kw, size = p.weight_size(s);
+  const bool by_tile = p.assembled == nullptr && s.statistics;
+  const auto rows_of_g = [&](int64_t line, int64_t lines, T* to) {  // whole lines
+    const int64_t at = line * width * c.o, count = lines * width * c.o;
+    if (by_tile)
+      assemble(p.assembly, c.o, count, gradient.g + at, gradient.y + at, to);
+    else
+      std::copy_n(g + at, count, to);
+  };
   parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
     T* scratch = p.scratch + worker * p.scratch_size;
-    T* columns = scratch + tile_scratch + p.c.patch_size();
-    T* assembled = columns + p.c.lines * width * p.c.taps_at_once * c.c;
-    Patch<T> patch(s, p.c, scratch + tile_scratch);
+    Patch<T> patch(c, p.c, scratch + tile_scratch);
+    T* behind = scratch + tile_scratch + p.c.patch_size();
     T* out = p.c.pieces > 1 ? p.partials + piece * size : dw;
     const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
+    if (in_place(c)) {
+      // G with as many columns as the patch: zeros where a window would reach over the end of a line.
+      const int64_t pitch = p.c.patch_row / c.c;
+      std::fill_n(behind, p.c.lines * pitch * c.o, T(0));
+      for (int64_t begin = first; begin < last; begin += p.c.lines) {
+        const int64_t lines = min_of(p.c.lines, last - begin);
+        patch.template load<act>(in, p.affine, begin, begin + lines);
+        for (int64_t l = 0; l < lines; ++l) rows_of_g(begin + l, 1, behind + l * pitch * c.o);
+        for (int64_t l = 0; l < lines;) {  // the lines of one image follow each other in the patch
+          const int64_t some = min_of(lines - l, c.out_h() - (begin + l) % c.out_h());
+          for (int64_t kh = 0; kh < c.kh; ++kh)
+            gemm_tile(c.o, c.kw * c.c, (some - 1) * pitch + width, behind + l * pitch * c.o, c.o, true,
+                      TileB<T>{.data = patch.data + patch.top[l] + kh * p.c.patch_row, .ld = c.c}, out + kh * c.kw * c.c,
+                      taps * c.c, Epilogue<T>{.accumulate = begin > first || l > 0}, scratch);
+          l += some;
+        }
+      }
+      return;
+    }
+    T* columns = behind;
+    T* assembled = columns + p.c.lines * width * p.c.taps_at_once * c.c;
     for (int64_t begin = first; begin < last; begin += p.c.lines) {
       const int64_t lines = min_of(p.c.lines, last - begin);
       patch.template load<act>(in, p.affine, begin, begin + lines);
-      const int64_t at = begin * width * c.o;
-      const T* from = g + at;
-      if (s.statistics && p.by_tile) {
-        assemble(p.assembly, c.o, lines * width * c.o, gradient.g + at, gradient.y + at, assembled);
+      const T* from = g + begin * width * c.o;
+      if (by_tile) {
+        rows_of_g(begin, lines, assembled);
         from = assembled;
       }
       for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
@@ -199,7 +277,51 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
   if (p.c.pieces > 1) add_partials(size, p.c.pieces, p.partials, dw);
 }
 
+/// From the gradient of the value of x to that of x, `n` elements of whole rows from element `at` on.
+template <Activation act, class T>
+void differentiate_rows(const Affine<T>& affine, int64_t channels, int64_t at, int64_t n, const FusedInput<T>& in, T* dx,
+                        double* sums) {
+  const int64_t step = 64 * line_of(channels);  // summed in T
+  for (int64_t i = at; i < at + n; i += step)
+    differentiate<act>(affine, channels, min_of(step, at + n - i), in.x + i, dx + i, dx + i, sums, sums + channels);
+}
+
+template <Activation act, class T>
+void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient, const T* g, T* dx,
+                    const BackwardPlan<T>& p) {
+  const ConvShape &c = s.conv, &around = p.around;
+  const int64_t taps = c.kh * c.kw, k = taps * c.o, all = c.n * c.h, line = c.w * c.c;
+  const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
+  parallel::for_range(panel_count<T>(c.c), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < taps; ++t)
+      pack(k, c.c, t * c.o, c.o, w + (taps - 1 - t) * c.c, taps * c.c, false, p.packed, begin, end);
+  });
+  parallel::for_pieces(p.d.pieces, [&](int64_t piece, int worker) {
+    Patch<T> patch(around, p.d, p.input_workspace + worker * p.input_scratch_size);
+    double* sums = s.pending ? p.sums + piece * 2 * c.c : nullptr;
+    if (sums != nullptr) std::fill_n(sums, 2 * c.c, 0.0);
+    const int64_t first = piece * p.d.grain, last = min_of(all, first + p.d.grain);
+    for (int64_t begin = first; begin < last; begin += p.d.lines) {
+      const int64_t lines = min_of(p.d.lines, last - begin);
+      if (p.assembled == nullptr && s.statistics)
+        patch.load(begin, begin + lines, [&](int64_t at, int64_t count, T* to) {
+          assemble(p.assembly, c.o, count, gradient.g + at, gradient.y + at, to);
+        });
+      else
+        patch.template load<Activation::none>(FusedInput<T>{.x = g}, p.affine, begin, begin + lines);
+      lines_tile(patch.windows(lines), c.c, p.packed, dx + begin * line, c.c, Epilogue<T>{});
+      if (s.pending) differentiate_rows<act>(p.affine, c.c, begin * line, lines * line, in, dx, sums);
+    }
+  });
+}
+
 }  // namespace
+
+bool weight_in_pieces(const ConvShape& g) { return g.o * g.kh * g.kw * g.c * 8 <= partial_elements; }
+bool covers_plain(const ConvShape& g) {
+  return g.groups == 1 && g.dh == 1 && g.dw == 1 && g.n > 0 && g.c > 0 && g.o > 0 && g.out_h() > 0 && in_place(g) &&
+         in_place(turned(g)) && weight_in_pieces(g);
+}
 
 template <class T>
 std::size_t dense_forward_workspace(const FusedShape& s) {
@@ -210,7 +332,7 @@ std::size_t dense_forward_workspace(const FusedShape& s) {
 
 template <class T>
 void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, const T* residual, T* y, T* mean, T* var,
-                   void* workspace) {
+                   void* workspace, const Epilogue<T>& epilogue) {
   Carver carver(workspace);
   const ForwardPlan<T> p(s, carver);
   const ConvShape& g = s.conv;
@@ -223,18 +345,22 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
       T* columns = scratch + tile_scratch + p.c.patch_size();
-      Patch<T> patch(s, p.c, scratch + tile_scratch);
+      Patch<T> patch(g, p.c, scratch + tile_scratch);
       const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
       for (int64_t begin = first; begin < last; begin += p.c.lines) {
         const int64_t lines = min_of(p.c.lines, last - begin), count = lines * width;
         T* out = y + begin * width * g.o;
         patch.template load<act>(in, p.affine, begin, begin + lines);
-        for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
+        if (in_place(g)) lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
+        for (int64_t tap = 0; tap < taps && !in_place(g); tap += p.c.taps_at_once) {
           const int64_t some = min_of(p.c.taps_at_once, taps - tap), depth = some * g.c;
           patch.unfold(lines, tap, some, columns);
           gemm_tile(count, g.o, depth, columns, depth, false,
                     TileB<T>{.data = p.packed, .packed = true, .packed_k = k, .k_begin = tap * g.c}, out, g.o,
-                    Epilogue<T>{.accumulate = tap > 0}, scratch);
+                    Epilogue<T>{.bias = tap + some == taps ? epilogue.bias : nullptr,
+                                .activation = tap + some == taps ? epilogue.activation : Activation::none,
+                                .accumulate = tap > 0},
+                    scratch);
         }
         if (residual != nullptr) {
           const T* from = residual + begin * width * g.o;
@@ -268,10 +394,8 @@ void dense_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, co
   const int64_t rows = s.rows(), pixels = c.n * c.h * c.w;
   if (s.pending) p.affine.fill(in, c.c);
   const T* g = gradient.g;
-  if (s.statistics) {
-    p.assembly.fill(gradient, c.o, rows);
-  }
-  if (s.statistics && !p.by_tile) {
+  if (s.statistics) p.assembly.fill(gradient, c.o, rows);
+  if (p.assembled != nullptr) {
     const int64_t fold = line_of(c.o) / c.o, grain = max_of(1, parallel::light_grain / (c.o * fold)) * fold;
     parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
       const int64_t at = begin * c.o;
@@ -293,26 +417,25 @@ void dense_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, co
       conv2d_backward_weight(c, z, g, out.w, p.weight_workspace);
     }
     if (out.x == nullptr) return;
+    if (p.in_place) return input_gradient<act>(s, in, w, gradient, g, out.x, p);
     conv2d_backward_input(c, g, w, out.x, p.input_workspace);
     if (!s.pending) return;
     parallel::for_pieces(p.rows_pieces, [&](int64_t piece, int) {
       const int64_t at = piece * p.rows_grain * c.c, n = min_of(p.rows_grain, pixels - piece * p.rows_grain) * c.c;
       double* sums = p.sums + piece * 2 * c.c;
       std::fill_n(sums, 2 * c.c, 0.0);
-      // A few thousand elements at a time are summed in T.
-      const int64_t step = max_of(1, 64 * line_of(c.c) / c.c) * c.c;
-      for (int64_t i = 0; i < n; i += step)
-        differentiate<act>(p.affine, c.c, min_of(step, n - i), in.x + at + i, out.x + at + i, out.x + at + i, sums, sums + c.c);
+      differentiate_rows<act>(p.affine, c.c, at, n, in, out.x, sums);
     });
   });
   if (out.parameters != nullptr) finish_parameters(in, c.c, p.rows_pieces, p.sums, out.parameters);
 }
 
-#define REWIND_INSTANTIATE(T)                                                                                     \
-  template std::size_t dense_forward_workspace<T>(const FusedShape&);                                             \
-  template void dense_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*); \
-  template std::size_t dense_backward_workspace<T>(const FusedShape&);                                            \
-  template void dense_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,     \
+#define REWIND_INSTANTIATE(T)                                                                                    \
+  template std::size_t dense_forward_workspace<T>(const FusedShape&);                                            \
+  template void dense_forward<T>(const FusedShape&, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*, \
+                                 const Epilogue<T>&);                                                            \
+  template std::size_t dense_backward_workspace<T>(const FusedShape&);                                           \
+  template void dense_backward<T>(const FusedShape&, const FusedInput<T>&, const T*, const FusedGradient<T>&,    \
                                   const FusedResult<T>&, void*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)

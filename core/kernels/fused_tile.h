@@ -4,6 +4,7 @@
 
 #include <rewind/core/kernels/activation.h>
 #include <rewind/core/kernels/fused.h>
+#include <rewind/core/kernels/gemm.h>
 #include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/vector.h>
 
@@ -297,6 +298,11 @@ void add_partials(int64_t n, int64_t pieces, const T* partials, T* out) {
   });
 }
 
+/// Whether dw is made in partial sums, for pieces of y.
+bool weight_in_pieces(const ConvShape&);
+/// Whether convolutions that nothing is fused with should go by the dense kernels below all the same.
+bool covers_plain(const ConvShape&);
+
 // One kind of convolution each.
 template <class T>
 std::size_t pointwise_forward_workspace(const FusedShape&);
@@ -319,7 +325,8 @@ void depthwise_backward(const FusedShape&, const FusedInput<T>&, const T* w, con
 template <class T>
 std::size_t dense_forward_workspace(const FusedShape&);
 template <class T>
-void dense_forward(const FusedShape&, const FusedInput<T>&, const T* w, const T* residual, T* y, T* mean, T* var, void*);
+void dense_forward(const FusedShape&, const FusedInput<T>&, const T* w, const T* residual, T* y, T* mean, T* var, void*,
+                   const Epilogue<T>& epilogue = {});
 template <class T>
 std::size_t dense_backward_workspace(const FusedShape&);
 template <class T>

@@ -22,24 +22,30 @@ struct Finish {
   Activation activation;
 };
 
+// The inner extent of a product: `segments` runs of `run` elements of A, `jump` from the end of one to the next.
+struct Depth {
+  int64_t run, segments = 1, jump = 0;
+};
+
 // C[MR, NV vectors] = A B (+ C) (+ bias); b is a panel of NV vectors a row; bias has NV vectors or is null.
 template <class T, int MR, int NV, bool TransposeA>
-void micro(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, const T* bias, Finish finish) {
+void micro(Depth k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, const T* bias, Finish finish) {
   using V = Vector<T>;
   V acc[MR][NV] = {};
-  for (int64_t p = 0; p < k; ++p) {
-    V row[NV];
+  for (int64_t s = 0; s < k.segments; ++s, a += k.jump)
+    for (int64_t p = 0; p < k.run; ++p) {
+      V row[NV];
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * lanes<T>);
-    b += NV * lanes<T>;
+      for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * lanes<T>);
+      b += NV * lanes<T>;
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
-      const T x = TransposeA ? a[r] : a[r * lda];
+      for (int r = 0; r < MR; ++r) {
+        const T x = TransposeA ? a[r] : a[r * lda];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
+        for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
+      }
+      a += TransposeA ? lda : 1;
     }
-    a += TransposeA ? lda : 1;
-  }
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
@@ -54,7 +60,7 @@ void micro(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, co
 }
 
 template <class T>
-using Micro = void (*)(int64_t, const T*, int64_t, const T*, T*, int64_t, const T*, Finish);
+using Micro = void (*)(Depth, const T*, int64_t, const T*, T*, int64_t, const T*, Finish);
 
 template <class T, int NV, bool TransposeA, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
@@ -118,7 +124,7 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
 
 // All rows of C against one panel.
 template <class T>
-void panel_product(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const T* panel, T* c, int64_t ldc,
+void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, T* c, int64_t ldc,
                    const T* bias, Finish finish) {
   const int64_t width = panel_width<T>(n);
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
@@ -171,11 +177,37 @@ void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tra
         const T* from = b.transposed ? b.data + j * b.ld + p : b.data + p * b.ld + j;
         pack_panel(depth, columns, width, from, b.ld, b.transposed, scratch);
       }
-      panel_product(m, columns, depth, transpose_a ? a + p * lda : a + p, lda, transpose_a, panel, c + j, ldc,
+      panel_product(m, columns, Depth{depth}, transpose_a ? a + p * lda : a + p, lda, transpose_a, panel, c + j, ldc,
                     last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr, finish);
     }
   }
 }
+
+}  // namespace
+
+template <class T>
+void lines_tile(const LinesA<T>& a, int64_t n, const T* packed, T* c, int64_t ldc, const Epilogue<T>& epilogue) {
+  const int64_t k = a.segments * a.run;
+  // A panel's part for L1: some whole segments, or a part of one.
+  const int64_t whole = std::max<int64_t>(1, block_k / std::max<int64_t>(1, a.run)), part = std::min(block_k, a.run);
+  for (int64_t s = 0; s < a.segments; s += whole)
+    for (int64_t p = 0; p < a.run; p += part) {
+      const Depth depth{.run = std::min(part, a.run - p), .segments = std::min(whole, a.segments - s), .jump = a.jump - a.run};
+      const int64_t at = s * a.run + p;
+      const bool last = at + depth.segments * depth.run >= k;
+      const Finish finish{epilogue.accumulate || at > 0, last ? epilogue.activation : Activation::none};
+      for (int64_t j = 0; j < n; j += block_n<T>) {
+        const int64_t columns = std::min(block_n<T>, n - j);
+        const T* panel = packed + j * k + at * panel_width<T>(columns);
+        const T* bias = last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr;
+        for (int64_t l = 0; l < a.lines; ++l)
+          panel_product(a.width, columns, depth, a.data + a.begin[l] + s * a.jump + p, a.step, false, panel,
+                        c + l * a.width * ldc + j, ldc, bias, finish);
+      }
+    }
+}
+
+namespace {
 
 // Without panels, "packed" is the plain matrix [k,n].
 template <class T>
@@ -231,6 +263,7 @@ void gemm_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tr
 }
 
 #define REWIND_INSTANTIATE(T)                                                                                                      \
+  template void lines_tile<T>(const LinesA<T>&, int64_t, const T*, T*, int64_t, const Epilogue<T>&);                               \
   template void pack<T>(int64_t, int64_t, int64_t, int64_t, const T*, int64_t, bool, T*, int64_t, int64_t);                        \
   template void gemm_tile<T>(int64_t, int64_t, int64_t, const T*, int64_t, bool, const TileB<T>&, T*, int64_t, const Epilogue<T>&, \
                              T*);

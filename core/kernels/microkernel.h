@@ -59,4 +59,18 @@ template <class T>
 void gemm_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, bool transpose_a, const TileB<T>& b,
                T* c, std::int64_t ldc, const Epilogue<T>& epilogue, T* scratch);
 
+/// Where a block of rows of A lies whose rows overlap: `lines` runs of `width` rows, `step` elements from row to row. A row is
+/// `segments` runs of `run` elements, `jump` elements from one to the next.
+template <class T>
+struct LinesA {
+  const T* data = nullptr;
+  const std::int64_t* begin = nullptr;  ///< of every line, in elements from data
+  std::int64_t lines = 0, width = 0, step = 0;
+  std::int64_t segments = 0, run = 0, jump = 0;
+};
+
+/// C[lines width, n] = epilogue(A B), B packed with k = segments run. Only with own_microkernel.
+template <class T>
+void lines_tile(const LinesA<T>& a, std::int64_t n, const T* packed, T* c, std::int64_t ldc, const Epilogue<T>& epilogue);
+
 }  // namespace rewind_lib::kernels
