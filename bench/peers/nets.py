@@ -28,7 +28,8 @@ class GlobalPool(nn.Module):
 
 
 def mobilenet_v2(classes, cifar):
-    stages = [(1, 16, 1, 1), (6, 24, 2, 1 if cifar else 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    stages = [(1, 16, 1, 1), (6, 24, 2, 1 if cifar else 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)]
+    stages += [(6, 160, 3, 2), (6, 320, 1, 1)]
     layers = conv_norm(3, 32, 3, 1 if cifar else 2, activation=nn.ReLU6)
     inputs = 32
     for expand, outputs, blocks, stride in stages:
