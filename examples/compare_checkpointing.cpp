@@ -106,6 +106,7 @@ int main(int argc, char** argv) {
       ->delimiter(',');
   app.add_option("--steps", s.steps, "timed steps of each")->check(CLI::PositiveNumber);
   app.add_option("--threads", s.threads)->check(CLI::PositiveNumber);
+  app.add_flag("--plain", s.task.plain, "one op after the other, without fusion");
   app.add_flag("--frontier", s.frontier, "also the least time for every amount of memory");
   app.add_option("--json", s.json, "write the results to this file");
   app.add_option("--report", s.report, "write a page with charts to this file");

@@ -85,7 +85,7 @@ Tensor Conv2d::forward(Tensor x, Epilogue then) {
 }
 
 bool Conv2d::passes() const {
-  return fusing() && !bias.defined() && options_.groups == 1 && undilated(options_.dilation) &&
+  return fusing() && options_.groups == 1 && undilated(options_.dilation) &&
          fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
 }
 
@@ -110,8 +110,7 @@ DepthwiseConv2d::DepthwiseConv2d(DepthwiseConv2dOptions o)
 Tensor DepthwiseConv2d::forward(Tensor x) { return depthwise_conv2d(std::move(x), weight, bias, options_); }
 
 bool DepthwiseConv2d::passes() const {
-  return fusing() && !bias.defined() && undilated(options_.dilation) &&
-         fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
+  return fusing() && undilated(options_.dilation) && fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
 }
 
 schedule::Activation DepthwiseConv2d::pass(Pending p, bool statistics, Tensor residual) {
@@ -147,21 +146,20 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
   return y;
 }
 
-Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then) {
+Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& bias_before) {
   const PathLabel label(*this);
-  if (!fusing() || (training() && !x.mean.defined())) return {forward(std::move(x.x), then)};
+  const bool alone = !fusing() || (training() && (!x.mean.defined() || x.x.numel() == running_mean.numel()));
+  if (alone) return {forward(bias_before.defined() ? add(std::move(x.x), bias_before) : std::move(x.x), then)};
   Pending p{.x = std::move(x.x), .gamma = weight, .beta = bias, .eps = options_.eps, .epilogue = then};
-  if (!training()) {
-    p.mean = running_mean;
-    p.var = running_var;
-    return p;
+  p.mean = training() ? std::move(x.mean) : running_mean;
+  p.var = training() ? x.var : running_var;
+  if (training()) {
+    if (bias_before.defined()) p.mean = add(std::move(p.mean), bias_before);
+    move_running_statistics(p.mean, p.var, running_mean, running_var, p.x.numel() / running_mean.numel(), options_.momentum);
+    count_batch();
   }
-  const std::int64_t rows = p.x.numel() / running_mean.numel();
-  if (rows == 1) return {forward(std::move(p.x), then)};  // says what is wrong with that
-  move_running_statistics(x.mean, x.var, running_mean, running_var, rows, options_.momentum);
-  count_batch();
-  p.mean = std::move(x.mean);
-  p.var = std::move(x.var);
+  // (x + bias) - mean = x - (mean - bias). In training that is x's own mean again, and the bias has no influence.
+  if (bias_before.defined()) p.mean = sub(std::move(p.mean), bias_before);
   return p;
 }
 

@@ -42,9 +42,10 @@ class Conv2d final : public Module, public Fusible, public Passing {
   explicit Conv2d(Conv2dOptions options);
   Tensor forward(Tensor x) override { return forward(std::move(x), Epilogue::none); }
   Tensor forward(Tensor x, Epilogue then) override;
-  /// Without bias, groups and dilation.
+  /// Without groups and dilation.
   bool passes() const override;
   schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
+  const Tensor& bias_left() const override { return bias; }
   void describe(Fields& f) override;
 
   Tensor weight;  ///< [out, KH, KW, in / groups]
@@ -67,9 +68,10 @@ class DepthwiseConv2d final : public Module, public Passing {
  public:
   explicit DepthwiseConv2d(DepthwiseConv2dOptions options);
   Tensor forward(Tensor x) override;
-  /// 3x3 and 5x5, stride 1 and 2, without bias and dilation.
+  /// 3x3 and 5x5, stride 1 and 2, without dilation.
   bool passes() const override;
   schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
+  const Tensor& bias_left() const override { return bias; }
   void describe(Fields& f) override;
 
   Tensor weight;  ///< [KH, KW, C]
@@ -93,9 +95,9 @@ class BatchNorm2d final : public Module, public Fusible {
   explicit BatchNorm2d(int channels) : BatchNorm2d(BatchNorm2dOptions{.channels = channels}) {}
   Tensor forward(Tensor x) override { return forward(std::move(x), Epilogue::none); }
   Tensor forward(Tensor x, Epilogue then) override;
-  /// then(forward(x)), left for the next module to compute. x comes with its statistics, or not: then, in training, it is
-  /// computed here.
-  Pending pass(schedule::Activation x, Epilogue then = Epilogue::none);
+  /// then(forward(x + bias)), left for the next module to compute. x comes with its statistics, or not: then, in training, it
+  /// is computed here. bias [C] is what the convolution before has left; it may be undefined.
+  Pending pass(schedule::Activation x, Epilogue then = Epilogue::none, const Tensor& bias = {});
   void describe(Fields& f) override;
 
   Tensor weight, bias;               ///< gamma and beta, [C]; undefined when not affine

@@ -60,8 +60,10 @@ class Loading {
 class Passing {
  public:
   virtual bool passes() const = 0;
-  /// y = forward(the value of p) (+ residual, in the shape of y), with mean and variance when `statistics`.
+  /// y = forward(the value of p) (+ residual, in the shape of y), without bias(), and y's mean and variance when `statistics`.
   virtual schedule::Activation pass(Pending p, bool statistics, Tensor residual) = 0;
+  /// What forward() adds to y [C], left to the normalisation that follows, where it comes to nothing; may be undefined.
+  virtual const Tensor& bias_left() const = 0;
 
  protected:
   ~Passing() = default;

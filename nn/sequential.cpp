@@ -110,7 +110,7 @@ Pending Stage::load(schedule::Activation x, const Pending& given) const {
     p.var = std::move(x.var);
     return p;
   }
-  Pending p = before->pass(std::move(x), then_before);
+  Pending p = before->pass(std::move(x), then_before, left_by != nullptr ? left_by->bias_left() : Tensor());
   before->tell_observers(p.x, p.any());
   if (activation_before != nullptr) activation_before->tell_observers(p.x, p.any());
   return p;
@@ -144,7 +144,7 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
   Tensor z;
   {
     const PathLabel label(*after);
-    z = settle(after->pass(std::move(y), then));
+    z = settle(after->pass(std::move(y), then, convolution != nullptr ? convolution->bias_left() : Tensor()));
   }
   after->tell_observers(z);
   if (activation != nullptr) activation->tell_observers(z);
@@ -181,7 +181,11 @@ std::vector<Stage> Sequential::group(bool open) const {
     T* module = i < n ? dynamic_cast<T*>(parts[i].module) : nullptr;
     return module != nullptr && module->passes() ? module : nullptr;
   };
-  const auto convolution_at = [&](std::size_t i) { return passes_at(i, static_cast<Passing*>(nullptr)); };
+  // A bias is left to the normalisation that follows, so there has to be one.
+  const auto convolution_at = [&](std::size_t i) {
+    Passing* const c = passes_at(i, static_cast<Passing*>(nullptr));
+    return c != nullptr && c->bias_left().defined() && norm_at(i + 1) == nullptr ? nullptr : c;
+  };
   const auto loading_at = [&](std::size_t i) { return passes_at(i, static_cast<Loading*>(nullptr)); };
   const auto block_at = [&](std::size_t i) { return passes_at(i, static_cast<Normalising*>(nullptr)); };
 
@@ -206,6 +210,7 @@ std::vector<Stage> Sequential::group(bool open) const {
       i += activation != nullptr ? 2 : 1;
       if (convolution_at(i + 1) != nullptr || loading_at(i + 1) != nullptr || (open && i + 1 == n)) {
         pending.before = norm;
+        pending.left_by = stage.convolution;
         pending.activation_before = activation;
         pending.then_before = then;
       } else {

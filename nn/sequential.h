@@ -23,7 +23,8 @@ struct Stage {
   Passing* convolution = nullptr;  ///< the module, when it passes statistics; or
   Normalising* block = nullptr;    ///< the module, when it does that and begins with a normalisation; or
   Loading* loading = nullptr;      ///< the module, when it only takes a normalisation over
-  BatchNorm2d* before = nullptr;   ///< what is done on load, with `then_before`
+  BatchNorm2d* before = nullptr;   ///< what is done on load, with `then_before`,
+  Passing* left_by = nullptr;      ///< and with the bias that this one has left
   Module* activation_before = nullptr;
   Epilogue then_before = Epilogue::none;
   BatchNorm2d* after = nullptr;       ///< what is done at the end, with `activation` and `then`, because no convolution follows

@@ -64,6 +64,7 @@ Net::Net(const Task& task) : task_(task) {
   chain = digits ? digits_net()
                  : rw::nn::models::make(task.model,
                                         {.classes = small ? 10 : 1000, .depth = task.model == "preresnet" ? task.depth : 0});
+  chain.fuse(!task.plain);
   if (digits) {
     if (task_.size != 8) rw::fail("the digits are 8x8; leave out --size");
     batch = rw::data::digits().train.read(0, task_.batch);
@@ -83,12 +84,12 @@ rw::Tensor Net::forward_backward() {
 
 std::string Net::described() const {
   return rw::str(task_.model, ", batch ", task_.batch, ", ", task_.size, "x", task_.size, ", ", task_.optimizer, ", ",
-                 chain.stages().size(), " stages");
+                 chain.stages().size(), " stages", task_.plain ? ", unfused" : "");
 }
 
 nlohmann::json Net::about(int threads, std::size_t program_bytes) const {
-  return {{"model", task_.model},         {"batch", task_.batch}, {"size", task_.size},
-          {"optimizer", task_.optimizer}, {"threads", threads},   {"program_bytes", program_bytes}};
+  return {{"model", task_.model}, {"batch", task_.batch},           {"size", task_.size},   {"optimizer", task_.optimizer},
+          {"threads", threads},   {"program_bytes", program_bytes}, {"fused", !task_.plain}};
 }
 
 Weights::Weights(rw::nn::Module& net) : tensors_(net.parameters()) {

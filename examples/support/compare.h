@@ -17,6 +17,7 @@ struct Task {
   std::string model = "digits", optimizer = "momentum";
   int depth = 164;
   std::int64_t batch = 0, size = 0;  // 0: what suits the model
+  bool plain = false;                // without fusion
 };
 
 /// The net with its weights from seed 1, and one batch.

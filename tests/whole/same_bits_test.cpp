@@ -262,6 +262,11 @@ TEST_CASE("fused and plain nets agree within rounding: loss, every gradient, run
     for (zoo::Task* t : {&fused, &plain}) {
       Widen widen;
       t->net.describe(widen);
+      for (rw::Parameter& p : t->net.parameters()) {  // which begin at zero
+        if (!p.name.ends_with("bias")) continue;
+        auto values = p.value.mutate<double>();
+        for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.05 * static_cast<double>(i * 7 % 5) - 0.1;
+      }
       t->x = t->x.to(rw::float64);
     }
     const auto close = [](const rw::Tensor& x, const rw::Tensor& y, double floor) {
@@ -332,7 +337,7 @@ TEST_CASE("a schedule by hand that gives up a checkpoint before its backward") {
 TEST_CASE("random schedules run, give the same bits, and take about what the simulation claims") {
   const zoo::Threads one(1);
   std::mt19937 random(1);
-  constexpr int n = 9;
+  constexpr int n = 8;
   zoo::Task task(zoo::Model{"uneven", 4, 12, 2, 10, uneven});
   REQUIRE(task.net.stages().size() == n);
   const Hashes expected = step(task);

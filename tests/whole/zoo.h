@@ -33,6 +33,23 @@ struct Model {
   bool fuse = true;
 };
 
+/// Convolutions with biases, as one writes them without thinking of it.
+inline nn::Sequential biased() {
+  return nn::Sequential{nn::Conv2d{{.in = 3, .out = 8, .kernel = 3, .padding = 1}},
+                        nn::BatchNorm2d{8},
+                        nn::ReLU6{},
+                        nn::DepthwiseConv2d{{.channels = 8, .kernel = 3, .stride = 2, .padding = 1}},
+                        nn::BatchNorm2d{8},
+                        nn::ReLU{},
+                        nn::Conv2d{{.in = 8, .out = 12}},
+                        nn::ReLU{},
+                        nn::Conv2d{{.in = 12, .out = 8}},
+                        nn::BatchNorm2d{8},
+                        nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 2}},
+                        nn::GlobalAvgPool{},
+                        nn::Linear{8, 10}};
+}
+
 /// Widths are cut where the layers stay the same: bytes and bits are proven on small channels as on large ones.
 inline const Model models[] = {
     {"digits", 4, 8, 1, 10, support::digits_net},
@@ -45,6 +62,7 @@ inline const Model models[] = {
      [] { return nn::models::mobilenet_v2({.width = 0.5, .classes = 10, .cifar = true}); }, false},
     {"preresnet20, unfused", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 20}); }, false},
     {"mobilenet_v1", 2, 32, 3, 10, [] { return nn::models::mobilenet_v1({.width = 0.25, .classes = 10}); }},
+    {"biased", 2, 12, 3, 10, biased},
     {"preresnet20", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 20}); }},
     {"preresnet29", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 29}); }},
     {"resnet18_cifar", 2, 16, 3, 10, [] { return nn::models::resnet({.depth = 18, .classes = 10, .cifar = true}); }},
