@@ -9,7 +9,7 @@
 namespace rw = rewind;
 
 int main(int argc, char** argv) {
-  support::Options options{.epochs = 0, .batch = 128, .seed = 1, .lr = 2e-3};
+  support::Options options{.epochs = 0, .batch = 128, .seed = 1, .lr = 0};
   int threads = rw::parallel::threads();
   std::string json, model = "mlp", folder = "/usr/share/datasets/fashion-mnist";
   CLI::App app{"Trains a classifier of 28x28 pictures of clothes"};
@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
   app.add_option("--data", folder, "folder with the four IDX files");
   app.add_option("--epochs", options.epochs, "default: 5 for the mlp, 8 for the cnn")->check(CLI::PositiveNumber);
   app.add_option("--batch", options.batch)->check(CLI::PositiveNumber);
-  app.add_option("--lr", options.lr)->check(CLI::PositiveNumber);
+  app.add_option("--lr", options.lr, "default: 0.002 for the mlp, 0.005 for the cnn")->check(CLI::PositiveNumber);
   app.add_option("--seed", options.seed);
   app.add_option("--threads", threads)->check(CLI::PositiveNumber);
   app.add_option("--json", json, "write the results to this file");
@@ -30,8 +30,9 @@ int main(int argc, char** argv) {
     const rw::data::Moments moments = train.moments();
     const rw::data::Split data{train.normalized(moments), test.normalized(moments)};
     rw::nn::Sequential net = model == "mlp" ? support::fashion_mlp() : support::fashion_cnn();
-    rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
     if (options.epochs == 0) options.epochs = model == "mlp" ? 5 : 8;
+    if (options.lr == 0) options.lr = model == "mlp" ? 2e-3 : 5e-3;
+    rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
     support::Mirrored mirrored{data.train, options.seed};
     const rw::data::LoaderOptions order{.batch = options.batch, .shuffle = true, .seed = options.seed};
     rw::data::DataLoader loader = model == "mlp" ? rw::data::DataLoader{data.train, order} : rw::data::DataLoader{mirrored, order};
