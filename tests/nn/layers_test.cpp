@@ -197,6 +197,17 @@ TEST_CASE("squeeze and excitation scales each channel by its gate") {
     CHECK(y.values<float>()[i] == doctest::Approx(x.values<float>()[i] / 2));
 }
 
+TEST_CASE("pools that round up have a last window over the edge, and see padding there") {
+  const rw::Tensor x = rw::from<float>({1, 2, -3, -6}, {1, 4, 1, 1});
+  const rw::PoolOptions up{.kernel = {3, 1}, .stride = {2, 1}, .ceil = true};
+  CHECK(nn::MaxPool2d{up}(x).to_vector<float>() == std::vector<float>{2, -3});
+  CHECK(nn::AvgPool2d{up}(x).to_vector<float>() == std::vector<float>{0, -3});
+  // A window that would start beyond the image is not there.
+  CHECK(nn::MaxPool2d{{.kernel = 1, .stride = {3, 1}, .ceil = true}}(rw::ones({1, 3, 1, 1})).numel() == 1);
+  CHECK_THROWS_WITH_AS((nn::MaxPool2d{{.kernel = 3, .stride = 2, .ceil = true}}(rw::ones({1, 1, 1, 1}))),
+                       doctest::Contains("the padded image has 1x1"), rw::Error);
+}
+
 TEST_CASE("adaptive pools average ranges that cover the image") {
   const rw::Tensor x = rw::reshape(rw::arange(35, rw::float32), {1, 5, 7, 1});
   // rows 0-1, 1-3, 3-4; columns 0-3, 3-6: as PyTorch's adaptive_avg_pool2d
