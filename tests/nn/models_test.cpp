@@ -215,9 +215,9 @@ TEST_CASE("parameters are named as torchvision names them") {
        {"features.conv0.weight", "features.denseblock1.denselayer1.norm1.weight", "features.denseblock4.denselayer16.conv2.weight",
         "features.transition3.conv.weight", "features.norm5.bias", "classifier.weight"}},
   };
-  for (const auto& [model, parameters] : names) {
-    rw::nn::Sequential net = models::make(model);
-    for (const char* name : parameters) CHECK_MESSAGE(has_parameter(net, name), model, ": ", name);
+  for (const auto& model : names) {
+    rw::nn::Sequential net = models::make(model.first);
+    for (const char* name : model.second) CHECK_MESSAGE(has_parameter(net, name), model.first, ": ", name);
   }
   rw::nn::Sequential resnet = models::make("resnet18");
   CHECK(!has_parameter(resnet, "layer1.0.downsample.0.weight"));
