@@ -1,7 +1,6 @@
 #include <rewind/nn/blocks.h>
 #include <rewind/nn/models/densenet.h>
-
-#include <cmath>
+#include <rewind/nn/models/mobilenet_v2.h>
 
 namespace rewind_lib::nn::models {
 namespace {
@@ -32,8 +31,8 @@ Sequential transition(int in) {
 
 Sequential densenet(DenseNetOptions o) {
   if (o.depth != 121 && o.depth != 169 && o.depth != 201) fail(str("densenet: depth must be 121, 169 or 201, got ", o.depth));
-  const int growth = static_cast<int>(std::lround(32 * o.width));
-  if (!(o.width > 0) || growth < 1) fail(str("densenet: width must be positive, and 32 times it at least 1, got ", o.width));
+  if (!(o.width > 0)) fail(str("densenet: width must be positive, got ", o.width));
+  const int growth = make_divisible(32 * o.width, 4);
   const int layers[] = {6, 12, o.depth == 121 ? 24 : o.depth == 169 ? 32 : 48, o.depth == 121 ? 16 : 32};
 
   Sequential features;

@@ -7,7 +7,7 @@ namespace rewind_lib::nn::models {
 
 struct DenseNetOptions {
   int depth = 121;   ///< 121, 169 or 201
-  double width = 1;  ///< multiplies the growth rate of 32, and the channels of the stem with it
+  double width = 1;  ///< multiplies the growth rate of 32, rounded to multiples of 4, and all channels with it
   int classes = 1000;
 };
 /// [N, H, W, 3] -> [N, classes]. Throws Error for another depth.

@@ -281,6 +281,7 @@ TEST_CASE("models say what they do not have") {
   for (const models::Model& model : models::all())
     if (model.has_width && model.name != std::string("shufflenet_v2"))
       for (const double width : {-1.0, 0.0, std::nan("")}) refuses(model.name, {.width = width}, "width must be positive");
+  refuses("vgg16", {.width = 1e6}, "channels are too many; choose a smaller width");
 
   CHECK_THROWS_WITH_AS(models::resnet({.depth = 20}), "resnet: depth must be 18, 34, 50, 101 or 152, got 20", rw::Error);
   CHECK_THROWS_WITH_AS(models::vgg({.depth = 12}), "vgg: depth must be 11, 13, 16 or 19, got 12", rw::Error);
