@@ -118,6 +118,9 @@ struct PoolOptions {
   Pair kernel = 2;
   Pair stride = 0;  ///< 0: the kernel
   Pair padding = 0;
+  /// Also the window that reaches over the bottom or right edge, if it starts inside: PyTorch's ceil_mode. What it sees there
+  /// counts as padding.
+  bool ceil = false;
 };
 Tensor max_pool2d(Tensor x, PoolOptions options = {});
 /// Padding counts as zeros, in the divisor too.

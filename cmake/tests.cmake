@@ -60,6 +60,11 @@ if(REWIND_PYTHON AND TARGET compare_checkpointing AND NOT CMAKE_CXX_FLAGS MATCHE
   set_tests_properties(resident PROPERTIES TIMEOUT 300)
 endif()
 
+# The numbers that a program reads from examples/summary.
+if(REWIND_PYTHON AND TARGET summary)
+  add_test(NAME summary COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/whole/summary_test.py $<TARGET_FILE:summary>)
+endif()
+
 # The page of report/ in a browser. Without the browser the test fails, and says what to install.
 option(REWIND_BROWSER_TEST "Test the report in headless Chromium" ON)
 if(REWIND_BROWSER_TEST AND REWIND_PYTHON AND TARGET rewind_report)

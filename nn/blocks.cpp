@@ -31,17 +31,17 @@ void add_activation(Sequential& chain, Activation activation) {
   }
 }
 
-Sequential conv_norm(Conv2dOptions conv, Activation activation) {
+Sequential conv_norm(Conv2dOptions conv, Activation activation, NormOptions norm) {
   conv.bias = false;
-  Sequential chain{Conv2d{conv}, BatchNorm2d{conv.out}};
+  Sequential chain{Conv2d{conv}, BatchNorm2d{{.channels = conv.out, .eps = norm.eps, .momentum = norm.momentum}}};
   add_activation(chain, activation);
   return chain;
 }
 
-Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation) {
+Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation, NormOptions norm) {
   const Pair padding{kernel.h / 2, kernel.w / 2};
   Sequential chain{DepthwiseConv2d{{.channels = channels, .kernel = kernel, .stride = stride, .padding = padding, .bias = false}},
-                   BatchNorm2d{channels}};
+                   BatchNorm2d{{.channels = channels, .eps = norm.eps, .momentum = norm.momentum}}};
   add_activation(chain, activation);
   return chain;
 }
@@ -68,6 +68,19 @@ Tensor Residual::load(Pending p) {
 void Residual::describe(Fields& f) {
   main_.describe(f);
   if (shortcut_.size() > 0) f.child("downsample", shortcut_);
+}
+
+Concat::Concat(Sequential first, Sequential second) : first_(std::move(first)), second_(std::move(second)) {}
+
+Tensor Concat::forward(Tensor x) {
+  Tensor a = first_.forward(x);
+  Tensor b = second_.forward(std::move(x));
+  return concat({std::move(a), std::move(b)}, -1);
+}
+
+void Concat::describe(Fields& f) {
+  first_.describe(f);
+  second_.describe(f);
 }
 
 DepthwiseSeparable::DepthwiseSeparable(DepthwiseSeparableOptions o)
@@ -101,15 +114,24 @@ void SqueezeExcite::describe(Fields& f) {
 }
 
 InvertedBottleneck::InvertedBottleneck(InvertedBottleneckOptions o)
-    : residual_(o.stride.h == 1 && o.stride.w == 1 && o.in == o.out && o.kernel.h % 2 == 1 && o.kernel.w % 2 == 1) {
+    : names_(o.names),
+      residual_(o.stride.h == 1 && o.stride.w == 1 && o.in == o.out && o.kernel.h % 2 == 1 && o.kernel.w % 2 == 1) {
   if (o.expand < 1) fail(str("InvertedBottleneck: expand must be at least 1, got ", o.expand));
+  if (o.hidden < 0) fail(str("InvertedBottleneck: hidden must not be negative, got ", o.hidden));
   if (o.squeeze_excite < 0) fail(str("InvertedBottleneck: squeeze_excite must not be negative, got ", o.squeeze_excite));
-  const int hidden = o.in * o.expand;
-  if (o.expand > 1) conv_.add(conv_norm({.in = o.in, .out = hidden, .kernel = 1}, o.activation));
-  conv_.add(depthwise_norm(hidden, o.kernel, o.stride, o.activation));
-  if (o.squeeze_excite > 0) conv_.add(SqueezeExcite{{.channels = hidden, .squeeze = o.squeeze_excite, .gate = o.gate}});
-  conv_.add(Conv2d{{.in = hidden, .out = o.out, .kernel = 1, .bias = false}});
-  conv_.add(BatchNorm2d{o.out});
+  const int hidden = o.hidden > 0 ? o.hidden : o.in * o.expand;
+  const auto add = [&](Sequential part, bool by_itself) {
+    if (by_itself)
+      conv_.add(std::move(part));
+    else
+      conv_.extend(std::move(part));
+  };
+  const bool in_a_row = names_ == BlockNames::mnasnet;
+  if (hidden != o.in) add(conv_norm({.in = o.in, .out = hidden, .kernel = 1}, o.activation, o.norm), !in_a_row);
+  add(depthwise_norm(hidden, o.kernel, o.stride, o.activation, o.norm), !in_a_row);
+  if (o.squeeze_excite > 0)
+    conv_.add(SqueezeExcite{{.channels = hidden, .squeeze = o.squeeze_excite, .activation = o.squeeze_activation, .gate = o.gate}});
+  add(conv_norm({.in = hidden, .out = o.out, .kernel = 1}, Activation::none, o.norm), names_ == BlockNames::mobilenet_v3);
 }
 
 Tensor InvertedBottleneck::load(Pending p) {
@@ -118,6 +140,9 @@ Tensor InvertedBottleneck::load(Pending p) {
   return add_shortcut(std::move(y), std::move(p));
 }
 
-void InvertedBottleneck::describe(Fields& f) { f.child("conv", conv_); }
+void InvertedBottleneck::describe(Fields& f) {
+  const char* const names[] = {"conv", "block", "layers"};
+  f.child(names[static_cast<int>(names_)], conv_);
+}
 
 }  // namespace rewind_lib::nn

@@ -11,10 +11,16 @@ Tensor activate(Tensor x, Activation activation);
 /// Appends the layer of that activation; nothing for none.
 void add_activation(Sequential& chain, Activation activation);
 
+/// Of a batch normalisation; see BatchNorm2dOptions.
+struct NormOptions {
+  double eps = 1e-5;
+  double momentum = 0.1;
+};
+
 /// Convolution without bias, batch normalisation, activation. The convolution's own `bias` is ignored.
-Sequential conv_norm(Conv2dOptions conv, Activation activation = Activation::relu);
+Sequential conv_norm(Conv2dOptions conv, Activation activation = Activation::relu, NormOptions norm = {});
 /// The same with a depthwise convolution, padded to keep height and width at stride 1.
-Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation = Activation::relu);
+Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation = Activation::relu, NormOptions norm = {});
 
 /// activation(value of p + shortcut): in one pass where a normalisation is pending and the activation is a relu or none.
 Tensor add_shortcut(Pending p, Pending shortcut, Activation activation = Activation::none);
@@ -32,6 +38,18 @@ class Residual final : public Module, public Loading {
  private:
   Sequential main_, shortcut_;
   Activation activation_;
+};
+
+/// first(x) and second(x), side by side along the channels (Huang et al. 2017, DenseNet). An empty chain is the identity. The
+/// children of both count as the block's own, so no two may have the same name.
+class Concat final : public Module {
+ public:
+  Concat(Sequential first, Sequential second);
+  Tensor forward(Tensor x) override;
+  void describe(Fields& f) override;
+
+ private:
+  Sequential first_, second_;
 };
 
 struct DepthwiseSeparableOptions {
@@ -71,18 +89,27 @@ class SqueezeExcite final : public Module {
   Activation activation_, gate_;
 };
 
+/// How torchvision names the children of the block in each family of models, and so what they are called in files of
+/// weights: "conv.0.0" with the projection as "conv.2" and "conv.3"; "block.0.0" with every part by itself (EfficientNet too);
+/// and "layers.0", all in one row.
+enum class BlockNames : std::uint8_t { mobilenet_v2, mobilenet_v3, mnasnet };
+
 struct InvertedBottleneckOptions {
   int in = 0;
   int out = 0;
-  int expand = 6;  ///< hidden channels: expand times in; no expanding convolution when 1
+  int expand = 6;  ///< hidden channels: expand times in; no expanding convolution when that is in
+  int hidden = 0;  ///< hidden channels, where they are no multiple; 0: see expand
   Pair kernel = 3;
   Pair stride = 1;
   int squeeze_excite = 0;  ///< channels of a SqueezeExcite after the depthwise convolution; 0: none
   Activation activation = Activation::relu6;
-  Activation gate = Activation::sigmoid;  ///< of the SqueezeExcite
+  Activation squeeze_activation = Activation::relu;  ///< inside the SqueezeExcite
+  Activation gate = Activation::sigmoid;             ///< of the SqueezeExcite
+  NormOptions norm = {};
+  BlockNames names = BlockNames::mobilenet_v2;
 };
 /// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1 and in == out (Sandler et al.
-/// 2018, MobileNetV2). Children are named as torchvision names them: "conv.0.0", ...
+/// 2018, MobileNetV2).
 class InvertedBottleneck final : public Module, public Loading {
  public:
   explicit InvertedBottleneck(InvertedBottleneckOptions options);
@@ -96,6 +123,7 @@ class InvertedBottleneck final : public Module, public Loading {
 
  private:
   Sequential conv_;
+  BlockNames names_;
   bool residual_;
 };
 

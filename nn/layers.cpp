@@ -47,6 +47,15 @@ schedule::Activation pass_through(Conv& conv, FusedConvOptions options, Pending 
 
 bool undilated(Pair dilation) { return dilation.h == 1 && dilation.w == 1; }
 
+/// The means of `out` ranges that cover an axis.
+Tensor average_ranges(Tensor x, int axis, int out) {
+  const std::int64_t n = x.size(axis);
+  if (n == out) return x;
+  std::vector<Tensor> means;
+  for (int i = 0; i < out; ++i) means.push_back(mean(slice(x, axis, i * n / out, ((i + 1) * n + out - 1) / out), {axis}, true));
+  return concat(std::move(means), axis);
+}
+
 }  // namespace
 
 Linear::Linear(LinearOptions o) {
@@ -201,6 +210,29 @@ Tensor GELU::forward(Tensor x) { return gelu(std::move(x)); }
 Tensor MaxPool2d::forward(Tensor x) { return max_pool2d(std::move(x), options_); }
 Tensor AvgPool2d::forward(Tensor x) { return avg_pool2d(std::move(x), options_); }
 Tensor GlobalAvgPool::forward(Tensor x) { return global_avg_pool(std::move(x)); }
+
+AdaptiveAvgPool2d::AdaptiveAvgPool2d(Pair out) : out_(out) {
+  if (out.h < 1 || out.w < 1) fail(str("AdaptiveAvgPool2d: the output must be at least 1 x 1, got ", out.h, " x ", out.w));
+}
+Tensor AdaptiveAvgPool2d::forward(Tensor x) {
+  if (x.rank() != 4) fail(str("AdaptiveAvgPool2d: x must be [N, H, W, C], but is ", x.shape()));
+  const std::int64_t h = x.size(1), w = x.size(2);
+  if (h * w == 0) fail(str("AdaptiveAvgPool2d: images without pixels have no mean, x is ", x.shape()));
+  if (h == out_.h && w == out_.w) return x;
+  if (h % out_.h == 0 && w % out_.w == 0)
+    return avg_pool2d(std::move(x), {.kernel = {static_cast<int>(h / out_.h), static_cast<int>(w / out_.w)}});
+  return average_ranges(average_ranges(std::move(x), 1, out_.h), 2, out_.w);
+}
+
+ChannelShuffle::ChannelShuffle(int groups) : groups_(groups) { check_positive("ChannelShuffle", "groups", groups); }
+Tensor ChannelShuffle::forward(Tensor x) {
+  const Shape shape = x.shape();
+  const std::int64_t channels = shape.rank() == 0 ? 0 : shape[shape.rank() - 1];
+  if (channels % groups_ != 0 || channels == 0)
+    fail(str("ChannelShuffle: the last axis of ", shape, " cannot be divided into ", groups_, " groups"));
+  const std::int64_t pixels = x.numel() / channels;
+  return reshape(permute(reshape(std::move(x), {pixels, groups_, channels / groups_}), {0, 2, 1}), shape);
+}
 
 Dropout::Dropout(double p) : p_(p) {
   if (!(p >= 0 && p < 1)) fail(str("Dropout: p must be in [0, 1), got ", p));

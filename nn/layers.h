@@ -183,10 +183,34 @@ class AvgPool2d final : public Module {
   PoolOptions options_;
 };
 
+/// [N, H, W, C] -> [N, out.h, out.w, C], whatever H and W: output i is the mean of rows floor(i H / out.h) to
+/// ceil((i + 1) H / out.h), and of columns likewise.
+class AdaptiveAvgPool2d final : public Module {
+ public:
+  /// Throws Error when an extent is below 1.
+  explicit AdaptiveAvgPool2d(Pair out);
+  Tensor forward(Tensor x) override;
+
+ private:
+  Pair out_;
+};
+
 /// [N, H, W, C] -> [N, C].
 class GlobalAvgPool final : public Module {
  public:
   Tensor forward(Tensor x) override;
+};
+
+/// Deals the channels out like cards: of `groups` runs of C / groups channels, first the first of each, then the second ...
+/// What a grouped convolution made apart, the next one then sees together (Zhang et al. 2018, ShuffleNet, section 3.1).
+class ChannelShuffle final : public Module {
+ public:
+  /// Throws Error when there is less than one group.
+  explicit ChannelShuffle(int groups);
+  Tensor forward(Tensor x) override;
+
+ private:
+  int groups_;
 };
 
 /// Zeroes elements with probability p in training, does nothing in evaluation.

@@ -82,6 +82,10 @@ void Sequential::adopt(std::string name, Module* owned) {
   static_cast<void>(owner.release());
 }
 
+void Sequential::extend(Sequential other) {
+  for (Child& c : other.children_) adopt(std::to_string(size()), std::exchange(c.module, nullptr));
+}
+
 Module& Sequential::operator[](int i) const {
   if (i < 0 || i >= size()) fail(str("Sequential: child ", i, " does not exist; there are ", size()));
   return *children_[static_cast<std::size_t>(i)].module;

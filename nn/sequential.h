@@ -64,6 +64,9 @@ class Sequential : public Module {
     return *owned;
   }
 
+  /// Appends the children of another chain, under the next numbers.
+  void extend(Sequential other);
+
   int size() const { return static_cast<int>(children_.size()); }
   /// Throws Error when out of range.
   Module& operator[](int i) const;

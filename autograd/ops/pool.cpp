@@ -17,6 +17,12 @@ using kernels::WindowShape;
 using ops::check_floats;
 using ops::sample;
 
+/// What `in` elements lack for a last window that reaches over the edge; 0 where none starts inside.
+std::int64_t lacking(std::int64_t in, std::int64_t kernel, std::int64_t stride, std::int64_t padding) {
+  const std::int64_t room = in + 2 * padding - kernel, over = (room % stride + stride) % stride;
+  return over == 0 || room + stride - over >= in + padding ? 0 : stride - over;
+}
+
 WindowShape geometry(const Shape& x, const PoolOptions& o) {
   return {.n = x[0],
           .h = x[1],
@@ -27,14 +33,19 @@ WindowShape geometry(const Shape& x, const PoolOptions& o) {
           .sh = o.stride.h,
           .sw = o.stride.w,
           .ph = o.padding.h,
-          .pw = o.padding.w};
+          .pw = o.padding.w,
+          .eh = o.ceil ? lacking(x[1], o.kernel.h, o.stride.h, o.padding.h) : 0,
+          .ew = o.ceil ? lacking(x[2], o.kernel.w, o.stride.w, o.padding.w) : 0};
 }
 
 /// The shape of y; throws where x and the options do not fit.
 Shape check_pool(const char* op, const Shape& x, const PoolOptions& o) {
   const auto describe = [&] { return str("x ", x, ", kernel ", o.kernel, ", stride ", o.stride, ", padding ", o.padding); };
   if (x.rank() != 4) fail(str(op, ": x must be [N, H, W, C]: ", describe()));
-  ops::check_window(op, x[1], x[2], o.kernel.h, o.kernel.w, o.stride, o.padding, 1, describe);
+  const bool over = o.ceil && o.stride.h > 0 && o.stride.w > 0;
+  const std::int64_t below = over ? lacking(x[1], o.kernel.h, o.stride.h, o.padding.h) : 0;
+  const std::int64_t right = over ? lacking(x[2], o.kernel.w, o.stride.w, o.padding.w) : 0;
+  ops::check_window(op, x[1] + below, x[2] + right, o.kernel.h, o.kernel.w, o.stride, o.padding, 1, describe);
   if (o.padding.h >= o.kernel.h || o.padding.w >= o.kernel.w)
     fail(str(op, ": padding must be smaller than the kernel, or windows see nothing but padding: ", describe()));
   const WindowShape s = geometry(x, o);
@@ -95,6 +106,10 @@ const std::vector<Case>& cases() {
       {{1, 4, 4, 1}, {.kernel = 4}},
       {{1, 3, 3, 2}, {.kernel = 4, .stride = 2, .padding = 2}},
       {{1, 5, 4, 3}, {.kernel = 2, .stride = {0, 1}}},
+      {{1, 6, 5, 2}, {.kernel = 3, .stride = 2, .ceil = true}},
+      {{1, 4, 6, 1}, {.kernel = {3, 2}, .stride = {2, 3}, .padding = {1, 0}, .ceil = true}},
+      {{1, 2, 3, 1}, {.kernel = 3, .stride = 2, .ceil = true}},
+      {{1, 4, 5, 1}, {.kernel = 1, .stride = 3, .ceil = true}},
       {{0, 4, 4, 2}},
   };
   return list;

@@ -9,8 +9,8 @@ namespace rewind_lib::nn::models {
 struct Options {
   int classes = 0;
   int size = 0;      ///< height and width of the images
-  double width = 1;  ///< multiplies channels; MobileNets only
-  int depth = 0;     ///< preresnet only
+  double width = 1;  ///< multiplies channels, where the model has that
+  int depth = 0;     ///< of preresnet: 9 n + 2
 };
 
 struct Model {

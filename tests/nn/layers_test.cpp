@@ -103,6 +103,10 @@ TEST_CASE("every layer gives the documented shape") {
   CHECK(shape_of(nn::LayerNorm{4}) == x.shape());
   CHECK(shape_of(nn::MaxPool2d{2}) == rw::Shape{2, 4, 3, 4});
   CHECK(shape_of(nn::AvgPool2d{{.kernel = 3, .stride = 2, .padding = 1}}) == rw::Shape{2, 4, 3, 4});
+  CHECK(shape_of(nn::MaxPool2d{{.kernel = 3, .stride = 2, .ceil = true}}) == rw::Shape{2, 4, 3, 4});
+  CHECK(shape_of(nn::AdaptiveAvgPool2d{{3, 5}}) == rw::Shape{2, 3, 5, 4});
+  CHECK(shape_of(nn::ChannelShuffle{2}) == x.shape());
+  CHECK(shape_of(nn::Concat{nn::Sequential(), nn::Sequential{nn::Conv2d{{.in = 4, .out = 3}}}}) == rw::Shape{2, 8, 6, 7});
   CHECK(shape_of(nn::GlobalAvgPool{}) == rw::Shape{2, 4});
   CHECK(shape_of(nn::Flatten{}) == rw::Shape{2, 192});
   CHECK(shape_of(nn::Identity{}) == x.shape());
@@ -191,6 +195,78 @@ TEST_CASE("squeeze and excitation scales each channel by its gate") {
   const rw::Tensor y = block(x);
   for (std::size_t i = 0; i < y.values<float>().size(); ++i)
     CHECK(y.values<float>()[i] == doctest::Approx(x.values<float>()[i] / 2));
+}
+
+TEST_CASE("pools that round up have a last window over the edge, and see padding there") {
+  const rw::Tensor x = rw::from<float>({1, 2, -3, -6}, {1, 4, 1, 1});
+  const rw::PoolOptions up{.kernel = {3, 1}, .stride = {2, 1}, .ceil = true};
+  CHECK(nn::MaxPool2d{up}(x).to_vector<float>() == std::vector<float>{2, -3});
+  CHECK(nn::AvgPool2d{up}(x).to_vector<float>() == std::vector<float>{0, -3});
+  // A window that would start beyond the image is not there.
+  CHECK(nn::MaxPool2d{{.kernel = 1, .stride = {3, 1}, .ceil = true}}(rw::ones({1, 3, 1, 1})).numel() == 1);
+  CHECK_THROWS_WITH_AS((nn::MaxPool2d{{.kernel = 3, .stride = 2, .ceil = true}}(rw::ones({1, 1, 1, 1}))),
+                       doctest::Contains("the padded image has 1x1"), rw::Error);
+}
+
+TEST_CASE("adaptive pools average ranges that cover the image") {
+  const rw::Tensor x = rw::reshape(rw::arange(35, rw::float32), {1, 5, 7, 1});
+  // rows 0-1, 1-3, 3-4; columns 0-3, 3-6: as PyTorch's adaptive_avg_pool2d
+  CHECK(nn::AdaptiveAvgPool2d{{3, 2}}(x).to_vector<float>() == std::vector<float>{5, 8, 15.5, 18.5, 26, 29});
+  CHECK(nn::AdaptiveAvgPool2d{{5, 7}}(x).same(x));
+  CHECK(nn::AdaptiveAvgPool2d{1}(x).to_vector<float>() == std::vector<float>{17});
+  CHECK(nn::AdaptiveAvgPool2d{2}(rw::full({1, 1, 1, 3}, 4)).to_vector<float>() == std::vector<float>(12, 4));
+  const rw::Tensor even = rw::randn({2, 6, 4, 3});
+  const rw::Tensor pooled = nn::AdaptiveAvgPool2d{{3, 2}}(even);
+  CHECK(pooled.to_vector<float>() == rw::avg_pool2d(even, {.kernel = 2}).to_vector<float>());
+
+  CHECK_THROWS_WITH_AS(nn::AdaptiveAvgPool2d{0}, "AdaptiveAvgPool2d: the output must be at least 1 x 1, got 0 x 0", rw::Error);
+  CHECK_THROWS_WITH_AS(nn::AdaptiveAvgPool2d{2}(rw::ones({3, 4})), doctest::Contains("x must be [N, H, W, C], but is [3, 4]"),
+                       rw::Error);
+  CHECK_THROWS_WITH_AS(nn::AdaptiveAvgPool2d{2}(rw::ones({1, 0, 4, 1})), doctest::Contains("no mean, x is [1, 0, 4, 1]"),
+                       rw::Error);
+}
+
+TEST_CASE("a channel shuffle deals the groups out, and the other number of groups undoes it") {
+  const rw::Tensor x = rw::reshape(rw::arange(12, rw::float32), {2, 1, 1, 6});
+  const rw::Tensor y = nn::ChannelShuffle{2}(x);
+  CHECK(y.to_vector<float>() == std::vector<float>{0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11});
+  CHECK(nn::ChannelShuffle{3}(y).to_vector<float>() == x.to_vector<float>());
+  CHECK_THROWS_WITH_AS(nn::ChannelShuffle{4}(x), "ChannelShuffle: the last axis of [2, 1, 1, 6] cannot be divided into 4 groups",
+                       rw::Error);
+  CHECK_THROWS_WITH_AS(nn::ChannelShuffle{0}, "ChannelShuffle: groups must be at least 1, got 0", rw::Error);
+}
+
+TEST_CASE("concat puts two chains side by side, and the children of both are its own") {
+  nn::Sequential doubled;
+  doubled.add("double", nn::Linear{1, 1});
+  nn::Concat block{nn::Sequential(), std::move(doubled)};
+  for (rw::Parameter& p : block.parameters()) p.value.fill(p.name == "double.weight" ? 2 : 0);
+  CHECK(block.parameters().size() == 2);
+  const rw::Tensor x = rw::from<float>({1, 5}, {2, 1}), y = block(x);
+  CHECK(y.shape() == rw::Shape{2, 2});
+  CHECK(y.to_vector<float>() == std::vector<float>{1, 2, 5, 10});
+}
+
+TEST_CASE("a chain can be extended by another, with the numbers going on") {
+  nn::Sequential chain = nn::conv_norm({.in = 2, .out = 4, .kernel = 1});
+  chain.extend(nn::depthwise_norm(4, 3, 1, nn::Activation::none));
+  CHECK(chain.size() == 5);
+  CHECK(chain.parameters().back().name == "4.bias");
+  CHECK(chain[3].type() == "DepthwiseConv2d");
+  CHECK(chain(rw::randn({2, 4, 4, 2})).shape() == rw::Shape{2, 4, 4, 4});
+}
+
+TEST_CASE("inverted bottlenecks take hidden channels, norms and names as their family has them") {
+  const auto names = [](nn::BlockNames scheme) {
+    nn::InvertedBottleneck block{{.in = 4, .out = 8, .hidden = 10, .squeeze_excite = 2, .names = scheme}};
+    CHECK(block.parameters()[0].value.shape() == rw::Shape{10, 1, 1, 4});
+    return std::pair{block.parameters()[0].name, block.parameters().back().name};
+  };
+  CHECK(names(nn::BlockNames::mobilenet_v2) == std::pair<std::string, std::string>{"conv.0.0.weight", "conv.4.bias"});
+  CHECK(names(nn::BlockNames::mobilenet_v3) == std::pair<std::string, std::string>{"block.0.0.weight", "block.3.1.bias"});
+  CHECK(names(nn::BlockNames::mnasnet) == std::pair<std::string, std::string>{"layers.0.weight", "layers.8.bias"});
+  CHECK_THROWS_WITH_AS((nn::InvertedBottleneck{{.in = 8, .out = 8, .hidden = -1}}),
+                       doctest::Contains("hidden must not be negative"), rw::Error);
 }
 
 TEST_CASE("layers refuse extents that make no sense") {

@@ -33,7 +33,9 @@ rw::Tensor input(const rw::Shape& shape) {
 }  // namespace
 
 TEST_CASE("the bytes that the summary says are saved are the bytes that the tracker counts") {
-  for (const char* name : {"mlp", "lenet5", "resnet18_cifar", "preresnet", "mobilenet_v2_cifar", "mobilenet_v1"}) {
+  for (const char* name :
+       {"mlp", "lenet5", "resnet18_cifar", "preresnet", "mobilenet_v2_cifar", "mobilenet_v1", "resnet50_cifar",
+        "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v1", "shufflenet_v2", "squeezenet1_1", "mnasnet", "densenet121"}) {
     CAPTURE(name);
     nn::Sequential net = models::make(name, {.depth = name == std::string("preresnet") ? 20 : 0});
     const rw::Shape shape = models::input_shape(name, 2, name == std::string("mlp") || name == std::string("lenet5") ? 28 : 32);
@@ -152,13 +154,14 @@ TEST_CASE("the summary is printed as a table, cut at a depth") {
 }
 
 TEST_CASE("a dry run of a step has the peak of the step, to the byte, with recompute too") {
-  for (const char* name : {"mobilenet_v2_cifar", "preresnet", "lenet5"}) {
+  for (const char* name : {"mobilenet_v2_cifar", "preresnet", "lenet5", "mobilenet_v3_small", "shufflenet_v1", "shufflenet_v2",
+                           "squeezenet1_1", "densenet121"}) {
     for (const char* how : {"vanilla", "sqrt", "segments:3"}) {
       CAPTURE(name);
       CAPTURE(how);
       nn::Sequential net = models::make(name, {.depth = name == std::string("preresnet") ? 20 : 0});
       net.recompute(rw::Recompute::parse(how));
-      const rw::Shape shape = models::input_shape(name, 2);
+      const rw::Shape shape = models::input_shape(name, 2, name == std::string("lenet5") ? 28 : 32);
       const auto step = [&] {
         rw::Tensor loss = rw::cross_entropy(net(input(shape)), rw::from<std::int64_t>({0, 1}, {2}));
         rw::backward(std::move(loss));

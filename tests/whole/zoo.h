@@ -10,8 +10,11 @@
 #include <rewind/nn/models/lenet5.h>
 #include <rewind/nn/models/mobilenet_v1.h>
 #include <rewind/nn/models/mobilenet_v2.h>
+#include <rewind/nn/models/mobilenet_v3.h>
 #include <rewind/nn/models/preresnet.h>
 #include <rewind/nn/models/resnet.h>
+#include <rewind/nn/models/shufflenet_v1.h>
+#include <rewind/nn/models/shufflenet_v2.h>
 #include <rewind/optim/adam.h>
 #include <rewind/optim/sgd.h>
 
@@ -65,6 +68,9 @@ inline const Model models[] = {
     {"biased", 2, 12, 3, 10, biased},
     {"preresnet20", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 20}); }},
     {"preresnet29", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 29}); }},
+    {"mobilenet_v3_small", 2, 32, 3, 10, [] { return nn::models::mobilenet_v3({.small = true, .width = 0.25, .classes = 10}); }},
+    {"shufflenet_v1", 2, 32, 3, 10, [] { return nn::models::shufflenet_v1({.width = 0.25, .classes = 10}); }},
+    {"shufflenet_v2", 2, 32, 3, 10, [] { return nn::models::shufflenet_v2({.width = 0.5, .classes = 10}); }},
     {"resnet18_cifar", 2, 16, 3, 10, [] { return nn::models::resnet({.depth = 18, .classes = 10, .cifar = true}); }},
 };
 
