@@ -136,8 +136,12 @@ inline Tensor reshape(Tensor x, std::initializer_list<std::int64_t> shape) {
 }
 inline Tensor reshape(Tensor x, const Shape& shape) { return reshape(std::move(x), std::span(shape.begin(), shape.end())); }
 /// Axis i of the result is axis axes[i] of x.
-Tensor permute(Tensor x, std::vector<int> axes);
+Tensor permute(Tensor x, std::span<const int> axes);
+inline Tensor permute(Tensor x, std::initializer_list<int> axes) {
+  return permute(std::move(x), std::span(axes.begin(), axes.size()));
+}
 Tensor concat(std::vector<Tensor> xs, int axis);
+Tensor concat(Tensor a, Tensor b, int axis);
 /// Elements [begin, end) of an axis; negative positions count from the end. A view along the leading axis, else a copy.
 Tensor slice(Tensor x, int axis, std::int64_t begin, std::int64_t end);
 /// Adds (before, after) elements of `value` on each axis.

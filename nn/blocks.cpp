@@ -75,7 +75,7 @@ Concat::Concat(Sequential first, Sequential second) : first_(std::move(first)), 
 Tensor Concat::forward(Tensor x) {
   Tensor a = first_.forward(x);
   Tensor b = second_.forward(std::move(x));
-  return concat({std::move(a), std::move(b)}, -1);
+  return concat(std::move(a), std::move(b), -1);
 }
 
 void Concat::describe(Fields& f) {

@@ -365,7 +365,7 @@ Tensor reshape(Tensor x, std::span<const std::int64_t> extents) {
   return apply_one(ops::reshape_op, {std::move(x)}, &attr);
 }
 
-Tensor permute(Tensor x, std::vector<int> axes) {
+Tensor permute(Tensor x, std::span<const int> axes) {
   check_defined("permute", {&x, 1});
   if (axes.size() > Shape::max_rank) fail(str("permute: shape ", x.shape(), " needs ", x.rank(), " axes, got ", axes.size()));
   PermuteAttr attr{{}, static_cast<int>(axes.size())};
@@ -389,6 +389,11 @@ Tensor concat(std::vector<Tensor> xs, int axis) {
   Tensor out;
   apply(ops::concat_op, xs, &attr, {&out, 1});
   return out;
+}
+
+Tensor concat(Tensor a, Tensor b, int axis) {
+  const Concat::Attr attr{axis};
+  return apply_one(ops::concat_op, {std::move(a), std::move(b)}, &attr);
 }
 
 Tensor slice(Tensor x, int axis, std::int64_t begin, std::int64_t end) {

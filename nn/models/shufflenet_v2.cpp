@@ -21,7 +21,7 @@ class Unit final : public Module {
     const std::int64_t channels = x.size(-1);
     Tensor a = split_ ? slice(x, -1, 0, channels / 2) : branch1_(x);
     Tensor b = branch2_(split_ ? slice(std::move(x), -1, channels / 2, channels) : std::move(x));
-    return shuffle_(concat({std::move(a), std::move(b)}, -1));
+    return shuffle_(concat(std::move(a), std::move(b), -1));
   }
   void describe(Fields& f) override {
     if (!split_) f.child("branch1", branch1_);
