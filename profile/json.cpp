@@ -140,8 +140,10 @@ void write_memory(Writer& w, const MemoryProfile& m) {
   w.end(']').end('}').end('}');
 }
 
-/// Whole nanoseconds, so that what lies inside another still does after rounding.
-std::int64_t nanoseconds(double seconds) { return std::llround(1e9 * seconds); }
+/// Ticks of 2^-10 microseconds. Such times are exact in binary, and so are their sums: whoever adds a begin and a duration finds
+/// that what lies inside another ends no later than that.
+constexpr double ticks_a_microsecond = 1024;
+std::int64_t ticks(double seconds) { return std::llround(1e6 * ticks_a_microsecond * seconds); }
 
 /// Chrome's trace events, of the kind with a begin and a duration.
 class Trace {
@@ -150,7 +152,10 @@ class Trace {
   /// Leaves the event open for args; times in microseconds.
   void begin(std::string_view name, std::string_view category, std::int64_t from, std::int64_t to) {
     w_.begin('{').field("name", name).field("cat", category).field("ph", "X").field("pid", 1).field("tid", 1);
-    w_.field("ts", 1e-3 * static_cast<double>(from)).field("dur", 1e-3 * static_cast<double>(to - from)).key("args").begin('{');
+    w_.field("ts", static_cast<double>(from) / ticks_a_microsecond)
+        .field("dur", static_cast<double>(to - from) / ticks_a_microsecond)
+        .key("args")
+        .begin('{');
   }
   void end() {
     w_.end('}').end('}');
@@ -243,14 +248,14 @@ std::string chrome_trace(const Profile& p) {
   const double median = percentile(p.step.step_seconds, 0.5);
   std::size_t step = 0;
   while (p.step.step_seconds[step] != median) ++step;
-  const auto from = [&](std::size_t i) { return nanoseconds(ops[i].runs[step].begin); };
-  const auto to = [&](std::size_t i) { return nanoseconds(ops[i].runs[step].end); };
+  const auto from = [&](std::size_t i) { return ticks(ops[i].runs[step].begin); };
+  const auto to = [&](std::size_t i) { return ticks(ops[i].runs[step].end); };
 
   Writer w;
   Trace trace(w);
   w.begin('{').field("displayTimeUnit", "ms").key("traceEvents").begin('[');
   w.line();
-  trace.begin("step", "step", 0, nanoseconds(median));
+  trace.begin("step", "step", 0, ticks(median));
   w.field("input", p.input);
   trace.end();
 
