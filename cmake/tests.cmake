@@ -63,6 +63,12 @@ if(REWIND_PYTHON AND TARGET compare_checkpointing AND NOT CMAKE_CXX_FLAGS MATCHE
   set_tests_properties(resident PROPERTIES TIMEOUT 300)
 endif()
 
+# examples/profile as a user runs it.
+if(REWIND_PYTHON AND TARGET profile)
+  add_test(NAME profile_program COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/profile/program_test.py $<TARGET_FILE:profile>)
+  set_tests_properties(profile_program PROPERTIES TIMEOUT 300)
+endif()
+
 # The page of report/ in a browser. Without the browser the test fails, and says what to install.
 option(REWIND_BROWSER_TEST "Test the report in headless Chromium" ON)
 if(REWIND_BROWSER_TEST AND REWIND_PYTHON AND TARGET rewind_report)

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <numeric>
 
 namespace rewind_lib {
 namespace {
@@ -107,7 +106,7 @@ class Steps {
 /// Adds up ops, step by step.
 class Sum {
  public:
-  explicit Sum(const Machine& machine) : machine_(&machine) {}
+  Sum(const Machine& machine, const std::vector<double>& steps) : machine_(&machine), steps_(&steps) {}
 
   void add(const OpRecord& op) {
     ++work_.calls;
@@ -123,16 +122,25 @@ class Sum {
     seconds_.resize(op.runs.size());
     for (std::size_t s = 0; s < op.runs.size(); ++s) seconds_[s] += op.runs[s].seconds();
   }
-  Work finish(double wall) {
+  Work finish() {
     if (work_.calls == 0) return work_;
     work_.median = percentile(seconds_, 0.5);
     work_.p95 = percentile(seconds_, 0.95);
-    work_.share = std::accumulate(seconds_.begin(), seconds_.end(), 0.0) / wall;
+    // Medians do not add up, and a mean is upset by one step that another program held up: the steps up to the median one.
+    const double median = percentile(*steps_, 0.5);
+    double part = 0, whole = 0;
+    for (std::size_t s = 0; s < steps_->size(); ++s) {
+      if ((*steps_)[s] > median) continue;
+      part += seconds_[s];
+      whole += (*steps_)[s];
+    }
+    work_.share = part / whole;
     return work_;
   }
 
  private:
   const Machine* machine_;
+  const std::vector<double>* steps_;
   Work work_;
   std::vector<double> seconds_;
 };
@@ -146,7 +154,7 @@ class Modules final : public nn::ModuleVisitor, nn::Fields {
 
   void visit(const std::string& path, nn::Module& module) override {
     const int depth = path.empty() ? 0 : 1 + static_cast<int>(std::ranges::count(path, '.'));
-    by_path.emplace(path, rows.size());
+    by_path.emplace(module.path(), rows.size());  // as ops know it: from the module that was called first
     rows.push_back({.path = path, .type = module.type(), .depth = depth, .parameters = 0, .phase = {}});
     module.describe(*this);
   }
@@ -160,12 +168,11 @@ class Modules final : public nn::ModuleVisitor, nn::Fields {
 };
 
 void add_up(Profile& p, nn::Module& net) {
-  const double wall = std::accumulate(p.step.step_seconds.begin(), p.step.step_seconds.end(), 0.0);
   Modules modules;
   for_each_module(net, modules);
   for (const ModuleRow& row : modules.rows) p.parameters += row.parameters;
 
-  const Sum none(p.machine);
+  const Sum none(p.machine, p.step.step_seconds);
   Sum total = none;
   std::map<Kind, Sum> classes;
   std::map<std::pair<std::string_view, Phase>, std::pair<OpRow, Sum>> ops;
@@ -181,12 +188,12 @@ void add_up(Profile& p, nn::Module& net) {
     of_modules[at * phase_count + static_cast<std::size_t>(op.phase)].add(op);
   }
 
-  p.total = total.finish(wall);
+  p.total = total.finish();
   const auto share = [](std::int64_t part, std::int64_t whole) {
     return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0;
   };
   for (auto& [kind, sum] : classes) {
-    ClassRow row{.kind = kind, .work = sum.finish(wall)};
+    ClassRow row{.kind = kind, .work = sum.finish()};
     row.flops_share = share(row.work.flops, p.total.flops);
     row.bytes_share = share(row.work.bytes(), p.total.bytes());
     if (kind == Kind::contraction) row.published_flops = 99.80, row.published_time = 61.0;
@@ -195,12 +202,12 @@ void add_up(Profile& p, nn::Module& net) {
     p.classes.push_back(row);
   }
   for (auto& [key, entry] : ops) {
-    entry.first.work = entry.second.finish(wall);
+    entry.first.work = entry.second.finish();
     p.ops.push_back(entry.first);
   }
   std::ranges::stable_sort(p.ops, std::greater(), [](const OpRow& r) { return r.work.median; });
   for (std::size_t m = 0; m < modules.rows.size(); ++m)
-    for (std::size_t k = 0; k < phase_count; ++k) modules.rows[m].phase[k] = of_modules[m * phase_count + k].finish(wall);
+    for (std::size_t k = 0; k < phase_count; ++k) modules.rows[m].phase[k] = of_modules[m * phase_count + k].finish();
   p.modules = std::move(modules.rows);
 }
 

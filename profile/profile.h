@@ -35,7 +35,7 @@ struct Work {
   std::size_t saved_bytes = 0;      ///< kept for backward, by the op that made the tape keep them
   std::size_t workspace_bytes = 0;  ///< of the op that takes most
   double median = 0, p95 = 0;       ///< seconds a step
-  double share = 0;                 ///< of the wall clock of all timed steps
+  double share = 0;                 ///< of the wall clock of the timed steps up to the median one; shares add up
   double roofline = 0;              ///< seconds: for each op the least that the machine allows, added up
   Energy energy = {};
 

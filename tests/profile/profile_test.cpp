@@ -277,3 +277,14 @@ TEST_CASE("energy by hand: a linear layer of two rows") {
   CHECK(linear->work.energy.arithmetic == doctest::Approx(e.arithmetic));
   CHECK(linear->work.energy.dram == doctest::Approx(e.dram));
 }
+
+TEST_CASE("a part of a net that has run as a whole is profiled by its own paths") {
+  nn::Sequential whole{small_net(), nn::ReLU{}};
+  static_cast<void>(whole(images({2, 8, 8, 3})));
+  nn::Module& part = whole[0];
+  rw::optim::SGD sgd{part.parameters(), {.lr = 0.1}};
+  const rw::Profile p = rw::profile(part, images({2, 8, 8, 3}), sgd, brief(1));
+  const auto linear = std::ranges::find(p.modules, "5", &rw::ModuleRow::path);
+  REQUIRE(linear != p.modules.end());
+  CHECK(linear->phase[0].macs == 2 * 8 * 5);
+}

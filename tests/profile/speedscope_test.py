@@ -56,7 +56,8 @@ def main():
                 if load(browser, app, trace.name, trace.read_bytes(), Path(folder)) != "taken":
                     sys.exit(f"error: speedscope refused {trace}: {browser.get_log('browser')}")
                 # A begin without its end, or the other way round, is said in the console.
-                if said := [line["message"] for line in browser.get_log("browser") if "ts=" in line["message"] or "Frame" in line["message"]]:
+                messages = [line["message"] for line in browser.get_log("browser")]
+                if said := [m for m in messages if "ts=" in m or "Frame" in m]:
                     sys.exit(f"error: speedscope took {trace}, and said: {said}")
                 wait_for(browser, "speedscope draws nothing", "return document.querySelectorAll('canvas').length > 0")
                 print(f"{trace}: taken and drawn")

@@ -87,8 +87,8 @@ def main():
             row["published_flops_share"], row["published_time_share"] = PUBLISHED[name]
         classes.append(row)
     groups = sorted({(o["op"], o["phase"]) for o in ops})
-    totals = [{"op": op, "phase": phase, "class": CLASS[op], **add_up([o for o in ops if (o["op"], o["phase"]) == (op, phase)], wall)}
-              for op, phase in groups]
+    of_group = {group: [o for o in ops if (o["op"], o["phase"]) == group] for group in groups}
+    totals = [{"op": op, "phase": phase, "class": CLASS[op], **add_up(own, wall)} for (op, phase), own in of_group.items()]
     totals.sort(key=lambda t: -t["ms_median"])
 
     names = [f"blocks.{b}" for b in range(args.blocks)]
@@ -100,7 +100,8 @@ def main():
     peak = {c: max(p[c] for p in points) for c in CATEGORIES} | {"total": sum(top[c] for c in CATEGORIES)}
     live = {c: top[c] for c in CATEGORIES} | {"total": peak["total"]}
     saved = [{"op": "conv2d", "module": f"blocks.{b}.conv", "shape": [8, 16, 16, 32], "dtype": "float32", "category": "activation",
-              "bytes": 262144 * (1 + b % 3), "why": "input 0, for the gradient of input 1 (a parameter)"} for b in range(args.blocks)]
+              "bytes": 262144 * (1 + b % 3), "why": "input 0, for the gradient of input 1 (a parameter)"}
+             for b in range(args.blocks)]
     saved.append({**saved[0], "bytes": 0, "why": "output 0, which shares its memory"})
     profile = {
         "machine": {"cores": 2, "threads": 2, "flops_per_second": FLOPS, "bytes_per_second": BYTES,

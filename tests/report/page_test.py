@@ -274,7 +274,8 @@ class Page(unittest.TestCase):
             self.assertTrue(self.run_js("return document.getElementById(arguments[0].getAttribute('aria-labelledby'))", box).text)
         for node in self.find("figure canvas"):
             self.assertGreater(len(node.get_attribute("aria-label")), 20)
-        classes = {row.find_element(By.TAG_NAME, "th").text: row.text for row in boxes[1].find_elements(By.CSS_SELECTOR, "tbody tr")}
+        rows = boxes[1].find_elements(By.CSS_SELECTOR, "tbody tr")
+        classes = {row.find_element(By.TAG_NAME, "th").text: row.text for row in rows}
         self.assertRegex(classes["tensor contraction"], r"99\.80 % 61\.00 %$")
         self.assertRegex(classes["statistical normalisation"], r"0\.17 % 25\.50 %$")
         self.assertRegex(classes["element-wise"], r"0\.03 % 13\.50 %$")
