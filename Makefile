@@ -7,7 +7,7 @@ BUILD = cmake --build --preset
 NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-peers check-resident asan tsan format format-check docs clean
+.PHONY: help demo test bench bench-peers check-resident check-trace asan tsan format format-check docs clean
 
 help:
 	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench   build and run the benchmarks'
 	@echo 'make bench-peers   the same nets in PyTorch and here, in turns, with a table of time and memory (half an hour)'
 	@echo 'make check-resident   peak memory of whole processes against what was counted, on large models (minutes)'
+	@echo 'make check-trace      profiles of three nets, as traces, loaded into speedscope (from npm) in headless Chromium'
 	@echo 'make asan    the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan    the tests under ThreadSanitizer (clang)'
 	@echo 'make format  rewrite the sources in the style of .clang-format'
@@ -51,6 +52,19 @@ check-resident:
 	cmake --preset release $(call NEED,CLI11 nlohmann_json)
 	$(BUILD) release -j $(JOBS) --target compare_checkpointing
 	tests/whole/resident_test.py build/release/examples/compare_checkpointing --all
+
+# Debian's npm cannot be installed beside a nodejs from elsewhere, which brings its own.
+check-trace:
+	scripts/bootstrap.sh build examples browser
+	command -v npm >/dev/null || scripts/bootstrap.sh trace
+	cmake --preset release $(call NEED,CLI11 nlohmann_json)
+	$(BUILD) release -j $(JOBS) --target profile
+	npm install --silent --no-save --ignore-scripts --prefix build/speedscope speedscope@1.25.0
+	for model in lenet5 mobilenet_v2_cifar preresnet; do \
+	  build/release/examples/profile --model $$model --batch 8 --steps 3 --recompute sqrt --rows 5 --levels 0 \
+	    --trace build/speedscope/$$model.json || exit 1; done
+	/usr/bin/python3 tests/profile/speedscope_test.py build/speedscope/node_modules/speedscope/dist/release \
+	  build/speedscope/lenet5.json build/speedscope/mobilenet_v2_cifar.json build/speedscope/preresnet.json
 
 asan:
 	scripts/bootstrap.sh build examples test data

@@ -11,6 +11,7 @@
 #include <rewind/autograd/observer.h>
 #include <rewind/autograd/op.h>
 #include <rewind/autograd/parameter.h>
+#include <rewind/autograd/profiler.h>
 #include <rewind/core/memory.h>
 #include <rewind/core/parallel.h>
 #include <rewind/core/random.h>
@@ -46,3 +47,4 @@
 #include <rewind/optim/optimizer.h>
 #include <rewind/optim/schedule.h>
 #include <rewind/optim/sgd.h>
+#include <rewind/profile/profile.h>

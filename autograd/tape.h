@@ -103,6 +103,10 @@ class Tape final : public Recorder {
   void pin(std::uint32_t index) { ++entries_[index]->uses; }
   void unpin(std::uint32_t index) { dropped(index, entries_[index]->serial); }
   bool create_graph() const { return goal_ != nullptr && goal_->create_graph; }
+  /// For profiles: what is on the tape now. Some of it may be dropped already (!live).
+  std::span<Entry* const> entries() const { return entries_; }
+  /// And the serial number that the next entry gets.
+  std::uint64_t next_serial() const { return next_serial_; }
 
  private:
   friend class EntryVjp;

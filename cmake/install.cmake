@@ -1,8 +1,8 @@
 # What find_package(rewind CONFIG) and pkg-config find after an install.
 include(CMakePackageConfigHelpers)
 
-install(TARGETS rewind rewind_core rewind_autograd rewind_nn rewind_optim rewind_data EXPORT rewindTargets)
-install(DIRECTORY core autograd nn optim data DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rewind
+install(TARGETS rewind rewind_core rewind_autograd rewind_nn rewind_optim rewind_data rewind_profile EXPORT rewindTargets)
+install(DIRECTORY core autograd nn optim data profile DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rewind
         FILES_MATCHING PATTERN "*.h" PATTERN "*.def")
 install(FILES rewind.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rewind OPTIONAL)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} OPTIONAL)

@@ -3,7 +3,19 @@ find_package(nlohmann_json QUIET)
 if(nlohmann_json_FOUND)
   set(report_dir ${PROJECT_SOURCE_DIR}/report)
   # One script in this order; what a file uses when it is loaded comes before it.
-  set(scripts kit.js sections/strategies.js sections/frontier.js sections/timeline.js sections/schedule.js page.js)
+  set(scripts
+      kit.js
+      sections/strategies.js
+      sections/frontier.js
+      sections/profile.js
+      sections/roofline.js
+      sections/modules.js
+      sections/timeline.js
+      sections/holders.js
+      sections/schedule.js
+      sections/speed.js
+      sections/energy.js
+      page.js)
 
   set(REPORT_JS "")
   foreach(script IN LISTS scripts)

@@ -5,10 +5,10 @@ if(doctest_FOUND)
   target_link_libraries(rewind_tests_main PUBLIC doctest::doctest)
   rewind_own_flags(rewind_tests_main)
 
-  foreach(group core autograd nn optim data report whole)
+  foreach(group core autograd nn optim data profile report whole)
     file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${group}/*.cpp)
     list(FILTER sources EXCLUDE REGEX "/(make_page|print_bits).cpp$") # programs of their own, below
-    if(NOT sources OR (group STREQUAL report AND NOT TARGET rewind_report))
+    if(NOT sources OR (group MATCHES "^(report|profile)$" AND NOT TARGET rewind_report)) # they read JSON
       continue()
     endif()
     # A layer's tests link what the layer is for: a test of core that needs autograd does not link.
@@ -20,6 +20,9 @@ if(doctest_FOUND)
     rewind_program(${target} SOURCES ${sources} LINK rewind_tests_main ${layer})
     if(group STREQUAL data)
       target_link_libraries(${target} PRIVATE ZLIB::ZLIB) # its tests write files of their own
+    endif()
+    if(group STREQUAL profile)
+      target_link_libraries(${target} PRIVATE nlohmann_json::nlohmann_json)
     endif()
     target_compile_definitions(${target} PRIVATE REWIND_TESTS_DIR="${PROJECT_SOURCE_DIR}/tests")
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
@@ -63,6 +66,12 @@ endif()
 # The numbers that a program reads from examples/summary.
 if(REWIND_PYTHON AND TARGET summary)
   add_test(NAME summary COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/whole/summary_test.py $<TARGET_FILE:summary>)
+endif()
+
+# examples/profile as a user runs it.
+if(REWIND_PYTHON AND TARGET profile)
+  add_test(NAME profile_program COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/profile/program_test.py $<TARGET_FILE:profile>)
+  set_tests_properties(profile_program PROPERTIES TIMEOUT 300)
 endif()
 
 # The page of report/ in a browser. Without the browser the test fails, and says what to install.

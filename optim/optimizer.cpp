@@ -165,4 +165,32 @@ Tensor Optimizer::state(std::string_view parameter, std::string_view slot) const
 
 std::int64_t Optimizer::updates(std::string_view parameter) const { return find(parameter).updates; }
 
+// The copies are kept beside the tracker: what is measured meanwhile is the step, not the trial.
+Optimizer::Trial::Trial(Optimizer& optimizer) : optimizer_(optimizer), steps_(optimizer.steps_) {
+  for (const Member& m : optimizer_.members_) {
+    Kept& kept = members_.emplace_back();
+    kept.updates = m.updates;
+    for (int s = 0; s < max_slots; ++s)
+      if (const Tensor& t = m.slot[s]; t.defined() && !left_by_dry_run(t))
+        kept.slot[s].assign(t.raw<const std::byte>(), t.raw<const std::byte>() + t.bytes());
+  }
+}
+
+Optimizer::Trial::~Trial() {
+  optimizer_.steps_ = steps_;
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    Member& m = optimizer_.members_[i];
+    m.updates = members_[i].updates;
+    for (int s = 0; s < max_slots; ++s) {
+      const std::vector<std::byte>& kept = members_[i].slot[s];
+      if (kept.empty()) {
+        m.slot[s] = Tensor();
+      } else {
+        std::ranges::copy(kept, m.slot[s].raw<std::byte>());
+        ++m.slot[s].impl().storage->version;
+      }
+    }
+  }
+}
+
 }  // namespace rewind_lib::optim

@@ -12,6 +12,7 @@
 #include <rewind/autograd/parameter.h>
 #include <rewind/core/tensor.h>
 
+#include <cstddef>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -74,6 +75,10 @@ class Optimizer {
   /// How often a parameter has moved.
   std::int64_t updates(std::string_view parameter) const;
 
+  /// While alive, steps are on trial: at its end the optimizer's state and step counts are as they were. (Not the parameters,
+  /// which are not the optimizer's.)
+  class Trial;
+
  protected:
   /// `name` is a literal: the optimizer's name, for errors and for labelling its memory.
   explicit Optimizer(const char* name) : name_(name) {}
@@ -107,6 +112,23 @@ class Optimizer {
   std::vector<Member> members_;
   std::vector<Rate> rates_;
   std::int64_t steps_ = 0;
+};
+
+class Optimizer::Trial {
+ public:
+  explicit Trial(Optimizer& optimizer);
+  ~Trial();
+  Trial(const Trial&) = delete;
+  Trial& operator=(const Trial&) = delete;
+
+ private:
+  struct Kept {
+    std::int64_t updates;
+    std::vector<std::byte> slot[max_slots];
+  };
+  Optimizer& optimizer_;
+  std::int64_t steps_;
+  std::vector<Kept> members_;
 };
 
 /// An optimizer whose groups have options of the type O: an aggregate with a member `lr`, and check(), which throws Error.

@@ -36,14 +36,15 @@ let lastId = 0;
 const newId = (prefix) => `${prefix}-${++lastId}`;
 
 /**
- * A table in a box that scrolls sideways, by keyboard too. columns: [{title, text(row), share(row), bad(row), hint(row)}]; the
- * first column names the row; a column without any text is left out.
+ * A table in a box that scrolls sideways, by keyboard too. columns: [{title, text(row), share(row), bad(row), hint(row), words}];
+ * the first column names the row; a column without any text is left out; one of words begins at the left.
  */
 function table({ caption, note = null, columns, rows }) {
   const used = columns.filter((c, i) => i === 0 || rows.some((row) => !["–", ""].includes(c.text(row))));
   const id = newId("table");
   const cell = (column, row, first) => {
     const node = element(first ? "th" : "td", first ? { scope: "row" } : { title: column.hint?.(row) ?? null }, column.text(row));
+    if (column.words) node.classList.add("words");
     const share = column.share?.(row);
     if (Number.isFinite(share)) {
       node.classList.add("bar");
@@ -65,7 +66,7 @@ function table({ caption, note = null, columns, rows }) {
         element(
           "tr",
           {},
-          used.map((c) => element("th", { scope: "col" }, c.title)),
+          used.map((c) => element("th", { scope: "col", class: c.words ? "words" : null }, c.title)),
         ),
       ),
       element(
@@ -329,8 +330,12 @@ const mark = {
   },
 };
 
-/** Check boxes that choose among the strategies; show(chosen) is called at once and after each change. */
+/** Check boxes that choose among the strategies, if there are several; show(chosen) is called at once and after each change. */
 function choice(strategies, show, extra = []) {
+  if (strategies.length === 1) {
+    show(strategies);
+    return null;
+  }
   const chosen = new Set(firstChoice(strategies));
   const update = () => {
     show(strategies.filter((s) => chosen.has(s)));

@@ -1,6 +1,17 @@
 // The page: the facts, then each section that has data. A section is {id, title, has(data), build(data) -> nodes}.
 
-const SECTIONS = [strategiesSection, frontierSection, timelineSection, scheduleSection];
+const SECTIONS = [
+  strategiesSection,
+  frontierSection,
+  profileSection,
+  rooflineSection,
+  modulesSection,
+  timelineSection,
+  holdersSection,
+  scheduleSection,
+  speedSection,
+  energySection,
+];
 
 function buildPage(data) {
   const facts = [

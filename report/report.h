@@ -18,6 +18,8 @@
 //                   "timeline": [{"t": 0 to 1, or a count, "parameter": bytes, ... each category, "op", "module"}] (live bytes
 //                   from that moment on)}]; the first is what the others are compared with
 //   "stages"      names of the stages of the schedules
+//   "profile"     a profile as rewind::to_json(Profile) writes it (profile/profile.h); a strategy with a "timeline" beside it,
+//                 under "strategies", shows its memory
 //   "frontier"    [{"bytes", "seconds"}]: the least time within so many bytes; "frontier_unit": what "seconds" count
 //
 // Another section is a file in report/sections/ and a line each in cmake/report.cmake and report/page.js.

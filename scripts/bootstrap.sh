@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the named groups need and that are missing; without any missing, it does nothing and
 # does not touch the network.
-#   scripts/bootstrap.sh [build] [examples] [test] [data] [browser] [bench] [peers] [tsan] [format]
+#   scripts/bootstrap.sh [build] [examples] [test] [data] [browser] [bench] [peers] [trace] [tsan] [format]
 set -euo pipefail
 
 declare -A packages=(
@@ -12,6 +12,7 @@ declare -A packages=(
   [browser]="chromium chromium-driver python3-selenium"
   [bench]="libbenchmark-dev"
   [peers]="python3-torch"
+  [trace]="nodejs npm"
   [tsan]="clang-14 libomp-14-dev"
   [format]="clang-format"
 )

@@ -16,6 +16,7 @@ LAYERS = {
     "nn": ("autograd", "core"),
     "optim": ("autograd", "core"),
     "data": ("core",),
+    "profile": ("nn", "optim", "data", "autograd", "core"),
 }
 OURS_OUTSIDE_THE_LIBRARY = ("tests", "examples", "report", "bench", "tools")
 
@@ -129,6 +130,7 @@ REFUSED = [
     ("nn/models/resnet.h", "#include <rewind/data/idx.h>"),
     ("optim/sgd.cpp", "#include <rewind/nn/module.h>"),
     ("data/idx.cpp", "#include <rewind/autograd/tape.h>"),
+    ("nn/linear.cpp", "#include <rewind/profile/profile.h>"),
     ("core/tensor.cpp", "#include <rewind/tests/support.h>"),
     ("nn/linear.cpp", "#include <rewind/examples/progress.h>"),
     ("nn/linear.cpp", "#include <rewind/rewind.h>"),
@@ -158,6 +160,7 @@ PASSED = [
     ("nn/linear.h", "#include <rewind/autograd/tape.h>"),
     ("optim/sgd.h", "#include <rewind/core/tensor.h>"),
     ("data/idx.cpp", "#include <zlib.h>"),
+    ("profile/profile.h", "#include <rewind/optim/optimizer.h>"),
     ("tests/core/tensor.cpp", "#include <doctest/doctest.h>"),
     ("examples/hello.cpp", "#include <rewind/rewind.h>"),
     ("examples/train_digits.cpp", '#include "support/classifier.h"'),

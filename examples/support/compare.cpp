@@ -1,5 +1,7 @@
 #include "compare.h"
 
+#include "pages.h"
+
 #include <rewind/autograd/schedule/simulate.h>
 #include <rewind/autograd/schedule/strategies.h>
 #include <rewind/report/report.h>
@@ -22,36 +24,6 @@ std::string hex(std::uint64_t v) {
 
 std::vector<rw::schedule::Action> actions_of(const Result& r, const rw::schedule::Chain& chain) {
   return r.actions.empty() ? rw::schedule::vanilla(chain).actions : r.actions;
-}
-
-/// Live bytes by category after every change.
-nlohmann::json timeline(const rw::DryRun& plan) {
-  rw::memory::Usage live = plan.before;
-  nlohmann::json points = nlohmann::json::array();
-  for (std::size_t i = 0; i < plan.timeline.size(); ++i) {
-    const rw::memory::Event& e = plan.timeline[i];
-    live.bytes[static_cast<int>(e.category)] += static_cast<std::size_t>(e.delta);
-    nlohmann::json point{
-        {"t", static_cast<double>(i) / static_cast<double>(plan.timeline.size())}, {"op", e.op}, {"module", e.module}};
-    for (int c = 0; c < rw::category_count; ++c) point[rw::name_of(static_cast<rw::Category>(c))] = live.bytes[c];
-    points.push_back(std::move(point));
-  }
-  std::vector<std::string> keys;
-  for (int c = 0; c < rw::category_count; ++c) keys.emplace_back(rw::name_of(static_cast<rw::Category>(c)));
-  return rw::report::thin(points, keys, 1500);
-}
-
-nlohmann::json trace(const rw::schedule::Chain& chain, const std::vector<rw::schedule::Action>& actions) {
-  constexpr const char* kinds[] = {"Fnone", "Fck", "Fall", "B"};
-  nlohmann::json steps = nlohmann::json::array();
-  for (const rw::schedule::Step& s : rw::schedule::simulate(chain, actions).steps)
-    steps.push_back({{"kind", kinds[static_cast<int>(s.action.kind)]},
-                     {"stage", s.action.stage},
-                     {"start", s.start},
-                     {"end", s.end},
-                     {"during", s.during},
-                     {"after", s.after}});
-  return steps;
 }
 
 }  // namespace

@@ -63,13 +63,17 @@ inline nlohmann::json to_json(const rewind::memory::Usage& usage) {
   return j;
 }
 
-/// Writes what a program has printed, for other programs. Nothing for an empty path.
-inline void write_json(const std::string& path, const nlohmann::json& j) {
+/// Writes a file that other programs read. Nothing for an empty path.
+inline void write_text(const std::string& path, const std::string& text) {
   if (path.empty()) return;
   std::ofstream file(path);
-  file << j.dump(2) << "\n";
+  file << text;
+  file.close();
   if (!file) throw rewind::Error("cannot write " + path + ": check that the folder exists and has room");
 }
+
+/// Writes what a program has printed, for other programs. Nothing for an empty path.
+inline void write_json(const std::string& path, const nlohmann::json& j) { write_text(path, j.dump(2) + "\n"); }
 
 /// Runs a program's body; what goes wrong is one line on standard error and exit status 1.
 template <class F>

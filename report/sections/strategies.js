@@ -12,7 +12,7 @@ const CATEGORIES = [
 const strategiesSection = {
   id: "strategies",
   title: "The strategies side by side",
-  has: (data) => data.strategies?.length > 0,
+  has: (data) => data.strategies?.length > 1 || (data.strategies ?? []).some((s) => Number.isFinite(peakOf(s))),
 
   build(data) {
     const list = data.strategies,

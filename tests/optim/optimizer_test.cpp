@@ -561,3 +561,42 @@ TEST_CASE("an optimizer follows a schedule, each group from its own learning rat
   CHECK(x.item() == doctest::Approx(moved));
   CHECK(y.item() == doctest::Approx(10 * moved));
 }
+
+TEST_CASE("after a trial an optimizer goes on as if its steps had not been") {
+  const auto run = [](bool trial) {
+    Tensor w = from({1.0f, 2.0f, 3.0f}, {3}).set_requires_grad();
+    optim::Adam adam{{{"w", w}}, {.lr = 0.1}};
+    const auto step = [&](float g) {
+      w.set_grad(full({3}, g));
+      adam.step();
+    };
+    step(1);
+    if (trial) {
+      const Tensor kept = w.clone();
+      {
+        const optim::Optimizer::Trial on_trial(adam);
+        step(5);
+        step(-7);
+      }
+      CHECK(adam.steps() == 1);
+      CHECK(adam.updates("w") == 1);
+      w.copy_from(kept);
+    }
+    step(2);
+    return hash(w);
+  };
+  CHECK(run(true) == run(false));
+}
+
+TEST_CASE("state that a trial made is gone after it") {
+  Tensor w = ones({4}).set_requires_grad();
+  optim::Adam adam{{{"w", w}}, {}};
+  {
+    const optim::Optimizer::Trial on_trial(adam);
+    w.set_grad(ones({4}));
+    adam.step();
+    CHECK(adam.state_bytes() > 0);
+  }
+  CHECK(adam.state_bytes() == 0);
+  CHECK(adam.steps() == 0);
+}

@@ -59,16 +59,17 @@ class Page(unittest.TestCase):
     folder = make_page = pictures = browser = None
 
     @classmethod
-    def make(cls, name, *options):
+    def make(cls, name, *options, maker="make_sample.py"):
         data, page = cls.folder / f"{name}.json", cls.folder / f"{name}.html"
         with open(data, "w") as out:
-            subprocess.run([sys.executable, HERE / "make_sample.py", *options], stdout=out, check=True)
+            subprocess.run([sys.executable, HERE / maker, *options], stdout=out, check=True)
         subprocess.run([cls.make_page, data, page], check=True)
         return page
 
     @classmethod
     def setUpClass(cls):
         cls.small = cls.make("small")
+        cls.profile = cls.make("profile", maker="make_profile.py")
 
     def set_size(self, width, height):
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
@@ -137,10 +138,7 @@ class Page(unittest.TestCase):
             self.assertGreaterEqual(len(charts), 4)
             for canvas in charts:
                 self.hover(canvas, 0.6)
-                text = self.run_js("""const tip = Chart.getChart(arguments[0]).tooltip;
-                    const lines = [...tip.title, ...tip.body.flatMap((b) => b.lines), ...tip.footer];
-                    return tip.opacity === 0 ? "" : lines.join("|")""", canvas)
-                self.assertRegex(text, r"\d ([kMG]?B)\b", canvas.get_attribute("aria-label"))
+                self.assertRegex(self.tooltip(canvas), r"\d ([kMG]?B)\b", canvas.get_attribute("aria-label"))
             self.picture(f"hover-{width}", whole=False)
 
     def test_hovering_a_schedule_shows_values(self):
@@ -213,6 +211,85 @@ class Page(unittest.TestCase):
             self.assertIn("while it runs", self.find(".canvas.schedule .tip")[1].text)
             self.picture(f"large-{width}")
             self.assert_quiet()
+
+    def tooltip(self, canvas):
+        return self.run_js("""const tip = Chart.getChart(arguments[0]).tooltip;
+            const lines = [...(tip.title ?? []), ...(tip.body ?? []).flatMap((b) => b.lines), ...(tip.footer ?? [])];
+            return tip.opacity === 0 ? "" : lines.join("|")""", canvas)
+
+    def test_a_profile_draws_everything_without_a_word_in_the_console(self):
+        for width in WIDTHS:
+            for scheme in SCHEMES:
+                with self.subTest(width=width, scheme=scheme):
+                    self.open(self.profile, width, scheme)
+                    self.assert_drawn()
+                    self.picture(f"profile-{width}-{scheme}")
+                    self.assertLessEqual(self.run_js("return document.documentElement.scrollWidth"), width, "it scrolls sideways")
+                    self.assert_quiet()
+        sections = [node.get_attribute("id") for node in self.find("section")]
+        self.assertEqual(sections, ["profile", "roofline", "modules", "timeline", "peak", "schedules", "speed", "energy"])
+        self.assertEqual(self.find("h1")[0].text, "Profile: <a net> & its costs")
+        self.assertIn("<Net>", self.find("#modules tbody th")[0].text)
+
+    def test_the_roofline_names_the_op_under_the_mouse(self):
+        for width in WIDTHS:
+            self.open(self.profile, width)
+            canvas = self.find("#roofline canvas")[0]
+            for name in ("conv2d", "batch_norm_gradient"):
+                self.run_js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", canvas)
+                x, y = self.run_js("""const chart = Chart.getChart(arguments[0]);
+                    for (const [k, set] of chart.data.datasets.entries())
+                        for (const [i, p] of set.data.entries())
+                            if (p.op?.op === arguments[1]) { const at = chart.getDatasetMeta(k).data[i]; return [at.x, at.y]; }""",
+                                   canvas, name)
+                size = canvas.size
+                ActionChains(self.browser).move_to_element_with_offset(
+                    canvas, round(x - size["width"] / 2), round(y - size["height"] / 2)).pause(0.1).perform()
+                text = self.tooltip(canvas)
+                self.assertRegex(text, r"^\w+ in blocks\.\d+\.\w+\|")
+                self.assertRegex(text, r"FLOP, .*B\|.* FLOPs a byte, .*% of the roofline$")
+            self.picture(f"roofline-{width}", whole=False)
+            self.assert_quiet()
+
+    def test_the_charts_of_a_profile_answer_to_the_mouse(self):
+        expected = {"#profile": r"tensor contraction: \d", "#speed": r"batch \d+\|.*samples/s", "#energy": r"together: .*J",
+                    "#timeline": r"total: .*B"}
+        for width in WIDTHS:
+            self.open(self.profile, width)
+            for section, pattern in expected.items():
+                canvas = self.find(f"{section} canvas")[0]
+                self.hover(canvas, 0.5, 0.3)
+                self.assertRegex(self.tooltip(canvas), pattern)
+        self.assert_quiet()
+
+    def test_the_numbers_of_a_profile_are_in_tables_that_the_keyboard_reaches(self):
+        self.open(self.profile, 390)
+        for node in self.find("details"):
+            self.run_js("arguments[0].open = true", node)
+        time.sleep(0.2)
+        boxes = self.find(".table")
+        self.assertGreater(len(boxes), 8)
+        for box in boxes:
+            self.assertEqual((box.get_attribute("tabindex"), box.get_attribute("role")), ("0", "region"))
+            self.assertTrue(self.run_js("return document.getElementById(arguments[0].getAttribute('aria-labelledby'))", box).text)
+        for node in self.find("figure canvas"):
+            self.assertGreater(len(node.get_attribute("aria-label")), 20)
+        rows = boxes[1].find_elements(By.CSS_SELECTOR, "tbody tr")
+        classes = {row.find_element(By.TAG_NAME, "th").text: row.text for row in rows}
+        self.assertRegex(classes["tensor contraction"], r"99\.80 % 61\.00 %$")
+        self.assertRegex(classes["statistical normalisation"], r"0\.17 % 25\.50 %$")
+        self.assertRegex(classes["element-wise"], r"0\.03 % 13\.50 %$")
+        modules = self.find("#modules tbody tr")
+        self.assertIn("111,360", modules[0].text)  # the net has what its modules have
+
+    def test_a_profile_of_500_blocks_draws_quickly_and_prints(self):
+        page = self.make("deep", "--blocks", "500", maker="make_profile.py")
+        self.assertLess(self.open(page, 1440), 10)
+        self.assert_drawn()
+        self.assertIn("1,500 slowest of", self.find("#roofline figcaption")[0].text)
+        pdf = base64.b64decode(self.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+        self.assertTrue(pdf.startswith(b"%PDF"))
+        self.assert_quiet()
 
     def test_little_data_makes_a_small_page(self):
         data, page = self.folder / "little.json", self.folder / "little.html"

@@ -1,0 +1,28 @@
+// The kernels that measure the machine do the work that they report.
+
+#include <rewind/core/kernels/peak.h>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <vector>
+
+namespace kernels = rewind_lib::kernels;
+
+TEST_CASE("multiply-adds are counted by the piece, and are done") {
+  std::vector<float> sink(3, 0.0f);
+  const std::int64_t flops = kernels::multiply_adds(3, sink.data());
+  CHECK(flops == 3 * kernels::multiply_adds(1, sink.data()));
+  CHECK(flops > 0);
+  // x -> 0.9999 x + 0.0001 goes to 1, in twelve chains that are added.
+  for (const float s : sink) CHECK(s == doctest::Approx(12).epsilon(0.02));
+}
+
+TEST_CASE("the triad is a = b + s c, and moves three words an element") {
+  constexpr std::int64_t n = 100'003;
+  std::vector<float> a(n), b(n, 2.0f), c(n, 3.0f);
+  c.back() = 5;
+  CHECK(kernels::triad(n, a.data(), b.data(), c.data(), 0.5f) == 12 * n);
+  CHECK(a.front() == 3.5f);
+  CHECK(a.back() == 4.5f);
+}
