@@ -7,13 +7,14 @@ BUILD = cmake --build --preset
 NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-peers check-resident check-trace asan tsan format format-check docs clean
+.PHONY: help demo test bench bench-peers check-bits check-resident check-trace asan tsan format format-check docs clean
 
 help:
 	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
 	@echo 'make test    build and run every test and check'
 	@echo 'make bench   build and run the benchmarks'
 	@echo 'make bench-peers   the same nets in PyTorch and here, in turns, with a table of time and memory (half an hour)'
+	@echo 'make check-bits   the same bits in every model with every optimizer, strategy and number of threads (minutes)'
 	@echo 'make check-resident   peak memory of whole processes against what was counted, on large models (minutes)'
 	@echo 'make check-trace      profiles of three nets, as traces, loaded into speedscope (from npm) in headless Chromium'
 	@echo 'make asan    the tests under AddressSanitizer and UBSan'
@@ -46,6 +47,12 @@ bench-peers:
 	cmake --preset release $(call NEED,benchmark CLI11 nlohmann_json)
 	$(BUILD) release -j $(JOBS) --target bench_step bench_ops bench_heap_meter
 	bench/peers/compare.py build/release/bench --json build/peers.json --markdown build/peers.md
+
+check-bits:
+	scripts/bootstrap.sh build test
+	cmake --preset release $(call NEED,doctest)
+	$(BUILD) release -j $(JOBS) --target rewind_tests_whole
+	build/release/tests/rewind_tests_whole --no-skip --test-case='the same bits in every model with every optimizer*'
 
 check-resident:
 	scripts/bootstrap.sh build examples

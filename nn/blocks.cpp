@@ -48,7 +48,7 @@ Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation act
 
 Tensor add_shortcut(Pending p, Pending shortcut, Activation activation) {
   const bool at_once = activation == Activation::none || activation == Activation::relu || activation == Activation::relu6;
-  if (p.any() && p.epilogue == Epilogue::none && at_once) {
+  if (p.any() && p.epilogue == Epilogue::none && at_once && p.x.shape() == shortcut.x.shape()) {
     if (activation != Activation::none) p.epilogue = activation == Activation::relu ? Epilogue::relu : Epilogue::relu6;
     return settle(std::move(p), std::move(shortcut));
   }

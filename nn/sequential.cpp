@@ -141,6 +141,8 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
     const PathLabel label(*module);
     y = block->pass(std::move(x), statistics);
   } else {
+    if (wanted_by == nullptr && convolution->bias_left().defined())
+      fail(str(path(), ": this convolution was given a bias after its net had run; give it one before, or call net.fuse() again"));
     y = convolution->pass(load(std::move(x), given), statistics, {});
   }
   module->tell_observers(y.x);
@@ -162,20 +164,37 @@ std::vector<Sequential*> Sequential::chains() {
 
 struct Sequential::Part {
   Module* module;
-  Sequential* nested;  // the outermost inside this chain that was told itself what to recompute
+  std::vector<Sequential*> told;  // the chains around it, inside this one, that were told themselves what to recompute
 };
 
-void Sequential::append_parts(std::vector<Part>& all, Sequential* nested) const {
+void Sequential::append_parts(std::vector<Part>& all, std::vector<Sequential*>& told) const {
   for (const Child& c : children_) {
     const std::vector<Sequential*> chains = c.module->chains();
-    if (chains.empty()) all.push_back({c.module, nested});
-    for (Sequential* s : chains) s->append_parts(all, nested == nullptr && !s->recompute_.is_vanilla() ? s : nested);
+    if (chains.empty()) all.push_back({c.module, told});
+    for (Sequential* s : chains) {
+      const bool own = !s->recompute_.is_vanilla();
+      if (own) told.push_back(s);
+      s->append_parts(all, told);
+      if (own) told.pop_back();
+    }
   }
 }
 
+namespace {
+
+/// Appends a stage, inside the chains that it belongs to.
+void place(std::vector<Stage>& chain, std::span<Sequential* const> told, Stage stage) {
+  if (told.empty()) return chain.push_back(std::move(stage));
+  if (chain.empty() || chain.back().nested != told.front()) chain.push_back({.nested = told.front()});
+  place(chain.back().inside, told.subspan(1), std::move(stage));
+}
+
+}  // namespace
+
 std::vector<Stage> Sequential::group(bool open) const {
   std::vector<Part> parts;
-  append_parts(parts, nullptr);
+  std::vector<Sequential*> told;
+  append_parts(parts, told);
   const std::size_t n = parts.size();
   const auto norm_at = [&](std::size_t i) {
     auto* norm = i < n ? dynamic_cast<BatchNorm2d*>(parts[i].module) : nullptr;
@@ -190,7 +209,10 @@ std::vector<Stage> Sequential::group(bool open) const {
     Passing* const c = passes_at(i, static_cast<Passing*>(nullptr));
     return c != nullptr && c->bias_left().defined() && norm_at(i + 1) == nullptr ? nullptr : c;
   };
-  const auto loading_at = [&](std::size_t i) { return passes_at(i, static_cast<Loading*>(nullptr)); };
+  // Not one with a budget of its own, which is planned when it is called.
+  const auto loading_at = [&](std::size_t i) {
+    return i < n && parts[i].module->planner_.get() == nullptr ? passes_at(i, static_cast<Loading*>(nullptr)) : nullptr;
+  };
   const auto block_at = [&](std::size_t i) { return passes_at(i, static_cast<Normalising*>(nullptr)); };
 
   std::vector<Stage> chain;
@@ -198,7 +220,7 @@ std::vector<Stage> Sequential::group(bool open) const {
   for (std::size_t i = 0; i < n; ++i) {
     Stage stage = std::exchange(pending, {});
     stage.module = parts[i].module;
-    Sequential* const nested = parts[i].nested;
+    const std::vector<Sequential*>& owners = parts[i].told;
     stage.convolution = convolution_at(i);
     if (stage.convolution == nullptr) stage.block = block_at(i);
     const bool passes = stage.convolution != nullptr || stage.block != nullptr;
@@ -230,12 +252,7 @@ std::vector<Stage> Sequential::group(bool open) const {
       else
         stage.fused = nullptr;
     }
-    if (nested == nullptr) {
-      chain.push_back(std::move(stage));
-    } else {
-      if (chain.empty() || chain.back().nested != nested) chain.push_back({.nested = nested});
-      chain.back().inside.push_back(std::move(stage));
-    }
+    place(chain, owners, std::move(stage));
   }
   if (pending.before != nullptr) chain.push_back(std::move(pending));  // left to the caller
   return chain;
@@ -248,7 +265,7 @@ const std::vector<Stage>& Sequential::stages(bool open) const {
 }
 
 void Sequential::choose(Recompute how) {
-  change_structure();
+  if (how.is_vanilla() != recompute_.is_vanilla()) change_structure();  // a chain that was told something is grouped by itself
   recompute_ = std::move(how);
   actions_.clear();
   planned_for_ = -1;
@@ -260,11 +277,12 @@ Tensor Sequential::forward(Tensor x) {
 }
 
 Pending Sequential::forward_pending(Pending p) {
+  if (p.any() && !takes_pending()) fail("Sequential: nothing here takes a pending normalisation; settle() it first");
+  if (probe_ != nullptr) *std::exchange(probe_, nullptr) = p.any() ? settle(p) : p.x;
   std::span<const Stage> chain = stages(true);
   const Stage* last = !chain.empty() && chain.back().path() == nullptr ? &chain.back() : nullptr;
   if (last != nullptr) chain = chain.first(chain.size() - 1);
   schedule::Activation x{std::move(p.x), std::move(p.mean), std::move(p.var)};
-  if (x.mean.defined() && !takes_pending()) fail("Sequential: nothing here takes a pending normalisation; settle() it first");
   x = run(chain, std::move(x), p);
   return last != nullptr ? last->load(std::move(x)) : Pending{std::move(x.x)};
 }

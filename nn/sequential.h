@@ -100,7 +100,7 @@ class Sequential : public Module {
   void clear();
   void choose(Recompute how);
   struct Part;
-  void append_parts(std::vector<Part>& all, Sequential* nested) const;
+  void append_parts(std::vector<Part>& all, std::vector<Sequential*>& told) const;
   /// open: a last normalisation is a stage without a module, left to the caller. Kept until a net changes.
   const std::vector<Stage>& stages(bool open) const;
   std::vector<Stage> group(bool open) const;

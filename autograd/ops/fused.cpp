@@ -126,6 +126,8 @@ const std::vector<Case>& cases() {
       {{3, 2, 2, 1}, {3, 2, 2, 1}},
       {{1, 4, 3, 2}, {2, 1, 1, 2}, 2},
       {{1, 3, 5, 1}, {17, 2, 3, 1}, {1, 3}, {0, 2}},
+      {{1, 4, 4, 1}, {2, 3, 3, 1}, 3, 2},
+      {{1, 2, 2, 1}, {2, 1, 1, 1}, 2, 1},
       {{2, 4, 7, 2}, {3, 3, 3, 2}, 1, 1},
       {{1, 5, 8, 1}, {2, 3, 3, 1}, 1, 0},
       {{1, 3, 6, 3}, {2, 2, 5, 3}, 1, {1, 2}},
@@ -218,6 +220,7 @@ struct FusedConvBackward {
     FusedShape s = geometry(x, w, a.forward, pending);
     s.statistics = statistics;
     s.dx = a.wanted.has(Wanted::x);
+    s.dw = a.wanted.has(Wanted::w);
     s.residual = a.wanted.has(Wanted::residual);
     return s;
   }

@@ -170,7 +170,7 @@ Product forward_product(const ConvShape& s) { return {s.kh * s.kw, s.c / s.group
 GemmShape pointwise_forward(const ConvShape& s) { return {.m = s.n * s.h * s.w, .n = s.o, .k = s.c, .transpose_b = true}; }
 GemmShape pointwise_backward_input(const ConvShape& s) { return {.m = s.n * s.h * s.w, .n = s.c, .k = s.o}; }
 // A fused convolution that fuses nothing.
-FusedShape plain(const ConvShape& s, bool dx = true) { return {.conv = s, .statistics = false, .dx = dx}; }
+FusedShape plain(const ConvShape& s, bool dx = true) { return {.conv = s, .statistics = false, .dx = dx, .dw = !dx}; }
 // Of a workspace that serves both types, from the bytes that each needs.
 int64_t elements(std::size_t floats, std::size_t doubles) {
   return static_cast<int64_t>(

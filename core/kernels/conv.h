@@ -1,6 +1,7 @@
 #pragma once
 // Dense and grouped convolutions, channels last: x [N, H, W, C], weight [O, KH, KW, C/groups], y [N, OH, OW, O].
-// Workspaces as in gemm.h: bounded by tiles per thread and the weight, never an im2col of the batch.
+// Workspaces as in gemm.h: bounded by tiles per thread and some partial sums of a
+// small weight's gradient, never an im2col of the batch.
 
 #include <rewind/core/kernels/activation.h>
 #include <rewind/core/kernels/window.h>

@@ -23,6 +23,7 @@ struct FusedShape {
   bool pending = false;    ///< x is still to be normalised
   bool statistics = true;  ///< mean and var of y are wanted (backward: have gradients)
   bool dx = true;          ///< backward: the gradient of x is wanted
+  bool dw = true;          ///< backward: the gradient of w is wanted
   bool residual = false;   ///< backward: that of a residual is wanted, which is G
 
   std::int64_t rows() const { return conv.n * conv.out_h() * conv.out_w(); }

@@ -1,8 +1,9 @@
 // Convolutions of any window. A tile is some whole rows of y: the rows of x under it are normalised once, into a scratch
-// padded with zeros, from which windows are laid out as rows of a product.
+// padded with zeros.
 //
-// Backward assembles G once (every window reads it; a tile at a time when only dw is wanted), takes dx from conv2d_backward_input
-// and differentiates it in place.
+// At stride 1 the windows of a line overlap in that scratch like rows of a matrix, and are read where they lie; dx is then a
+// convolution of G with the kernel turned around, and both gradients assemble G a tile at a time. Else windows are laid out as
+// rows of a product, and backward assembles G once, takes dx from conv2d_backward_input and differentiates it in place.
 
 #include <rewind/core/kernels/conv.h>
 #include <rewind/core/kernels/fused_tile.h>
@@ -51,7 +52,8 @@ struct Cut {
   int64_t patch_row;     // elements of such a row
 
   Cut(const ConvShape& g, int64_t pieces_wanted) {
-    const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw;
+    const int64_t out_h = max_of(1, g.out_h()), width = max_of(1, g.out_w());  // a turned shape may have none
+    const int64_t all = g.n * out_h, taps = g.kh * g.kw;
     taps_at_once = std::clamp<int64_t>(wanted_depth / g.c, 1, taps);
     const int64_t a_row = in_place(g) ? g.c + g.o : taps_at_once * g.c;
     const int64_t fit = std::clamp(tile_elements / a_row, 4 * block_m, wanted_rows);
@@ -60,9 +62,9 @@ struct Cut {
     const int64_t tiles = parallel::pieces(all, lines);
     grain = max_of(1, parallel::pieces(tiles, pieces_wanted)) * lines;
     pieces = parallel::pieces(all, grain);
-    const int64_t segments = min_of(lines, (lines + g.out_h() - 2) / g.out_h() + 1);
+    const int64_t segments = min_of(lines, (lines + out_h - 2) / out_h + 1);
     patch_rows = lines * g.sh + segments * max_of(0, g.kh - g.sh);
-    patch_row = (max_of((g.out_w() - 1) * g.sw + g.kw, g.w + g.pw)) * g.c;
+    patch_row = max_of((width - 1) * g.sw + g.kw, g.w + g.pw) * g.c;
   }
   int64_t patch_size() const { return patch_rows * patch_row; }
 };
@@ -197,7 +199,10 @@ struct BackwardPlan {
     sums = s.pending ? carver.take<double>(max_of(1, rows_pieces) * 2 * g.c) : nullptr;
     // dw, then dx, in the same memory.
     Carver first = carver, second = carver;
-    if (partial) {
+    if (!s.dw) {
+      scratch_size = 0;
+      partials = scratch = normalised = weight_workspace = nullptr;
+    } else if (partial) {
       partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
       const int64_t unfolded = c.lines * g.out_w() * (c.taps_at_once * g.c + (assembled == nullptr && s.statistics ? g.o : 0));
       scratch_size = tile_scratch + c.patch_size() + (fused::in_place(g) ? c.lines * c.patch_row / g.c * g.o : unfolded);
@@ -206,7 +211,10 @@ struct BackwardPlan {
       normalised = s.pending ? first.template take<T>(pixels * g.c) : nullptr;
       weight_workspace = first.template take<T>(conv2d_backward_weight_workspace(g));
     }
-    if (in_place) {
+    if (!s.dx) {
+      packed = input_workspace = nullptr;
+      input_scratch_size = 0;
+    } else if (in_place) {
       packed = second.template take<T>(packed_size(g.kh * g.kw * g.o, g.c));
       input_scratch_size = d.patch_size();
       input_workspace = second.template take<T>(parallel::threads() * input_scratch_size);
@@ -319,7 +327,7 @@ void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, co
 
 bool weight_in_pieces(const ConvShape& g) { return g.o * g.kh * g.kw * g.c * 8 <= partial_elements; }
 bool covers_plain(const ConvShape& g) {
-  return g.groups == 1 && g.dh == 1 && g.dw == 1 && g.n > 0 && g.c > 0 && g.o > 0 && g.out_h() > 0 && in_place(g) &&
+  return g.groups == 1 && g.dh == 1 && g.dw == 1 && g.n > 0 && g.h > 0 && g.c > 0 && g.o > 0 && g.out_h() > 0 && in_place(g) &&
          in_place(turned(g)) && weight_in_pieces(g);
 }
 

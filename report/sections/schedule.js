@@ -31,17 +31,17 @@ const scheduleSection = {
 
 /** The steps of a schedule; without a trace, from its text, with 1 as the time of a forward and 2 of a backward. */
 function stepsOf(s) {
-  if (s.steps) return s.steps;
-  s.steps = s.trace ?? [];
-  if (s.steps.length === 0 && s.schedule) {
+  if (s.drawnSteps) return s.drawnSteps;
+  s.drawnSteps = s.trace ?? [];
+  if (s.drawnSteps.length === 0 && s.schedule) {
     let now = 0;
-    s.steps = [...s.schedule.matchAll(/(Fnone|Fck|Fall|B)(\d+)/g)].map(([, kind, stage]) => {
+    s.drawnSteps = [...s.schedule.matchAll(/(Fnone|Fck|Fall|B)(\d+)/g)].map(([, kind, stage]) => {
       const start = now;
       now += kind === "B" ? 2 : 1;
       return { kind, stage: Number(stage), start, end: now };
     });
   }
-  return s.steps;
+  return s.drawnSteps;
 }
 
 /**

@@ -56,7 +56,7 @@ def start_browser(profile):
 
 
 class Page(unittest.TestCase):
-    folder = make_page = pictures = browser = None
+    folder = make_page = compare = pictures = browser = None
 
     @classmethod
     def make(cls, name, *options, maker="make_sample.py"):
@@ -291,6 +291,20 @@ class Page(unittest.TestCase):
         self.assertTrue(pdf.startswith(b"%PDF"))
         self.assert_quiet()
 
+    def test_the_page_of_a_real_comparison_has_every_section(self):
+        if not self.compare:
+            self.skipTest("compare_checkpointing was not built")
+        page = self.folder / "real.html"
+        strategies = "vanilla,low-memory,sqrt,segments:3,budget:21MB"
+        command = [self.compare, "--model", "digits", "--steps", "1", "--frontier", "--strategies", strategies, "--report", page]
+        subprocess.run(command, check=True, capture_output=True)
+        self.open(page, 1440)
+        titles = [title.text for title in self.find("section h2")]
+        wanted = ["The strategies side by side", "Memory against time", "Memory during a step", "The schedules as pictures"]
+        self.assertEqual(titles, wanted)
+        self.assert_drawn()
+        self.assert_quiet()
+
     def test_little_data_makes_a_small_page(self):
         data, page = self.folder / "little.json", self.folder / "little.html"
         data.write_text(json.dumps({"title": "Little", "strategies": [
@@ -306,6 +320,7 @@ class Page(unittest.TestCase):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("make_page")
+    parser.add_argument("compare", nargs="?", help="compare_checkpointing, for a page of real data")
     parser.add_argument("--pictures", type=Path, help="a folder for screenshots to look at")
     parser.add_argument("--only", default="test", help="part of a test's name")
     args = parser.parse_args()
@@ -313,6 +328,7 @@ def main():
         args.pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
         Page.folder, Page.make_page, Page.pictures = Path(folder), args.make_page, args.pictures
+        Page.compare = args.compare
         Page.browser = start_browser(profile)
         try:
             suite = unittest.TestSuite(t for t in unittest.defaultTestLoader.loadTestsFromTestCase(Page) if args.only in t.id())

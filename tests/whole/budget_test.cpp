@@ -185,6 +185,35 @@ TEST_CASE("a budget that is too small is an error that says what is needed, and 
   CHECK(rw::memory::peak().total <= needed);
 }
 
+TEST_CASE("a block with a shortcut takes a budget: by itself, and inside a net that leaves it a normalisation to do") {
+  const auto step = [](nn::Module& model) {
+    rw::random::seed(4);
+    const Tensor x = rw::randn({4, 12, 12, 8});
+    Tensor loss = rw::mean(rw::square(model(x)));
+    std::vector<std::uint64_t> all{rw::hash(loss)};
+    rw::backward(std::move(loss));
+    for (const rw::Parameter& p : model.parameters()) {
+      all.push_back(rw::hash(p.value.grad()));
+      p.value.set_grad({});
+    }
+    return all;
+  };
+  rw::random::seed(1);
+  nn::InvertedBottleneck block{{.in = 8, .out = 8, .expand = 4}};
+  const auto expected = step(block);
+  block.recompute(rw::Budget{.bytes = 100_MiB, .costs = rw::Costs::counted});
+  CHECK(step(block) == expected);
+
+  const auto net_with = [&](bool budget) {
+    rw::random::seed(2);
+    nn::Sequential s{nn::Conv2d{{.in = 8, .out = 8, .bias = false}}, nn::BatchNorm2d{8}, nn::ReLU{}};
+    nn::InvertedBottleneck& b = s.add(nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 4}});
+    if (budget) b.recompute(rw::Budget{.bytes = 100_MiB, .costs = rw::Costs::counted});
+    return step(s).size();
+  };
+  CHECK(net_with(true) == net_with(false));
+}
+
 TEST_CASE("in a model that is no chain, the largest chain inside is recomputed, within the budget of the whole") {
   const auto run = [](std::size_t budget) {
     rw::random::seed(3);

@@ -193,6 +193,19 @@ TEST_CASE("the same bits in every model") {
   }
 }
 
+// What the two cases above take samples of, in full: minutes. make check-bits runs it.
+TEST_CASE("the same bits in every model with every optimizer under every strategy on every number of threads" * doctest::skip()) {
+  for (const zoo::Model& model : zoo::models)
+    for (const char* optimizer : zoo::optimizers) {
+      const Hashes expected = train(model, "vanilla", optimizer, 1);
+      for (const char* strategy : zoo::strategies)
+        for (int threads = 1; threads <= 4; ++threads) {
+          INFO(std::string(model.name) << ", " << optimizer << ", " << strategy << ", threads: " << threads);
+          CHECK(train(model, strategy, optimizer, threads) == expected);
+        }
+    }
+}
+
 TEST_CASE("the same bits with schedules inside schedules and checkpoints inside stages") {
   const zoo::Threads one(1);
   const auto run = [](Wrap wrap, const std::string& inner, const std::string& outer) {
@@ -238,6 +251,39 @@ TEST_CASE("normalisations pass on from chain to chain whatever each was told to 
           CHECK(run(first, second, outer, fuse) == expected);
         }
   }
+}
+
+TEST_CASE("a chain in a chain in a chain follows what it was told") {
+  const zoo::Threads one(1);
+  const auto make = [](const char* middle, const char* inner) {
+    zoo::Task task(zoo::Model{"nested", 4, 8, 1, 10, [] {
+                                nn::Sequential b = nn::conv_norm({.in = 8, .out = 12});
+                                b.add(nn::conv_norm({.in = 12, .out = 8}));
+                                b.add(nn::Tanh{});
+                                nn::Sequential a = nn::conv_norm({.in = 1, .out = 8, .kernel = 3});
+                                a.add(std::move(b));
+                                a.add(nn::Sigmoid{});
+                                return nn::Sequential{std::move(a), nn::GlobalAvgPool{}, nn::Linear{8, 10}};
+                              }});
+    auto& a = dynamic_cast<nn::Sequential&>(task.net[0]);
+    a.recompute(rw::Recompute::parse(middle));
+    dynamic_cast<nn::Sequential&>(a[a.size() - 2]).recompute(rw::Recompute::parse(inner));
+    return task;
+  };
+  zoo::Task plain = make("vanilla", "vanilla");
+  const Hashes expected = train(plain, "sgd");
+  const auto recomputed = [](zoo::Task& task) {
+    return rw::dry_run([&] { task.forward_backward(); }).flops_in(rw::Phase::recompute);
+  };
+  for (const char* middle : {"vanilla", "segments:2"})
+    for (const char* inner : {"vanilla", "low-memory"}) {
+      INFO(middle << " around " << inner);
+      zoo::Task task = make(middle, inner);
+      CHECK(train(task, "sgd") == expected);
+      CHECK((recomputed(task) > 0) == (std::string(middle) != "vanilla" || std::string(inner) != "vanilla"));
+    }
+  zoo::Task outer = make("segments:2", "vanilla"), both = make("segments:2", "low-memory");
+  CHECK(recomputed(both) > recomputed(outer));
 }
 
 TEST_CASE("fused and plain nets agree within rounding: loss, every gradient, running statistics, evaluation") {
