@@ -5,6 +5,7 @@
 // "bytes_moved", "forward_ms", "step_ms", "gflops_per_second"}], "bottleneck": [{"part", "parameters", "flops", "bytes_moved",
 // "forward_ms", "backward_ms"}]}; flops are those of one image forward, bytes and times those of the batch.
 
+#include "../support/layer_costs.h"
 #include "../support/measure.h"
 
 #include <CLI/CLI.hpp>
@@ -28,7 +29,10 @@ nlohmann::json measure(const char* name, nn::Module& net, std::int64_t parameter
   };
   const rw::DryRun plan = rw::dry_run(forward);
   const double seconds = support::seconds_of(s.rounds, forward);
-  const double step = support::seconds_of(s.rounds, [&] { rw::backward(net(x), g); });
+  const double step = support::seconds_of(s.rounds, [&] {
+    x.set_grad({});
+    rw::backward(net(x), g);
+  });
   const std::int64_t counted = rw::count_elements(net.parameters()), image = plan.flops / s.batch;
   const double rate = 1e-9 * static_cast<double>(plan.flops) / seconds;
   std::printf("%-22s %8lld = %-8lld %12lld = %-12lld %7.1f MB %8.2f ms %8.2f ms %7.0f GFLOP/s %6.1f FLOP/byte\n", name,
@@ -57,45 +61,31 @@ nlohmann::json convolutions(const Settings& s) {
           measure("depthwise-separable", separable, c * k2 + c * c, 2 * (c * k2 + c * c) * d2, s)};
 }
 
-/// Sums FLOPs, bytes and seconds of every op under the layer whose op it is, the block's own (the shortcut) under "".
-struct PartCosts : rw::Observer {
-  struct Part {
-    std::int64_t flops = 0, bytes = 0;
-    double forward = 0, backward = 0;
-  };
-  std::map<std::string, Part> parts;
-  support::Clock::time_point start;
-
-  void before(const rw::OpEvent&) override { start = support::Clock::now(); }
-  void after(const rw::OpEvent& event) override {
-    const double seconds = support::seconds_since(start);
-    Part& part = parts[event.module];
-    const rw::Cost cost = event.cost();
-    (event.phase == rw::Phase::forward ? part.forward : part.backward) += seconds;
-    if (event.phase == rw::Phase::forward) part.flops += cost.flops;
-    part.bytes += cost.bytes_read + cost.bytes_written;
-  }
-};
-
 nlohmann::json bottleneck(const Settings& s) {
   nn::InvertedBottleneck block{{.in = s.c, .out = s.c, .expand = s.expand, .kernel = s.k}};
   block.fuse(false);  // one op after the other, so that each can be seen
   const rw::Tensor x = rw::randn({s.batch, s.d, s.d, s.c}).set_requires_grad(), g = rw::randn(x.shape());
-  rw::backward(block(x), g);  // warm
-  PartCosts costs;
-  {
+  std::map<std::string, support::LayerCosts::Layer> least;  // times, of all rounds
+  for (int round = 0; round <= s.rounds; ++round) {
+    support::LayerCosts costs;
     const rw::ObserverScope scope(costs);
-    for (int round = 0; round < s.rounds; ++round) rw::backward(block(x), g);
+    x.set_grad({});
+    rw::backward(block(x), g);
+    if (round <= 1) least = costs.layers;  // the first one only warms
+    for (auto& [path, part] : least) {
+      part.forward = std::min(part.forward, costs.layers[path].forward);
+      part.backward = std::min(part.backward, costs.layers[path].backward);
+    }
   }
   std::printf("\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself\n", s.c, s.expand * s.c, s.c);
   nlohmann::json list;
   for (const nn::LayerSummary& layer : nn::summarize(block, x.shape()).layers) {
-    const auto found = costs.parts.find(layer.path);
-    if (found == costs.parts.end()) continue;
+    const auto found = least.find(layer.path);
+    if (found == least.end()) continue;
     const std::string name = layer.path.empty() ? "add the shortcut" : layer.path + " " + layer.type;
     const auto& [path, part] = *found;
-    const auto flops = part.flops / s.rounds / s.batch, bytes = part.bytes / s.rounds;
-    const double forward = 1e3 * part.forward / s.rounds, backward = 1e3 * part.backward / s.rounds;
+    const auto flops = part.flops / s.batch, bytes = part.bytes;
+    const double forward = 1e3 * part.forward, backward = 1e3 * part.backward;
     std::printf("  %-26s %8lld parameters %12lld FLOPs %7.1f MB %7.2f ms forward %7.2f ms backward\n", name.c_str(),
                 static_cast<long long>(layer.parameters), static_cast<long long>(flops), 1e-6 * static_cast<double>(bytes), forward,
                 backward);

@@ -51,12 +51,6 @@ std::string line(const Spans& spans, double seconds, int columns) {
 struct Epoch {
   double seconds = 0;
   Spans reads, steps;
-
-  nlohmann::json to_json() const {
-    double computing = 0;
-    for (const auto& [begin, end] : steps) computing += end - begin;
-    return {{"seconds", seconds}, {"waited_seconds", seconds - computing}, {"reads", reads}, {"steps", steps}};
-  }
 };
 
 struct Trainer {
@@ -122,7 +116,9 @@ int main(int argc, char** argv) {
     for (const auto& [name, e] : {std::pair{"in the loop", &in_the_loop}, {"loader", &loaded}}) {
       std::printf("\n%-12s %.1f ms\n  read     %s\n  compute  %s\n", name, 1e3 * e->seconds,
                   line(e->reads, in_the_loop.seconds, 96).c_str(), line(e->steps, in_the_loop.seconds, 96).c_str());
-      results["epochs"][name] = e->to_json();
+      double waited = e->seconds;
+      for (const auto& [begin, end] : e->steps) waited -= end - begin;
+      results["epochs"][name] = {{"seconds", e->seconds}, {"waited_seconds", waited}, {"reads", e->reads}, {"steps", e->steps}};
     }
     support::write_json(json, results);
   });

@@ -4,25 +4,21 @@
 #include "progress.h"
 
 #include <algorithm>
-#include <vector>
+#include <limits>
 
 namespace support {
 
-inline double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-/// Seconds that one call of f takes: the median of `rounds`, after one that warms caches and the allocator.
+/// Seconds that one call of f takes: the least of `rounds`, after one that warms caches and the allocator. What else runs on the
+/// machine can only add to it.
 template <class F>
 double seconds_of(int rounds, F&& f) {
-  std::vector<double> seconds;
+  double least = std::numeric_limits<double>::infinity();
   for (int round = 0; round <= rounds; ++round) {
     const auto start = Clock::now();
     f();
-    if (round > 0) seconds.push_back(seconds_since(start));
+    if (round > 0) least = std::min(least, seconds_since(start));
   }
-  return median(std::move(seconds));
+  return least;
 }
 
 }  // namespace support
