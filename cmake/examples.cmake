@@ -1,4 +1,5 @@
-# examples/<name>.cpp is the program build/<preset>/examples/<name>.
+# examples/<name>.cpp is the program build/<preset>/examples/<name>; examples/lecture/<name>.cpp is examples/lecture/<name> there,
+# and the target lecture_<name>.
 find_package(CLI11 QUIET)
 find_package(nlohmann_json QUIET)
 include(${CMAKE_CURRENT_LIST_DIR}/report.cmake)
@@ -12,6 +13,13 @@ if(CLI11_FOUND AND nlohmann_json_FOUND)
     cmake_path(GET source STEM name)
     rewind_program(${name} SOURCES ${source} LINK rewind_examples_support)
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/lecture/*.cpp)
+  foreach(source IN LISTS sources)
+    cmake_path(GET source STEM name)
+    rewind_program(lecture_${name} SOURCES ${source} LINK rewind_examples_support)
+    set_target_properties(lecture_${name} PROPERTIES OUTPUT_NAME ${name}
+                                                     RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples/lecture)
   endforeach()
 else()
   message(STATUS "rewind: no examples, package CLI11 or nlohmann_json is missing (scripts/bootstrap.sh examples)")

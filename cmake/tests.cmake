@@ -77,6 +77,16 @@ if(REWIND_PYTHON AND TARGET profile)
   set_tests_properties(profile_program PROPERTIES TIMEOUT 300)
 endif()
 
+# The programs of the lecture, and their pages.
+if(REWIND_PYTHON AND TARGET rewind_examples_support)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/lecture/*.cpp)
+  foreach(source IN LISTS sources)
+    cmake_path(GET source STEM name)
+    add_test(NAME lecture_${name}
+             COMMAND ${REWIND_PYTHON} ${PROJECT_SOURCE_DIR}/tests/whole/lecture_test.py $<TARGET_FILE:lecture_${name}>)
+  endforeach()
+endif()
+
 # The page of report/ in a browser. Without the browser the test fails, and says what to install.
 option(REWIND_BROWSER_TEST "Test the report in headless Chromium" ON)
 if(REWIND_BROWSER_TEST AND REWIND_PYTHON AND TARGET rewind_report)
