@@ -140,7 +140,23 @@ def loading(r):
     holds("with the loader, reads and steps overlap", overlaps(r["epochs"]["loader"]) > 0)
 
 
+def where_time_goes(r):
+    has_keys("results", r, "batch size nets")
+    expect("nets", [(n["net"], n["fused"]) for n in r["nets"]],
+           [(name, fused) for name in ("shufflenet_v1", "mobilenet_v2") for fused in (False, True)])
+    for net in r["nets"]:
+        has_keys("a net", net, "net fused step_ms flops share flops_share loading_share")
+        parts = ["convolution", "normalisation", "element-wise", "data movement", "other", "framework"]
+        expect("parts", (sorted(net["share"]), sorted(net["flops_share"])), (sorted(parts), sorted(parts)))
+        holds("FLOPs add up", abs(sum(net["flops_share"].values()) - 1) < 1e-9)
+        holds("convolutions have most FLOPs", net["flops_share"]["convolution"] > 0.8)
+    holds("ShuffleNet moves data", all(n["share"]["data movement"] > 0 for n in r["nets"][:2]))
+    holds("fused, little is normalised by itself",
+          r["nets"][3]["flops_share"]["normalisation"] < 0.2 * r["nets"][2]["flops_share"]["normalisation"])
+
+
 TESTS = {
+    where_time_goes: ["--size", "64", "--steps", "2"],
     optimizer_state: ["--nets", "mobilenet_v2,resnet18", "--batch", "8", "--steps", "50"],
     convolutions: ["--channels", "16", "--size", "7", "--batch", "2", "--rounds", "1"],
     metrics: ["--models", "resnet18,squeezenet1_1,mobilenet_v2,mobilenet_v3_large", "--rounds", "1", "--size", "32",
