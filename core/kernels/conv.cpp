@@ -247,10 +247,88 @@ int64_t backward_input_scratch(const ConvShape& s) {
   return most;
 }
 
+// ---- backward_input where x has few channels ----
+// A product with few columns leaves most of a vector empty. So the gradients of all windows are made, dy W with KH KW C columns,
+// and each row of them is added to the window of x that it belongs to, in a band of rows of x with room on all sides.
+
+constexpr int64_t few_channels = 8;
+constexpr int64_t window_rows = 5 * block_m;  // windows at once
+constexpr int64_t band_elements = 1 << 14;    // unless that is too few rows
+
+bool by_windows(const ConvShape& s) {
+  return own_microkernel && s.groups == 1 && s.dh == 1 && s.dw == 1 && s.c <= few_channels && s.kh * s.kw > 1;
+}
+
+struct WindowPlan {
+  int64_t run;              // elements of a row of a window: KW C, and those that fill up the last vector
+  int64_t pitch;            // of a row of the band
+  int64_t bands, band;      // an image; rows of x in each
+  int64_t windows, packed;  // elements
+
+  template <class T>
+  static WindowPlan of(const ConvShape& s) {
+    WindowPlan p{};
+    p.run = panel_count<T>(s.kw * s.c) * block_n<T>;
+    p.pitch = std::max((s.out_w() - 1) * s.sw * s.c + p.run, (s.pw + s.w) * s.c);
+    const int64_t wanted =
+        std::max(parallel::pieces(wanted_tiles, std::max<int64_t>(1, s.n)), parallel::pieces(s.h * p.pitch, band_elements));
+    p.bands = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, s.h / (4 * s.kh)));
+    p.band = parallel::pieces(s.h, p.bands);
+    p.windows = window_rows * s.kh * p.run;
+    p.packed = s.kh * s.o * p.run;
+    return p;
+  }
+  int64_t scratch() const { return tile_scratch + windows + band * pitch; }
+};
+
+template <class T>
+void backward_input_by_windows(const ConvShape& s, const T* dy, const T* weight, T* dx, T* workspace) {
+  const WindowPlan p = WindowPlan::of<T>(s);
+  const int64_t out_h = s.out_h(), out_w = s.out_w(), run = s.kw * s.c;
+  for (int64_t kh = 0; kh < s.kh; ++kh)
+    for (int64_t o = 0; o < s.o; ++o) {
+      T* to = workspace + (kh * s.o + o) * p.run;
+      std::copy_n(weight + (o * s.kh + kh) * run, run, to);
+      std::fill(to + run, to + p.run, T(0));
+    }
+  T* scratch = workspace + p.packed;
+  parallel::for_pieces(s.n * p.bands, [&](int64_t piece, int worker) {
+    T* own = scratch + worker * p.scratch();
+    T *windows = own + tile_scratch, *band = windows + p.windows;
+    const int64_t n = piece / p.bands, top = std::min(s.h, piece % p.bands * p.band), bottom = std::min(s.h, top + p.band);
+    std::fill_n(band, (bottom - top) * p.pitch, T(0));
+    const int64_t first = std::max<int64_t>(0, floor_div(top + s.ph - s.kh, s.sh) + 1);
+    const int64_t end = std::min(out_h, floor_div(bottom - 1 + s.ph, s.sh) + 1) * out_w;
+    for (int64_t at = first * out_w; at < end; at += window_rows) {
+      const int64_t rows = std::min(window_rows, end - at);
+      for (int64_t kh = 0; kh < s.kh; ++kh)
+        gemm_tile(rows, p.run, s.o, dy + (n * out_h * out_w + at) * s.o, s.o, false,
+                  TileB<T>{.data = workspace + kh * s.o * p.run, .ld = p.run, .in_place = true}, windows + kh * p.run, s.kh * p.run,
+                  Epilogue<T>{}, own);
+      // Neighbouring windows overlap: each sum is left alone for a while after it was stored, so that loading it does not wait.
+      const int64_t apart = s.kw + 1;
+      for (int64_t q = 0, r = 0; q < rows; ++q, r = r + apart < rows ? r + apart : r % apart + 1) {
+        const int64_t above = (at + r) / out_w * s.sh - s.ph, left = (at + r) % out_w * s.sw;
+        for (int64_t kh = std::max<int64_t>(0, top - above); kh < std::min(s.kh, bottom - above); ++kh) {
+          const T* from = windows + (r * s.kh + kh) * p.run;
+          T* to = band + (above + kh - top) * p.pitch + left * s.c;
+          for (int64_t i = 0; i < p.run; i += lanes<T>) store(to + i, load<Vector<T>>(to + i) + load<Vector<T>>(from + i));
+        }
+      }
+    }
+    for (int64_t row = top; row < bottom; ++row)
+      std::copy_n(band + (row - top) * p.pitch + s.pw * s.c, s.w * s.c, dx + (n * s.h + row) * s.w * s.c);
+  });
+}
+
 }  // namespace
 
 std::int64_t conv2d_backward_input_workspace(const ConvShape& s) {
   if (is_pointwise(s)) return gemm_workspace(pointwise_backward_input(s));
+  if (by_windows(s)) {
+    const WindowPlan p = WindowPlan::of<float>(s), q = WindowPlan::of<double>(s);
+    return std::max(p.packed, q.packed) + parallel::threads() * std::max(p.scratch(), q.scratch());
+  }
   if (fused::covers_plain(s)) return plain_backward_workspace(plain(s));
   return s.groups * packed_size(s.kh * s.kw * (s.o / s.groups), s.c / s.groups) + parallel::threads() * backward_input_scratch(s);
 }
@@ -258,8 +336,9 @@ std::int64_t conv2d_backward_input_workspace(const ConvShape& s) {
 template <class T>
 void conv2d_backward_input(const ConvShape& s, const T* dy, const T* weight, T* dx, T* workspace) {
   if (is_pointwise(s)) return gemm(pointwise_backward_input(s), dy, weight, dx, workspace);
-  if (fused::covers_plain(s)) return fused::dense_backward<T>(plain(s), {}, weight, {.g = dy}, {.x = dx}, workspace);
   if (s.n * s.h * s.w * s.c == 0) return;
+  if (by_windows(s)) return backward_input_by_windows(s, dy, weight, dx, workspace);
+  if (fused::covers_plain(s)) return fused::dense_backward<T>(plain(s), {}, weight, {.g = dy}, {.x = dx}, workspace);
   const Source<T> source{dy, s.out_h(), s.out_w(), s.o};
   const int64_t c = s.c / s.groups, o = s.o / s.groups, taps = s.kh * s.kw;
   const int64_t packed_stride = packed_size(taps * o, c);

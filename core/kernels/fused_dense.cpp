@@ -31,6 +31,16 @@ bool in_place(const ConvShape& g) {
   return own_microkernel && g.sh == 1 && g.sw == 1 && g.ph < g.kh && g.pw < g.kw && g.out_w() >= least_width;
 }
 
+/// Whether windows are so small that all of one fits the panel of a product: then dw is made from windows that are laid out, since
+/// read in place, a row of the kernel at a time, they would leave most of each vector empty.
+template <class T>
+bool one_panel(const ConvShape& g) {
+  return own_microkernel && g.kw * g.c < lanes<T> && g.kh * g.kw * g.c <= block_n<T>;
+}
+
+/// Whether dw's product is too small for packing windows to pay: it reads them where they lie, and a few elements behind.
+bool few_outputs(const ConvShape& g) { return g.o <= 2 * block_m; }
+
 /// dx as a convolution of G: with the kernel turned around.
 ConvShape turned(const ConvShape& g) {
   return {.n = g.n,
@@ -84,7 +94,8 @@ struct Patch {
   void load(const FusedInput<T>& in, const Affine<T>& affine, int64_t begin, int64_t end) {
     if (in.mean != nullptr)
       return load(begin, end, [&](int64_t at, int64_t count, T* to) { normalise<act>(affine, g.c, count, in.x + at, to); });
-    if (g.ph > 0 || g.pw > 0) return load(begin, end, [&](int64_t at, int64_t count, T* to) { std::copy_n(in.x + at, count, to); });
+    if (g.ph > 0 || g.pw > 0 || few_outputs(g))
+      return load(begin, end, [&](int64_t at, int64_t count, T* to) { std::copy_n(in.x + at, count, to); });
     data = in.x;  // as it lies
     for (int64_t line = begin; line < end; ++line)
       top[line - begin] = (line / g.out_h() * g.h + line % g.out_h() * g.sh) * g.w * g.c;
@@ -116,20 +127,20 @@ struct Patch {
     }
   }
 
-  /// Columns of taps [tap, tap + count): out [lines OW, count C].
-  void unfold(int64_t lines, int64_t tap, int64_t count, T* out) const {
-    const int64_t width = g.out_w(), depth = count * g.c;
+  /// Columns of taps [tap, tap + count): out [lines OW, count C], `ld` elements from row to row.
+  void unfold(int64_t lines, int64_t tap, int64_t count, T* out, int64_t ld) const {
+    const int64_t width = g.out_w();
     // Neighbouring taps of one kernel row lie side by side.
     for (int64_t t = tap; t < tap + count;) {
       const int64_t kh = t / g.kw, kw = t % g.kw, run = min_of(g.kw - kw, tap + count - t), length = run * g.c;
       T* to = out + (t - tap) * g.c;
       for (int64_t i = 0; i < lines; ++i) {
         const T* from = data + top[i] + kh * cut.patch_row + kw * g.c;
-        for (int64_t j = 0; j < width; ++j, to += depth, from += g.sw * g.c) {
+        for (int64_t j = 0; j < width; ++j, to += ld, from += g.sw * g.c) {
           if (length >= 64)
             std::memcpy(to, from, sizeof(T) * static_cast<std::size_t>(length));
           else
-            for_vectors<T>(0, length, [&](auto tag, int64_t c) {
+            for_overlapping_vectors<T>(0, length, [&](auto tag, int64_t c) {
               using V = typename decltype(tag)::type;
               store(to + c, kernels::load<V>(from + c));
             });
@@ -176,8 +187,10 @@ struct BackwardPlan {
   ConvShape around;  // dx as a convolution
   Affine<T> affine{};
   Assembly<T> assembly{};
-  bool partial;   // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
-  bool in_place;  // dx; else by conv2d_backward_input
+  bool partial;          // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
+  bool in_place;         // dx; else by conv2d_backward_input
+  bool lay_out = false;  // windows, for dw, in rows of so many columns
+  int64_t columns = 0;
   int64_t scratch_size, input_scratch_size, rows_grain, rows_pieces;
   double* sums;
   T *assembled, *partials, *scratch, *normalised, *weight_workspace, *packed, *input_workspace;
@@ -204,8 +217,10 @@ struct BackwardPlan {
       partials = scratch = normalised = weight_workspace = nullptr;
     } else if (partial) {
       partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
-      const int64_t unfolded = c.lines * g.out_w() * (c.taps_at_once * g.c + (assembled == nullptr && s.statistics ? g.o : 0));
-      scratch_size = tile_scratch + c.patch_size() + (fused::in_place(g) ? c.lines * c.patch_row / g.c * g.o : unfolded);
+      columns = one_panel<T>(g) ? panel_width<T>(c.taps_at_once * g.c) : c.taps_at_once * g.c;
+      lay_out = one_panel<T>(g) || !fused::in_place(g);
+      const int64_t laid_out = c.lines * g.out_w() * (columns + (assembled == nullptr && s.statistics ? g.o : 0));
+      scratch_size = tile_scratch + c.patch_size() + block_n<T> + (lay_out ? laid_out : c.lines * c.patch_row / g.c * g.o);
       scratch = first.template take<T>(parallel::threads() * scratch_size);
     } else {
       normalised = s.pending ? first.template take<T>(pixels * g.c) : nullptr;
@@ -242,10 +257,10 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
   parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
     T* scratch = p.scratch + worker * p.scratch_size;
     Patch<T> patch(c, p.c, scratch + tile_scratch);
-    T* behind = scratch + tile_scratch + p.c.patch_size();
+    T* behind = scratch + tile_scratch + p.c.patch_size() + block_n<T>;
     T* out = p.c.pieces > 1 ? p.partials + piece * size : dw;
     const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
-    if (in_place(c)) {
+    if (!p.lay_out) {
       // G with as many columns as the patch: zeros where a window would reach over the end of a line.
       const int64_t pitch = p.c.patch_row / c.c;
       std::fill_n(behind, p.c.lines * pitch * c.o, T(0));
@@ -257,15 +272,15 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
           const int64_t some = min_of(lines - l, c.out_h() - (begin + l) % c.out_h());
           for (int64_t kh = 0; kh < c.kh; ++kh)
             gemm_tile(c.o, c.kw * c.c, (some - 1) * pitch + width, behind + l * pitch * c.o, c.o, true,
-                      TileB<T>{.data = patch.data + patch.top[l] + kh * p.c.patch_row, .ld = c.c}, out + kh * c.kw * c.c,
-                      taps * c.c, Epilogue<T>{.accumulate = begin > first || l > 0}, scratch);
+                      TileB<T>{.data = patch.data + patch.top[l] + kh * p.c.patch_row, .ld = c.c, .in_place = few_outputs(c)},
+                      out + kh * c.kw * c.c, taps * c.c, Epilogue<T>{.accumulate = begin > first || l > 0}, scratch);
           l += some;
         }
       }
       return;
     }
     T* columns = behind;
-    T* assembled = columns + p.c.lines * width * p.c.taps_at_once * c.c;
+    T* assembled = columns + p.c.lines * width * p.columns;
     for (int64_t begin = first; begin < last; begin += p.c.lines) {
       const int64_t lines = min_of(p.c.lines, last - begin);
       patch.template load<act>(in, p.affine, begin, begin + lines);
@@ -276,8 +291,11 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
       }
       for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
         const int64_t count = min_of(p.c.taps_at_once, taps - tap), depth = count * c.c;
-        patch.unfold(lines, tap, count, columns);
-        gemm_tile(c.o, depth, lines * width, from, c.o, true, TileB<T>{.data = columns, .ld = depth}, out + tap * c.c, taps * c.c,
+        const bool packed = one_panel<T>(c);
+        const int64_t ld = packed ? p.columns : depth;
+        patch.unfold(lines, tap, count, columns, ld);
+        gemm_tile(c.o, depth, lines * width, from, c.o, true,
+                  TileB<T>{.data = columns, .ld = ld, .packed = packed, .packed_k = lines * width}, out + tap * c.c, taps * c.c,
                   Epilogue<T>{.accumulate = begin > first}, scratch);
       }
     }
@@ -362,7 +380,7 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
         if (in_place(g)) lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
         for (int64_t tap = 0; tap < taps && !in_place(g); tap += p.c.taps_at_once) {
           const int64_t some = min_of(p.c.taps_at_once, taps - tap), depth = some * g.c;
-          patch.unfold(lines, tap, some, columns);
+          patch.unfold(lines, tap, some, columns, depth);
           gemm_tile(count, g.o, depth, columns, depth, false,
                     TileB<T>{.data = p.packed, .packed = true, .packed_k = k, .k_begin = tap * g.c}, out, g.o,
                     Epilogue<T>{.bias = tap + some == taps ? epilogue.bias : nullptr,

@@ -41,6 +41,26 @@ void for_each(std::int64_t n, std::int64_t grain, F f) {
   });
 }
 
+/// The lanes of a vector brought together by op, in halves.
+template <class T, class V, class Op>
+T fold_lanes(V v, Op op) {
+  if constexpr (sizeof(V) == sizeof(T)) {
+    T t;
+    std::memcpy(&t, &v, sizeof t);
+    return t;
+  } else {
+    typename VectorOf<T, sizeof(V) / 2>::type half[2];
+    std::memcpy(half, &v, sizeof v);
+    return fold_lanes<T>(op(half[0], half[1]), op);
+  }
+}
+
+/// The larger of each lane; a NaN on either side wins.
+template <class V>
+V larger(V a, V b) {
+  return ((b <= a) | (a != a)) ? a : b;
+}
+
 /// Sum of the terms at [0, n): in lanes of T within blocks, in doubles across them. vector_term(i) is the vector of terms
 /// from i on, term(i) the one at i.
 template <class T, class VectorTerm, class Term>
@@ -58,12 +78,7 @@ double lane_sum(std::int64_t n, VectorTerm vector_term, Term term) {
       s2 += vector_term(i + 2 * w);
       s3 += vector_term(i + 3 * w);
     }
-    const V s = (s0 + s1) + (s2 + s3);
-    T lane[w];
-    std::memcpy(lane, &s, sizeof s);
-    for (std::int64_t half = w / 2; half > 0; half /= 2)
-      for (std::int64_t j = 0; j < half; ++j) lane[j] += lane[j + half];
-    total += static_cast<double>(lane[0]);
+    total += static_cast<double>(fold_lanes<T>((s0 + s1) + (s2 + s3), [](auto a, auto b) { return a + b; }));
   }
   for (; i < n; ++i) total += static_cast<double>(term(i));
   return total;
@@ -86,15 +101,10 @@ T lane_max(const T* x, std::int64_t n) {
   if (n >= 2 * w) {
     V m0 = load<V>(x), m1 = load<V>(x + w);
     for (i = 2 * w; i + 2 * w <= n; i += 2 * w) {
-      const V a = load<V>(x + i), b = load<V>(x + i + w);
-      m0 = ((a <= m0) | (m0 != m0)) ? m0 : a;  // a NaN on either side wins
-      m1 = ((b <= m1) | (m1 != m1)) ? m1 : b;
+      m0 = larger(m0, load<V>(x + i));
+      m1 = larger(m1, load<V>(x + i + w));
     }
-    T lane[2 * w];
-    std::memcpy(lane, &m0, sizeof m0);
-    std::memcpy(lane + w, &m1, sizeof m1);
-    for (std::int64_t j = 0; j < 2 * w; ++j)
-      if (!(lane[j] <= best) && best == best) best = lane[j];
+    best = fold_lanes<T>(larger(m0, m1), [](auto a, auto b) { return larger(a, b); });
   }
   for (; i < n; ++i)
     if (!(x[i] <= best) && best == best) best = x[i];

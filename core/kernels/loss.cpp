@@ -3,6 +3,9 @@
 #include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/vector_math.h>
 
+#include <algorithm>
+#include <limits>
+
 namespace rewind_lib::kernels {
 namespace {
 
@@ -17,25 +20,71 @@ void for_rows(std::int64_t rows, std::int64_t classes, F f) {
   });
 }
 
-// Sum of exp(x - m) over a row, m its maximum.
+// A row's maximum, and the sum of exp(x - max).
 template <class T>
-double sum_exp(const T* x, std::int64_t n, T m) {
-  constexpr std::int64_t block = 1024;
-  T e[block];
-  double total = 0;
-  for (std::int64_t from = 0; from < n; from += block) {
-    const std::int64_t count = min_of(block, n - from);
-    for (std::int64_t j = 0; j < count; ++j) e[j] = math::exp(x[from + j] - m);
-    total += lane_sum(e, count);
+struct RowSum {
+  T max;
+  double sum;
+};
+
+template <class T>
+RowSum<T> sum_exp(const T* x, std::int64_t n) {
+  using V = Vector<T>;
+  constexpr std::int64_t w = lanes<T>, block = 256 * w;
+  T whole[w];
+  if (n < w) {  // filled up with what counts for nothing
+    std::fill_n(whole, w, -std::numeric_limits<T>::infinity());
+    std::memcpy(whole, x, sizeof(T) * static_cast<std::size_t>(n));
+    x = whole;
+    n = w;
   }
-  return total;
+  const std::int64_t last = n - w, full = n / w * w;  // the last vector may overlap the one before
+  V m = load<V>(x + last), m2 = m;
+  for (std::int64_t i = 0; i < last; i += 2 * w) {
+    m = larger(m, load<V>(x + i));
+    m2 = larger(m2, load<V>(x + min_of(i + w, last)));
+  }
+  const T max = fold_lanes<T>(larger(m, m2), [](auto a, auto b) { return larger(a, b); });
+  const auto add = [](auto a, auto b) { return a + b; };
+  double total = 0;
+  T e[4 * w];
+  for (std::int64_t i = 0; i < full;) {
+    const std::int64_t end = min_of(full, i + block);
+    V sum[4] = {};
+    for (; i + 4 * w <= end; i += 4 * w) {
+      REWIND_INDEPENDENT
+      for (std::int64_t j = 0; j < 4 * w; ++j) e[j] = math::exp(x[i + j] - max);
+      for (int q = 0; q < 4; ++q) sum[q] += load<V>(e + q * w);
+    }
+    for (; i < end; i += w) {
+      REWIND_INDEPENDENT
+      for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp(x[i + j] - max);
+      sum[0] += load<V>(e);
+    }
+    total += static_cast<double>(fold_lanes<T>((sum[0] + sum[1]) + (sum[2] + sum[3]), add));
+  }
+  if (full < n) {
+    const std::int64_t again = full - last;
+    REWIND_INDEPENDENT
+    for (std::int64_t j = 0; j < w; ++j) e[j] = j < again ? T(0) : math::exp(x[last + j] - max);
+    total += static_cast<double>(fold_lanes<T>(load<V>(e), add));
+  }
+  return {max, total};
 }
 
-// log of the sum of exp(x) over a row.
-template <class T>
-T log_sum_exp(const T* x, std::int64_t n) {
-  const T m = lane_max(x, n);
-  return static_cast<T>(static_cast<double>(m) + std::log(sum_exp(x, n, m)));
+// to[c] = f(x[c]) for a row, in whole vectors: the last one overlaps the one before it. to may be x.
+template <class T, class F>
+void map_row(const T* x, std::int64_t n, T* to, F f) {
+  constexpr std::int64_t w = lanes<T>;
+  T last[w] = {};
+  const std::int64_t tail = min_of(n, w);
+  std::memcpy(last, x + n - tail, sizeof(T) * static_cast<std::size_t>(tail));
+  for (std::int64_t j = 0; j < w; ++j) last[j] = f(last[j]);
+  for (std::int64_t c = 0; c + w <= n; c += w) {
+    REWIND_INDEPENDENT
+    for (std::int64_t j = 0; j < w; ++j) to[c + j] = f(x[c + j]);
+  }
+  std::memcpy(to + n - tail, last, sizeof(T) * static_cast<std::size_t>(tail));
 }
 
 }  // namespace
@@ -46,8 +95,7 @@ void softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
     const T* from = x + r * classes;
     T* to = y + r * classes;
     const T m = lane_max(from, classes);
-    REWIND_INDEPENDENT
-    for (std::int64_t c = 0; c < classes; ++c) to[c] = math::exp(from[c] - m);
+    map_row(from, classes, to, [=](T v) { return math::exp(v - m); });
     const T k = static_cast<T>(1 / lane_sum(to, classes));
     REWIND_INDEPENDENT
     for (std::int64_t c = 0; c < classes; ++c) to[c] *= k;
@@ -73,7 +121,8 @@ void log_softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
     const T* from = x + r * classes;
     T* to = y + r * classes;
     // The maximum is taken off first: subtracting the sum whole would lose digits where |m| is large.
-    const T m = lane_max(from, classes), log_sum = static_cast<T>(std::log(sum_exp(from, classes, m)));
+    const RowSum<T> row = sum_exp(from, classes);
+    const T m = row.max, log_sum = static_cast<T>(std::log(row.sum));
     REWIND_INDEPENDENT
     for (std::int64_t c = 0; c < classes; ++c) to[c] = (from[c] - m) - log_sum;
   });
@@ -102,8 +151,9 @@ void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t ro
                            T* lse) {
   for_rows(rows, classes, [=](std::int64_t r) {
     const T* x = logits + r * classes;
-    const T m = lane_max(x, classes);
-    const double log_sum = std::log(sum_exp(x, classes, m)), top = static_cast<double>(m);
+    const RowSum<T> row = sum_exp(x, classes);
+    const T m = row.max;
+    const double log_sum = std::log(row.sum), top = static_cast<double>(m);
     lse[r] = static_cast<T>(top + log_sum);
     double value = (1 - smoothing) * (log_sum + (top - static_cast<double>(x[labels[r]])));
     if (smoothing > 0) {
@@ -127,8 +177,7 @@ void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, 
     const T k = scale * g[g_per_row ? r : 0], whole = lse[r];
     const std::int64_t label = static_cast<std::int64_t>(labels[r]);
     const T at_label = (math::exp(x[label] - whole) - peak) * k;
-    REWIND_INDEPENDENT
-    for (std::int64_t c = 0; c < classes; ++c) to[c] = (math::exp(x[c] - whole) - spread) * k;
+    map_row(x, classes, to, [=](T v) { return (math::exp(v - whole) - spread) * k; });
     to[label] = at_label;
   });
 }

@@ -14,9 +14,6 @@ namespace {
 
 using std::int64_t;
 
-template <class T>
-constexpr int64_t block_n = 2 * lanes<T>;
-
 struct Finish {
   bool load_c;
   Activation activation;
@@ -27,9 +24,9 @@ struct Depth {
   int64_t run, segments = 1, jump = 0;
 };
 
-// C[MR, NV vectors] = A B (+ C) (+ bias); b is a panel of NV vectors a row; bias has NV vectors or is null.
+// C[MR, NV vectors] = A B (+ C) (+ bias); rows of B are ldb elements apart; bias has NV vectors or is null.
 template <class T, int MR, int NV, bool TransposeA>
-void micro(Depth k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, const T* bias, Finish finish) {
+void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish) {
   using V = Vector<T>;
   V acc[MR][NV] = {};
   for (int64_t s = 0; s < k.segments; ++s, a += k.jump)
@@ -37,7 +34,7 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, cons
       V row[NV];
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * lanes<T>);
-      b += NV * lanes<T>;
+      b += ldb;
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
         const T x = TransposeA ? a[r] : a[r * lda];
@@ -60,7 +57,7 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, cons
 }
 
 template <class T>
-using Micro = void (*)(Depth, const T*, int64_t, const T*, T*, int64_t, const T*, Finish);
+using Micro = void (*)(Depth, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish);
 
 template <class T, int NV, bool TransposeA, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
@@ -75,10 +72,12 @@ Micro<T> micro_for(int64_t rows, bool two_vectors, bool transpose_a) {
   return kernels[two_vectors ? 1 : 0][transpose_a ? 1 : 0][static_cast<std::size_t>(rows - 1)];
 }
 
-// Width in memory of a panel that holds n columns.
 template <class T>
-int64_t panel_width(int64_t n) {
-  return n <= lanes<T> ? lanes<T> : block_n<T>;
+void copy_columns(int64_t n, const T* from, T* to) {
+  for_overlapping_vectors<T>(0, n, [&](auto tag, int64_t j) {
+    using V = typename decltype(tag)::type;
+    store(to + j, load<V>(from + j));
+  });
 }
 
 // dst[rows, width] = b[rows, n] or b[n, rows]^T, the columns from n to width zero.
@@ -91,9 +90,8 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
       for (int64_t p = 0; p < rows; ++p) std::memcpy(dst + p * width, b + p * ldb, sizeof(T) * lanes<T>);
     } else {
       for (int64_t p = 0; p < rows; ++p) {
-        int64_t j = 0;
-        for (; j < n; ++j) dst[p * width + j] = b[p * ldb + j];
-        for (; j < width; ++j) dst[p * width + j] = T(0);
+        for (int64_t j = 0; j < width; j += lanes<T>) store(dst + p * width + j, Vector<T>{});
+        copy_columns(n, b + p * ldb, dst + p * width);
       }
     }
     return;
@@ -122,10 +120,10 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
     for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = T(0);
 }
 
-// All rows of C against one panel.
+// All rows of C against one panel, rows of which are ldb elements apart.
 template <class T>
-void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, T* c, int64_t ldc,
-                   const T* bias, Finish finish) {
+void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
+                   int64_t ldc, const T* bias, Finish finish) {
   const int64_t width = panel_width<T>(n);
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
   if (bias != nullptr) {
@@ -138,16 +136,17 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
     const Micro<T> kernel = micro_for<T>(rows, width == block_n<T>, transpose_a);
     T* out = c + i * ldc;
     if (n == width) {
-      kernel(k, from, lda, panel, out, ldc, bias, finish);
+      kernel(k, from, lda, panel, ldb, out, ldc, bias, finish);
       continue;
     }
     alignas(vector_bytes) T block[block_m * block_n<T>];
     if (finish.load_c)
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t j = 0; j < width; ++j) block[r * width + j] = j < n ? out[r * ldc + j] : T(0);
-    kernel(k, from, lda, panel, block, width, bias, finish);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t j = 0; j < n; ++j) out[r * ldc + j] = block[r * width + j];
+      for (int64_t r = 0; r < rows; ++r) {
+        std::fill_n(block + r * width, width, T(0));
+        copy_columns(n, out + r * ldc, block + r * width);
+      }
+    kernel(k, from, lda, panel, ldb, block, width, bias, finish);
+    for (int64_t r = 0; r < rows; ++r) copy_columns(n, block + r * width, out + r * ldc);
   }
 }
 
@@ -171,13 +170,17 @@ void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tra
       const int64_t columns = std::min(block_n<T>, n - j);
       const int64_t width = panel_width<T>(columns);
       const T* panel = scratch;
-      if (b.packed) {
+      int64_t ldb = width;
+      if (b.in_place) {
+        panel = b.data + p * b.ld + j;
+        ldb = b.ld;
+      } else if (b.packed) {
         panel = b.data + j * b.packed_k + (b.k_begin + p) * width;
       } else {
         const T* from = b.transposed ? b.data + j * b.ld + p : b.data + p * b.ld + j;
         pack_panel(depth, columns, width, from, b.ld, b.transposed, scratch);
       }
-      panel_product(m, columns, Depth{depth}, transpose_a ? a + p * lda : a + p, lda, transpose_a, panel, c + j, ldc,
+      panel_product(m, columns, Depth{depth}, transpose_a ? a + p * lda : a + p, lda, transpose_a, panel, ldb, c + j, ldc,
                     last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr, finish);
     }
   }
@@ -202,7 +205,7 @@ void lines_tile(const LinesA<T>& a, int64_t n, const T* packed, T* c, int64_t ld
         const T* bias = last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr;
         for (int64_t l = 0; l < a.lines; ++l)
           panel_product(a.width, columns, depth, a.data + a.begin[l] + s * a.jump + p, a.step, false, panel,
-                        c + l * a.width * ldc + j, ldc, bias, finish);
+                        panel_width<T>(columns), c + l * a.width * ldc + j, ldc, bias, finish);
       }
     }
 }

@@ -25,6 +25,14 @@ inline constexpr std::int64_t block_k = 192;
 /// Widest panel of any type, in elements.
 inline constexpr std::int64_t block_n_max = 2 * lanes<float>;
 
+/// Widest panel, and the width in memory of one that holds n columns.
+template <class T>
+inline constexpr std::int64_t block_n = 2 * lanes<T>;
+template <class T>
+constexpr std::int64_t panel_width(std::int64_t n) {
+  return n <= lanes<T> ? lanes<T> : block_n<T>;
+}
+
 /// Elements of scratch that gemm_tile needs.
 inline constexpr std::int64_t tile_scratch = block_k * block_n_max;
 
@@ -37,7 +45,7 @@ constexpr std::int64_t packed_size(std::int64_t k, std::int64_t n) {
 /// Panels [panel_begin, panel_end) of panel_count<T>(n) only, so that packing can be shared out.
 template <class T>
 constexpr std::int64_t panel_count(std::int64_t n) {
-  return (n + 2 * lanes<T> - 1) / (2 * lanes<T>);
+  return (n + block_n<T> - 1) / block_n<T>;
 }
 template <class T>
 void pack(std::int64_t k, std::int64_t n, std::int64_t k_begin, std::int64_t rows, const T* b, std::int64_t ldb, bool transposed,
@@ -52,6 +60,7 @@ struct TileB {
   bool packed = false;  ///< by pack(); then packed_k is the k it was packed with, k_begin where this product starts
   std::int64_t packed_k = 0;
   std::int64_t k_begin = 0;
+  bool in_place = false;  ///< a matrix that needs no packing: few rows of A meet it, and its rows may be read to a panel's end
 };
 
 /// C[m,n] = epilogue(op(A) B). k = 0 gives the epilogue of zero.

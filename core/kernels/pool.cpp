@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 namespace rewind_lib::kernels {
 namespace {
@@ -24,6 +25,7 @@ struct Range {
 // Taps of the window at `position` that lie inside [0, in).
 Range taps_inside(int64_t position, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   const int64_t start = position * stride - padding;
+  if (start >= 0 && start + (kernel - 1) * dilation < in) return {0, kernel};
   const int64_t begin = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
   const int64_t end = start >= in ? 0 : std::min(kernel, (in - start - 1) / dilation + 1);
   return {begin, std::max(begin, end)};
@@ -34,6 +36,34 @@ Range windows_over(int64_t at, int64_t out, int64_t kernel, int64_t stride, int6
   const int64_t reach = at + padding - kernel;  // windows that start at or before it have ended
   const int64_t begin = reach < 0 ? 0 : reach / stride + 1;
   return {begin, std::max(begin, std::min(out, (at + padding) / stride + 1))};
+}
+
+}  // namespace
+
+namespace {
+
+// Integers, one for every lane of a vector (or of a T by itself).
+template <class V>
+struct PlacesOf {
+  using type = decltype(V{} < V{});
+};
+template <>
+struct PlacesOf<float> {
+  using type = std::int32_t;
+};
+template <>
+struct PlacesOf<double> {
+  using type = std::int64_t;
+};
+
+template <class V>
+void store_places(std::int32_t* out, typename PlacesOf<V>::type places) {
+  if constexpr (std::is_floating_point_v<V>) {
+    *out = static_cast<std::int32_t>(places);
+  } else {
+    using Narrow = typename VectorOf<std::int32_t, sizeof(places) / sizeof(places[0]) * sizeof(std::int32_t)>::type;
+    store(out, __builtin_convertvector(places, Narrow));
+  }
 }
 
 }  // namespace
@@ -49,28 +79,26 @@ void max_pool2d_forward(const WindowShape& s, const T* x, T* y, std::int32_t* ar
       for (int64_t ow = 0; ow < out_w; ++ow) {
         const Range columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, s.dw);
         const int64_t out = (row * out_w + ow) * s.c;
-        for (int64_t c = 0; c < s.c; c += strip) {
-          const int64_t count = std::min(strip, s.c - c);
-          T best[strip];
-          std::int32_t where[strip];
-          std::fill_n(best, strip, -std::numeric_limits<T>::infinity());
-          std::fill_n(where, strip, -1);
+        const int64_t first = (oh * s.sh - s.ph + rows.begin * s.dh) * s.w + ow * s.sw - s.pw + columns.begin * s.dw;
+        const bool outside = rows.begin == rows.end || columns.begin == columns.end;
+        for_overlapping_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
+          using V = typename decltype(tag)::type;
+          using Places = typename PlacesOf<V>::type;
+          using Place = typename PlacesOf<T>::type;
+          // The first element of the window is the maximum until a later one is better: so a window of -infinity has a place.
+          V best = outside ? splat<V>(-std::numeric_limits<T>::infinity()) : load<V>(image + first * s.c + c);
+          Places where = Places{} + static_cast<Place>(outside ? -1 : first);
           for (int64_t kh = rows.begin; kh < rows.end; ++kh)
             for (int64_t kw = columns.begin; kw < columns.end; ++kw) {
-              const int64_t pixel = (oh * s.sh - s.ph + kh * s.dh) * s.w + ow * s.sw - s.pw + kw * s.dw;
-              const auto index = static_cast<std::int32_t>(pixel);
-              const T* from = image + pixel * s.c + c;
-              for (int64_t i = 0; i < count; ++i) {
-                // A window of -infinity has a place too, and the first NaN stays.
-                const bool better = (from[i] > best[i]) | ((from[i] != from[i]) & (best[i] == best[i])) | (where[i] < 0);
-                best[i] = better ? from[i] : best[i];
-                where[i] = better ? index : where[i];
-              }
+              const int64_t pixel = first + (kh - rows.begin) * s.dh * s.w + (kw - columns.begin) * s.dw;
+              const V from = load<V>(image + pixel * s.c + c);
+              const auto better = (from > best) | ((from != from) & (best == best));  // the first NaN stays
+              best = better ? from : best;
+              where = better ? Places{} + static_cast<Place>(pixel) : where;
             }
-          for (int64_t i = 0; i < count; ++i) y[out + c + i] = best[i];
-          if (argmax != nullptr)
-            for (int64_t i = 0; i < count; ++i) argmax[out + c + i] = where[i];
-        }
+          store(y + out + c, best);
+          if (argmax != nullptr) store_places<V>(argmax + out + c, where);
+        });
       }
     }
   });

@@ -84,4 +84,16 @@ inline void for_vectors(std::int64_t begin, std::int64_t end, F&& body) {
   for (; c < end; ++c) body(VectorTag<T>{}, c);
 }
 
+/// As for_vectors, but instead of single T the last vector overlaps the one before, where there is one: for bodies that may see an
+/// element twice.
+template <class T, class F>
+inline void for_overlapping_vectors(std::int64_t begin, std::int64_t end, F&& body) {
+  constexpr int small = 16 / static_cast<int>(sizeof(T));
+  if (end - begin < small) return for_vectors<T>(begin, end, body);
+  std::int64_t c = begin;
+  for (; c + lanes<T> <= end; c += lanes<T>) body(VectorTag<Vector<T>>{}, c);
+  for (; c + small <= end; c += small) body(VectorTag<typename VectorOf<T, 16>::type>{}, c);
+  if (c < end) body(VectorTag<typename VectorOf<T, 16>::type>{}, end - small);
+}
+
 }  // namespace rewind_lib::kernels
