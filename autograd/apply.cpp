@@ -127,6 +127,36 @@ std::uint32_t needed_inputs(const OpDecl& op, Inputs in, GradMode mode) {
   return needs;
 }
 
+// What the tape keeps of a call, and which of the inputs to save it makes again instead. runs: as TensorImpl::remakes, of output 0.
+struct Plan {
+  Saves keeps;
+  std::uint32_t remade = 0;
+  std::uint8_t runs = 0;
+};
+
+constexpr std::uint8_t most_runs = 2;  // of a chain of additions, where each link is run once for every one behind it
+
+Plan plan_saves(const OpDecl& op, Inputs in, const void* attr, std::uint32_t needs, bool recording) {
+  Plan p;
+  std::uint8_t longest = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if ((needs & bit(static_cast<int>(i))) == 0) continue;
+    const std::uint8_t runs = in[i].impl().remakes;
+    if (runs == 0 || (recording && !detail::Tape::current().can_remake(in[i]))) continue;
+    p.remade |= bit(static_cast<int>(i));
+    longest = std::max(longest, runs);
+  }
+  if (op.remakes && longest < most_runs) {
+    p.keeps.inputs = ~std::uint32_t{0};
+    p.runs = static_cast<std::uint8_t>(longest + 1);
+  } else {
+    p.keeps = op.saves(attr, needs);
+  }
+  p.remade &= p.keeps.inputs;
+  p.keeps.inputs &= ~p.remade;
+  return p;
+}
+
 }  // namespace
 
 void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out) {
@@ -142,7 +172,8 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   if (op.mutates != 0 && needs != 0)
     fail(str(op.name, ": changes its inputs in place and cannot be recorded; call it under NoGrad"));
   const bool recording = needs != 0 && c.mode == GradMode::record;
-  const Saves saves = recording && op.saves != nullptr ? op.saves(attr, needs) : Saves{};
+  const Plan plan = needs == 0 || op.saves == nullptr ? Plan{} : plan_saves(op, in, attr, needs, recording);
+  const std::uint32_t kept = recording ? plan.keeps.inputs : 0;
 
   bool donated = false;
   for (int j = 0; j < specs.size(); ++j) {
@@ -154,7 +185,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
     }
     if (j == 0 && op.donates != 0 && c.donate)
       for (std::size_t i = 0; i < in.size() && !donated; ++i)
-        if ((op.donates & ~saves.inputs & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
+        if ((op.donates & ~kept & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
           retain(in[i].impl().storage);
           to = Tensor::adopt(detail::new_impl(in[i].impl().storage, in[i].impl().offset, spec.shape, spec.dtype));
           to.set_category(memory::current_category());
@@ -170,8 +201,8 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
 
   const auto run = [&] {
     const Phase phase = op.kind == Kind::optimizer ? Phase::optimizer : c.phase;
-    const OpEvent event{op,        attr, in, specs, out, workspace_bytes, donated, phase, location().module, c.gradient_of,
-                        recording, saves};
+    const OpEvent event{op,        attr,      in, specs, out, workspace_bytes, donated, phase, location().module, c.gradient_of,
+                        recording, plan.keeps};
     for (Observer* o : c.observers) o->before(event);
     if (!DryLedger::active()) {
       op.forward(Forward(in, out, workspace == nullptr ? nullptr : workspace->data), attr);
@@ -190,7 +221,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   }
 
   if (recording) {
-    detail::Tape::current().record(op, attr, in, out, needs, saves);
+    detail::Tape::current().record(op, attr, in, out, needs, plan.keeps, plan.remade, plan.runs > 0);
   } else if (needs != 0) {  // tracking
     for (std::size_t j = 0; j < out.size(); ++j)
       if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
@@ -198,6 +229,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
         out[j].impl().value.recorder = &detail::Forgotten::instance();
       }
   }
+  if (plan.runs > 0) out[0].impl().remakes = plan.runs;
 }
 
 }  // namespace rewind_lib

@@ -22,7 +22,7 @@ struct OpEvent {
   const char* module;       ///< module path, "" outside modules
   const char* gradient_of;  ///< in backward, the op whose vjp runs; else ""
   bool recorded;            ///< the op goes on the tape
-  Saves saves;              ///< what the tape keeps for its vjp
+  Saves saves;              ///< what the tape keeps for its vjp, or would keep if it recorded a checkpointed function
 
   /// Cost with bytes filled in.
   Cost cost() const;

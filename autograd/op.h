@@ -137,6 +137,7 @@ struct OpDecl {
   std::uint32_t donates;         ///< inputs whose buffer output 0 may take over
   std::uint32_t mutates;         ///< inputs that forward writes to (running statistics, parameters); skipped in a replay
   std::uint32_t differentiable;  ///< outputs that carry gradients
+  bool remakes;                  ///< cheap: what is saved of its one output is not kept, but made again from all its inputs
   Specs (*infer)(Inputs in, const void* attr);
   Cost (*cost)(Inputs in, const Specs& out, const void* attr);
   std::size_t (*workspace)(Inputs in, const Specs& out, const void* attr);
@@ -178,6 +179,7 @@ class Vjp {
 
 /// What a complete declaration has. Besides these an op may have
 ///   static constexpr std::uint32_t donates, mutates, differentiable;
+///   static constexpr bool remakes;
 ///   static std::size_t workspace(Inputs, const Specs&, const Attr&);   // bytes of scratch memory
 /// and instead of vjp and saves:
 ///   static constexpr const char* no_gradient = "why";
@@ -223,6 +225,7 @@ constexpr OpDecl declare() {
   if constexpr (requires { T::donates; }) d.donates = T::donates;
   if constexpr (requires { T::mutates; }) d.mutates = T::mutates;
   if constexpr (requires { T::differentiable; }) d.differentiable = T::differentiable;
+  if constexpr (requires { T::remakes; }) d.remakes = T::remakes;
   d.infer = [](Inputs in, const void* a) { return T::infer(in, attr_of<Attr>(a)); };
   d.cost = [](Inputs in, const Specs& out, const void* a) { return T::cost(in, out, attr_of<Attr>(a)); };
   if constexpr (requires(Inputs in, const Specs& out, const Attr& a) { T::workspace(in, out, a); })

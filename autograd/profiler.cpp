@@ -149,7 +149,7 @@ std::string reason(const Entry& e, const char* what, std::size_t number, std::ui
     const bool parameter = leaf.defined() && leaf.category() == Category::parameter;
     gradients += str(count++ == 0 ? "" : ", ", i, parameter ? " (a parameter)" : "");
   }
-  if (count == 0) return text + ", for its gradients";
+  if (count == 0) return text + (e.remakes ? ", to make the output again" : ", for its gradients");
   return str(text, ", for the gradient", count == 1 ? " of input " : "s of inputs ", gradients);
 }
 

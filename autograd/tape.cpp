@@ -62,12 +62,65 @@ Entry* Tape::lookup(const ValueRef& value) {
   return e->serial == value.serial && e->live ? e : nullptr;
 }
 
+bool Tape::can_remake(const Tensor& t) {
+  const ValueRef& value = t.impl().value;
+  const Entry* e = value.recorder == this ? lookup(value) : nullptr;
+  return e != nullptr && e->remakes && e->out[value.output].saved.version == t.impl().storage->version;
+}
+
+namespace {
+
+std::string where(const Entry& e) { return e.module[0] != 0 ? str(" in module ", e.module) : std::string(); }
+
+void check_version(const Entry& e, const Saved& saved, const Shape& shape, const char* what, std::size_t i) {
+  if (saved.storage->version != saved.version)
+    fail(str("backward: ", what, " ", i, " of ", e.op->name, where(e), ", shape ", shape,
+             ", was modified in place after it was saved for backward. Modify a clone(), or modify it after backward."));
+}
+
+Tensor share(const Saved& saved, const Shape& shape, DType dtype) {
+  retain(saved.storage);
+  return Tensor::adopt(new_impl(saved.storage, saved.offset, shape, dtype));
+}
+
+}  // namespace
+
+// What an op that remakes has saved is there until its own vjp, which comes after those of all who read its output. What is made
+// on the way is not kept: chains are short, and a second pass is cheaper than a tensor at the peak.
+Tensor Tape::remake(const Entry& e) {
+  if (e.out[0].remade.defined()) return e.out[0].remade;
+  std::array<Tensor, 32> in;
+  for (std::size_t i = 0; i < e.in.size(); ++i) {
+    const InputSlot& slot = e.in[i];
+    if (slot.remade) {
+      const Entry* maker = lookup(slot.value);
+      REWIND_CHECK(maker != nullptr);
+      in[i] = remake(*maker);
+    } else if (slot.saved.storage != nullptr) {
+      check_version(e, slot.saved, slot.shape, "input", i);
+      in[i] = share(slot.saved, slot.shape, slot.dtype);
+    }
+  }
+  const GradModeScope off(GradMode::off);
+  const ContextScope<&Context::gradient_of> forward("");
+  const char* module = std::exchange(location().module, e.module);
+  Tensor made;
+  try {
+    apply(*e.op, {in.data(), e.in.size()}, e.attr, {&made, std::size_t{1}});
+  } catch (...) {
+    location().module = module;
+    throw;
+  }
+  location().module = module;
+  return made;
+}
+
 void Tape::add_use(const ValueRef& value) {
   if (Entry* e = lookup(value)) ++e->uses;
 }
 
 void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
-                  Saves saves) {
+                  Saves saves, std::uint32_t remade, bool remakes) {
   const std::size_t mark = arena_.mark();
   if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 64);
   auto* entry = static_cast<Entry*>(arena_.take(sizeof(Entry), alignof(Entry)));
@@ -78,7 +131,8 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
   if (attr_copy != nullptr) std::memcpy(attr_copy, attr, op.attr_size);
   const auto index = size();
   new (entry) Entry{
-      &op, attr_copy, location().module, next_serial_++, {in_slots, in.size()}, {out_slots, out.size()}, mark, 0, none, true, true};
+      &op,  attr_copy, location().module, next_serial_++, {in_slots, in.size()}, {out_slots, out.size()}, mark, 0, none, remakes,
+      true, true};
 
   for (std::size_t i = 0; i < in.size(); ++i) {
     InputSlot& slot = *new (&in_slots[i]) InputSlot;
@@ -96,13 +150,17 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
       }
     }
     if ((saves.inputs & bit(static_cast<int>(i))) != 0) slot.saved.keep(in[i]);
+    slot.remade = (remade & bit(static_cast<int>(i))) != 0;
   }
   for (std::size_t j = 0; j < out.size(); ++j) {
     OutputSlot& slot = *new (&out_slots[j]) OutputSlot;
     TensorImpl& t = out[j].impl();
     slot.shape = t.shape;
     slot.dtype = t.dtype;
-    if ((saves.outputs & bit(static_cast<int>(j))) != 0) slot.saved.keep(out[j]);
+    if (remakes)
+      slot.saved.version = t.storage->version;
+    else if ((saves.outputs & bit(static_cast<int>(j))) != 0)
+      slot.saved.keep(out[j]);
     if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(t.dtype)) {
       t.requires_grad = true;
       t.value = {this, entry->serial, index, static_cast<std::uint32_t>(j)};
@@ -143,7 +201,7 @@ void Tape::let_go(Entry& e) noexcept {
   }
   for (OutputSlot& slot : e.out) {
     slot.saved.drop();
-    slot.grad = Tensor();
+    slot.grad = slot.remade = Tensor();
   }
   if (e.op->release != nullptr) e.op->release(e.attr);
 }
@@ -158,12 +216,6 @@ void Tape::trim() noexcept {
     arena_.rewind_to(mark);
   }
 }
-
-namespace {
-
-std::string where(const Entry& e) { return e.module[0] != 0 ? str(" in module ", e.module) : std::string(); }
-
-}  // namespace
 
 /// The view that a vjp has of its entry.
 class EntryVjp final : public Vjp {
@@ -182,17 +234,17 @@ class EntryVjp final : public Vjp {
   Tensor input(int i) override {
     InputSlot& slot = in(i);
     if (keep_ && slot.leaf.defined() && slot.saved.storage != nullptr) {
-      check(slot.saved, slot.shape, "input", i);
+      check_version(entry_, slot.saved, slot.shape, "input", static_cast<std::size_t>(i));
       return slot.leaf;
     }
-    Tensor t = unpack(slot.saved, slot.shape, slot.dtype, "input", i);
+    Tensor t = slot.remade ? remade(*tape_.lookup(slot.value)) : unpack(slot.saved, slot.shape, slot.dtype, "input", i);
     if (keep_ && slot.value.recorder != nullptr) attach(t, slot.value);
     return t;
   }
 
   Tensor output(int j) override {
     OutputSlot& slot = entry_.out[static_cast<std::size_t>(j)];
-    Tensor t = unpack(slot.saved, slot.shape, slot.dtype, "output", j);
+    Tensor t = entry_.remakes ? remade(entry_) : unpack(slot.saved, slot.shape, slot.dtype, "output", j);
     if (keep_ && is_float(slot.dtype) && (entry_.op->differentiable & bit(j)) != 0)
       attach(t, {&tape_, entry_.serial, index_, static_cast<std::uint32_t>(j)});
     return t;
@@ -220,21 +272,20 @@ class EntryVjp final : public Vjp {
  private:
   InputSlot& in(int i) const { return entry_.in[static_cast<std::size_t>(i)]; }
 
-  void check(const Saved& saved, const Shape& shape, const char* what, int i) const {
-    if (saved.storage->version != saved.version)
-      fail(str("backward: ", what, " ", i, " of ", entry_.op->name, where(entry_), ", shape ", shape,
-               ", was modified in place after it was saved for backward. Modify a clone(), or modify it after backward."));
-  }
-
   Tensor unpack(Saved& saved, const Shape& shape, DType dtype, const char* what, int i) {
     if (saved.storage == nullptr)
       fail(str(entry_.op->name, ": its vjp reads ", what, " ", i, ", which saves() does not declare (or reads it twice)"));
-    check(saved, shape, what, i);
-    if (keep_) {
-      retain(saved.storage);
-      return Tensor::adopt(new_impl(saved.storage, saved.offset, shape, dtype));
-    }
+    check_version(entry_, saved, shape, what, static_cast<std::size_t>(i));
+    if (keep_) return share(saved, shape, dtype);
     return Tensor::adopt(new_impl(std::exchange(saved.storage, nullptr), saved.offset, shape, dtype));
+  }
+
+  // Kept for the next vjp that asks; with a handle of its own for each, since it may be given a place in the graph.
+  Tensor remade(Entry& e) {
+    Tensor& made = e.out[0].remade;
+    made = tape_.remake(e);
+    retain(made.impl().storage);
+    return Tensor::adopt(new_impl(made.impl().storage, made.impl().offset, made.shape(), made.dtype()));
   }
 
   // Gives a saved tensor its place in the graph again, so that the vjp itself can be differentiated.
@@ -358,7 +409,7 @@ void Tape::clean_up() noexcept {
   position_ = -1;
   goal_ = nullptr;
   for (Entry* e : entries_)
-    for (OutputSlot& slot : e->out) slot.grad = Tensor();
+    for (OutputSlot& slot : e->out) slot.grad = slot.remade = Tensor();
   for (std::uint32_t i = size(); i-- > 0;)
     if (i < size() && entries_[i]->live && entries_[i]->uses == 0) kill(i);
 }

@@ -29,11 +29,13 @@ struct InputSlot {
   DType dtype = float32;
   bool needs = false;   // requires a gradient
   bool wanted = false;  // and this sweep asks for it
+  bool remade = false;  // saved, but not kept: `value` is made again when it is asked for
 };
 
 struct OutputSlot {
-  Tensor grad;  // what has reached this value in the sweep so far
-  Saved saved;
+  Tensor grad;    // what has reached this value in the sweep so far
+  Tensor remade;  // the value itself, made again (OpDecl::remakes): from when it is first asked for until the entry goes
+  Saved saved;    // of an op that remakes only the version
   Shape shape;
   DType dtype = float32;
 };
@@ -48,8 +50,9 @@ struct Entry {
   std::size_t arena_mark;  // where the arena stood before this entry
   std::uint32_t uses;      // handles on outputs, and inputs of later entries
   std::uint32_t next_dead;
-  bool live;    // not yet consumed or dropped
-  bool needed;  // on a way from a target to y (grad() only)
+  bool remakes;  // output 0 is made again for those who saved it
+  bool live;     // not yet consumed or dropped
+  bool needed;   // on a way from a target to y (grad() only)
 };
 
 /// Stack memory for entries: grows in chunks that are kept, shrinks with the tape.
@@ -84,9 +87,12 @@ class Tape final : public Recorder {
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(entries_.size()); }
 
-  /// Appends an entry and makes it the history of the outputs.
+  /// Whether the op that made t is here to make it again (OpDecl::remakes). Not when t was modified in place since.
+  bool can_remake(const Tensor& t);
+  /// Appends an entry and makes it the history of the outputs. It keeps what is in `saves`; inputs `remade` are made again,
+  /// and so is output 0 if it `remakes`.
   void record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
-              Saves saves);
+              Saves saves, std::uint32_t remade = 0, bool remakes = false);
   void dropped(std::uint32_t entry, std::uint64_t serial) noexcept override;
 
   /// Runs backward from outputs with gradients of theirs, for a goal. Takes both over.
@@ -113,6 +119,7 @@ class Tape final : public Recorder {
   static constexpr std::uint32_t none = ~std::uint32_t{0};
 
   Entry* lookup(const ValueRef& value);
+  Tensor remake(const Entry& entry);
   void add_use(const ValueRef& value);
   void accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient);
   void accumulate_leaf(const Tensor& leaf, Tensor gradient);

@@ -20,7 +20,7 @@ TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, D
     release(storage);
     throw OutOfMemory("out of memory: the system has no memory for a tensor record");
   }
-  return new (impl) TensorImpl{1, dtype, false, storage, offset, shape, {}, nullptr, 0};
+  return new (impl) TensorImpl{1, dtype, false, 0, storage, offset, shape, {}, nullptr, 0};
 }
 
 void destroy(TensorImpl* impl) noexcept {

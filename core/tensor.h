@@ -42,7 +42,8 @@ namespace detail {
 struct TensorImpl {
   std::atomic<std::uint32_t> refs;
   DType dtype;
-  bool requires_grad;  // a leaf that collects a gradient, or computed from one
+  bool requires_grad;    // a leaf that collects a gradient, or computed from one
+  std::uint8_t remakes;  // runs of ops that make it again from what the tape keeps in any case; 0: it is to be kept itself
   Storage* storage;
   std::size_t offset;  // bytes from storage->data
   Shape shape;

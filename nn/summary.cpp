@@ -123,16 +123,10 @@ class Watch final : public Observer, public ModuleObserver {
     row.macs += macs;
     row.flops += cost.flops;
 
-    // A checkpointed function does not record its first run; asked again, the op says what it would have saved.
-    std::uint32_t needs = 0;
     for (std::size_t i = 0; i < event.in.size(); ++i)
-      if (event.in[i].defined() && event.in[i].requires_grad()) needs |= bit(static_cast<int>(i));
-    if (needs == 0 || event.op.saves == nullptr) return;
-    const Saves saves = event.op.saves(event.attr, needs);
-    for (std::size_t i = 0; i < event.in.size(); ++i)
-      if ((saves.inputs & bit(static_cast<int>(i))) != 0 && event.in[i].defined()) keep(row, event.in[i]);
+      if ((event.saves.inputs & bit(static_cast<int>(i))) != 0 && event.in[i].defined()) keep(row, event.in[i]);
     for (std::size_t j = 0; j < event.out.size(); ++j)
-      if ((saves.outputs & bit(static_cast<int>(j))) != 0) keep(row, event.out[j]);
+      if ((event.saves.outputs & bit(static_cast<int>(j))) != 0) keep(row, event.out[j]);
   }
 
   // Held from here on, as the tape holds it, so that no other tensor gets its place in memory.

@@ -476,6 +476,7 @@ struct Settle {
   static constexpr Kind kind = Kind::normalisation;
   using Attr = SettleAttr;
   static constexpr std::uint32_t donates = bit(0) | bit(5);
+  static constexpr bool remakes = true;  // one pass, from what the convolutions around it save in any case
 
   /// x, mean, var, gamma, beta; the shortcut, and its mean, var, gamma, beta where it is pending too.
   static Specs infer(Inputs in, const Attr& a) {
@@ -521,9 +522,9 @@ struct Settle {
     Tensor out[3];
     if (norm || a.masks()) {
       Tensor in[7];
+      if (a.masks()) in[5] = v.output(0);  // made again from the inputs, so before they are moved out
       for (int i = 0; i < 5; ++i)
         if (v.input_shape(i).rank() > 0) in[i] = v.input(i);
-      if (a.masks()) in[5] = v.output(0);
       if (shortcut && !a.masks()) z = g;
       in[6] = std::move(g);
       const bool parameters = (needs & 0x1e) != 0, makes_z = shortcut && a.masks();

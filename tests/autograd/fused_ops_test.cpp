@@ -193,6 +193,36 @@ TEST_CASE("a chain saves raw outputs once, and nothing else of their size") {
   CHECK(level() - before <= raw + statistics + 4096);  // the allocator rounds
 }
 
+TEST_CASE("what ends a chain is not kept for those who read it, but made again") {
+  const Tensor w = uniform({16, 1, 1, 16}, -0.4, 0.4, 1).to(rw::float32), x = uniform({4, 8, 8, 16}, -1, 1, 2).to(rw::float32);
+  const std::size_t one = x.bytes(), level = rw::memory::live().total;
+  const auto blocks = [&](int count, bool modified) {
+    Tensor z = x;
+    std::vector<Tensor> weights;
+    for (int i = 0; i < count; ++i) {
+      weights.push_back(w.clone().set_requires_grad());
+      rw::FusedConvResult r = rw::fused_conv2d({.x = z}, weights.back());
+      z = rw::settle({r.y, r.mean, r.var, {}, {}, 1e-5, Epilogue::relu}, {.x = z});
+      if (modified) {  // to the same values: but nobody can know
+        const rw::NoGrad no_grad;
+        z.mutate<float>();
+      }
+    }
+    const std::size_t held = rw::memory::live().total - level;
+    rw::backward(rw::sum(rw::square(std::move(z))));
+    std::vector<Tensor> gradients;
+    for (const Tensor& t : weights) gradients.push_back(t.grad());
+    return std::pair(held, gradients);
+  };
+  const auto [held, gradients] = blocks(6, false);
+  const auto [more, same] = blocks(6, true);
+  CHECK(same_bits(gradients, same));
+  // Each block keeps what its convolution made. Of the ends two in a row are made again, the third is kept; the sixth is in hand.
+  CHECK(held >= (6 + 1 + 1) * one);
+  CHECK(held < (6 + 1 + 2) * one);
+  CHECK(more >= held + 4 * one);
+}
+
 TEST_CASE("a chain in a checkpoint gives the same bits") {
   const auto block = [](const Tensor& x, const Tensor& w, const Tensor& gamma, const Tensor& beta, const Tensor& v) {
     rw::FusedConvResult r = rw::fused_conv2d({.x = x}, w);
