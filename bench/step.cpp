@@ -21,11 +21,14 @@ struct Settings {
   bool plain = false;
 };
 
+// So low that rounding, which a deep net amplifies from step to step, does not hide whether another framework does the same steps.
+constexpr double learning_rate = 1e-5;
+
 std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& name, std::vector<rw::Parameter> parameters) {
-  if (name == "adam") return std::make_unique<rw::optim::Adam>(std::move(parameters), rw::optim::AdamOptions{.lr = 1e-4});
+  if (name == "adam") return std::make_unique<rw::optim::Adam>(std::move(parameters), rw::optim::AdamOptions{.lr = learning_rate});
   const double momentum = name == "momentum" ? 0.9 : 0;
   return std::make_unique<rw::optim::SGD>(
-      std::move(parameters), rw::optim::SGDOptions{.lr = 1e-3, .momentum = momentum, .weight_decay = momentum > 0 ? 1e-4 : 0});
+      std::move(parameters), rw::optim::SGDOptions{.lr = learning_rate, .momentum = momentum, .weight_decay = momentum > 0 ? 1e-4 : 0});
 }
 
 /// Writes a line of JSON, {"tensors": [{"name", "shape", "dtype"}]}, and then their bytes: parameters, x and y.

@@ -64,7 +64,7 @@ if not a.shipped and x.dim() == 4:
     model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
 else:
     x = x.contiguous()
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4)
 
 
 def step():
