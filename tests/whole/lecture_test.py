@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 faults = []
@@ -80,6 +81,10 @@ def metrics(r):
     # Four nets: 1 - 6 sum d^2 / (n (n^2 - 1)), without ties.
     order = lambda key: [sorted(m[key] for m in r["models"]).index(m[key]) for m in r["models"]]
     squares = sum((a - b)**2 for a, b in zip(order("parameters"), order("flops")))
+    picture = page_maker().draw("metrics", r)
+    marks = [g for g in ElementTree.fromstring(picture).iter() if g.get("class") == "model"]
+    expect("15 scatter plots of all models", len(marks), 15 * len(r["models"]))
+    expect("they say which", {mark[0].text for mark in marks}, {model["model"] for model in r["models"]})
     holds("Spearman's own formula", abs(r["spearman"]["all"]["parameters"]["flops"] - (1 - 6 * squares / (4 * 15))) < 1e-12)
 
 
@@ -123,9 +128,12 @@ def reverse_forward(r):
 def framework(r):
     has_keys("results", r, "threads sizes")
     for size in r["sizes"]:
-        has_keys("a size", size, "elements rewind loop_ns")
-        has_keys("rewind", size["rewind"], "no_gradient_ns forward_ns forward_backward_ns")
-        holds("all are positive", all(ns > 0 for ns in [size["loop_ns"], *size["rewind"].values()]))
+        peers = [key for key in ("torch_cpp", "torch_python") if key in r["sizes"][0]]  # where they are installed
+        has_keys("a size", size, " ".join(["elements rewind loop_ns", *peers]))
+        for who in ["rewind", *peers]:
+            has_keys(who, size[who], "no_gradient_ns forward_ns forward_backward_ns")
+            holds(f"all of {who} are positive", all(ns > 0 for ns in size[who].values()))
+        holds("a loop takes time", size["loop_ns"] > 0)
 
 
 def loading(r):
