@@ -6,11 +6,9 @@
 // thread. torch_cpp and torch_python are there where they are installed.
 
 #include "../support/measure.h"
+#include "../support/peer.h"
 
 #include <CLI/CLI.hpp>
-
-#include <array>
-#include <filesystem>
 
 namespace rw = rewind;
 
@@ -48,37 +46,20 @@ double loop_ns(std::int64_t n, int repeat) {
   });
 }
 
-/// What another program measured of the same three, for each size. Null when it is not there, or what it needs is not (77).
-nlohmann::json peer_ns(const std::string& program, const std::string& arguments) {
-  const std::string command = rw::str("command -v '", program, "' >/dev/null || exit 77; '", program, "' ", arguments);
-  std::FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) throw rw::Error("cannot start " + program);
-  std::string text;
-  std::array<char, 4096> part{};
-  while (std::fgets(part.data(), static_cast<int>(part.size()), pipe) != nullptr) text += part.data();
-  const int status = pclose(pipe);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 77) return {};
-  if (status != 0) throw rw::Error(rw::str(program, " ", arguments, " failed"));
-  return nlohmann::json::parse(text);
-}
-
 void print(const char* who, const nlohmann::json& t) {
   std::printf("  %-16s %12.0f %12.0f %20.0f\n", who, t["no_gradient_ns"].get<double>(), t["forward_ns"].get<double>(),
               t["forward_backward_ns"].get<double>());
 }
 
-void measure(const std::vector<std::int64_t>& sizes, int most, const std::string& python, const std::string& json) {
+void measure(const std::vector<std::int64_t>& sizes, int most, const std::string& json) {
   const auto repeat = [&](std::int64_t n) { return static_cast<int>(std::clamp<std::int64_t>(100'000'000 / n, 1, most)); };
   std::string arguments = rw::str(rw::parallel::threads());
   for (const std::int64_t n : sizes) arguments += rw::str(" ", n, ":", repeat(n));
-  const std::string folder = std::filesystem::canonical("/proc/self/exe").parent_path() / "peers";
   const struct {
     const char *name, *key;
     nlohmann::json ns;
-  } peers[] = {{"PyTorch, C++", "torch_cpp", peer_ns(folder + "/add", arguments)},
-               {"PyTorch, Python", "torch_python", peer_ns(python, "'" + folder + "/add.py' " + arguments)}};
-  for (const auto& peer : peers)
-    if (peer.ns.is_null()) std::printf("%s is not installed; scripts/bootstrap.sh peers installs it\n", peer.name);
+  } peers[] = {{"PyTorch, C++", "torch_cpp", support::peer("add", arguments)},
+               {"PyTorch, Python", "torch_python", support::peer("add.py", arguments)}};
 
   nlohmann::json results{{"threads", rw::parallel::threads()}};
   std::printf("ns of an addition    no gradient      forward forward and backward\n");
@@ -99,12 +80,11 @@ void measure(const std::vector<std::int64_t>& sizes, int most, const std::string
 int main(int argc, char** argv) {
   std::vector<std::int64_t> sizes{1, 1000, 1000000};
   int most = 20000;
-  std::string python = "/usr/bin/python3", json;
+  std::string json;
   CLI::App app{"Nanoseconds of one addition"};
   app.add_option("--sizes", sizes, "elements, separated by commas")->delimiter(',');
   app.add_option("--repeat", most, "additions a measurement, fewer for large ones")->check(CLI::PositiveNumber);
-  app.add_option("--python", python, "the one that may have PyTorch");
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] { measure(sizes, most, python, json); });
+  return support::run([&] { measure(sizes, most, json); });
 }

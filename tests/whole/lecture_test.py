@@ -150,17 +150,29 @@ def loading(r):
 
 def where_time_goes(r):
     has_keys("results", r, "batch size nets")
-    expect("nets", [(n["net"], n["fused"]) for n in r["nets"]],
-           [(name, fused) for name in ("shufflenet_v1", "mobilenet_v2") for fused in (False, True)])
-    for net in r["nets"]:
-        has_keys("a net", net, "net fused step_ms flops share flops_share loading_share")
-        parts = ["convolution", "normalisation", "element-wise", "data movement", "other", "framework"]
-        expect("parts", (sorted(net["share"]), sorted(net["flops_share"])), (sorted(parts), sorted(parts)))
-        holds("FLOPs add up", abs(sum(net["flops_share"].values()) - 1) < 1e-9)
-        holds("convolutions have most FLOPs", net["flops_share"]["convolution"] > 0.8)
-    holds("ShuffleNet moves data", all(n["share"]["data movement"] > 0 for n in r["nets"][:2]))
+    nets = ("shufflenet_v1", "mobilenet_v2", "resnet18_cifar")
+    wanted = [("a transformer's layer", "PyTorch, published"), *((net, by) for net in nets for by in ("unfused", "fused"))]
+    found = [(n["net"], n["by"]) for n in r["nets"]]
+    expect("nets", found[:7], wanted)
+    holds("PyTorch too, where it is installed", found[7:] in ([], [(net, "PyTorch") for net in nets[1:]]))
+    has_keys("the published table", r["nets"][0], "net by share flops_share")
+    expect("its times", r["nets"][0]["share"], {"convolution": 0.61, "normalisation": 0.255, "element-wise": 0.135})
+    parts = {"convolution", "normalisation", "element-wise", "data movement", "other", "loading", "framework"}
+    for net in r["nets"][1:]:
+        ours = net["by"] != "PyTorch"
+        has_keys("a net", net, "net by step_ms share" + (" flops_share bytes_share" if ours else ""))
+        holds(f"{net['net']}, {net['by']}: time adds up", abs(sum(net["share"].values()) - 1) < 1e-9)
+        holds("to parts that are there", all(-1e-9 <= share <= 1 for share in net["share"].values()))
+        holds("and convolutions have most of it", net["share"]["convolution"] == max(net["share"].values()))
+        expect("parts that have no name", set(net["share"]) - parts, set())
+        if ours:
+            holds("FLOPs add up", abs(sum(net["flops_share"].values()) - 1) < 1e-9)
+            holds("bytes add up", abs(sum(net["bytes_share"].values()) - 1) < 1e-9)
+            holds("convolutions have most FLOPs", net["flops_share"]["convolution"] > 0.8)
+    unfused, fused = ({n["net"]: n for n in r["nets"] if n["by"] == by} for by in ("unfused", "fused"))
+    holds("ShuffleNet moves data", all(n["shufflenet_v1"]["share"]["data movement"] > 0 for n in (unfused, fused)))
     holds("fused, little is normalised by itself",
-          r["nets"][3]["flops_share"]["normalisation"] < 0.2 * r["nets"][2]["flops_share"]["normalisation"])
+          fused["mobilenet_v2"]["flops_share"]["normalisation"] < 0.2 * unfused["mobilenet_v2"]["flops_share"]["normalisation"])
 
 
 TESTS = {
