@@ -3,8 +3,8 @@
 
     classes.py THREADS BATCH MODEL:SIZE...      prints [{"net", "by", "step_ms", "share": {class: of the step}}]
 
-The classes are those of where_time_goes.cpp; what torch.profiler does not see in an operator's own time is the framework. Exits with
-77 where PyTorch is not installed.
+The classes are those of where_time_goes.cpp; what torch.profiler does not see in an operator's own time is the framework.
+Exits with 77 where PyTorch is not installed.
 """
 import json
 import sys
