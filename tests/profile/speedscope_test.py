@@ -31,10 +31,11 @@ def install(folder, must):
     if not manifest.is_file() or json.loads(manifest.read_text())["version"] != VERSION:
         why = "no npm (scripts/bootstrap.sh trace)"
         if shutil.which("npm"):
-            command = ["npm", "install", "--loglevel=error", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--fetch-retries=0", "--fetch-timeout=30000",
-                       "--prefix", folder, f"speedscope@{VERSION}"]
+            options = "--loglevel=error --no-audit --no-fund --no-save --ignore-scripts --fetch-retries=0 --fetch-timeout=30000"
+            command = ["npm", "install", *options.split(), "--prefix", folder, f"speedscope@{VERSION}"]
             done = subprocess.run(command, capture_output=True, text=True)
-            why = f"npm cannot install speedscope {VERSION}: {done.stdout}{done.stderr}" if done.returncode else ""
+            said = " ".join(done.stderr.splitlines()[:4])
+            why = f"npm cannot install speedscope {VERSION}: {said}" if done.returncode else ""
         if why:
             print(f"{'error' if must else 'skipped'}: {why}")
             sys.exit(1 if must else 77)

@@ -22,6 +22,7 @@ INSTALL = "install Debian's packages chromium, chromium-driver and python3-selen
 try:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common import utils
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -41,18 +42,31 @@ return seen.size;
 """
 
 
+class LocalService(Service):
+    """The driver, by its address: a bare machine without /etc/hosts does not know the name that selenium would ask for."""
+
+    @property
+    def service_url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_connectable(self):
+        return utils.is_connectable(self.port, "127.0.0.1")
+
+
 def start_browser(profile):
     for program in (CHROMIUM, DRIVER):
         if not os.access(program, os.X_OK):
             sys.exit(f"error: no {program}: {INSTALL}")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
-    for flag in (flags + " disable-sync disable-dev-shm-usage hide-scrollbars force-device-scale-factor=1").split():
+    # By a pipe: Chromium and its driver, too, would look for each other by the name that LocalService does without.
+    flags = "headless=new remote-debugging-pipe no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in (flags + " disable-component-update disable-sync disable-dev-shm-usage hide-scrollbars "
+                 "force-device-scale-factor=1").split():
         options.add_argument("--" + flag)
     options.add_argument(f"--user-data-dir={profile}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(service=Service(DRIVER), options=options)
+    return webdriver.Chrome(service=LocalService(DRIVER), options=options)
 
 
 class Page(unittest.TestCase):
