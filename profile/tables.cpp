@@ -1,3 +1,4 @@
+#include <rewind/nn/summary.h>
 #include <rewind/profile/profile.h>
 
 #include <algorithm>
@@ -8,6 +9,8 @@
 namespace rewind_lib {
 namespace {
 
+using nn::with_commas;
+
 template <class... T>
 std::string print(const char* format, T... values) {
   char text[400];
@@ -15,12 +18,6 @@ std::string print(const char* format, T... values) {
   return text;
 }
 
-std::string commas(std::int64_t n) {
-  std::string digits = std::to_string(n);
-  for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (n < 0 ? 1 : 0); at -= 3)
-    digits.insert(static_cast<std::size_t>(at), 1, ',');
-  return digits;
-}
 std::string ms(double seconds) { return seconds > 0 ? print("%.3f", 1e3 * seconds) : "-"; }
 std::string percent(double share) { return print("%.2f", 100 * share); }
 std::string mega(std::int64_t n) { return n == 0 ? "-" : print("%.2f", 1e-6 * static_cast<double>(n)); }
@@ -60,7 +57,7 @@ class Table {
 std::string header(const Profile& p) {
   const Machine& m = p.machine;
   return str(
-      "A training step, input ", p.input, ", ", commas(p.parameters), " parameters, ", p.fused ? "fused" : "unfused", "\n",
+      "A training step, input ", p.input, ", ", with_commas(p.parameters), " parameters, ", p.fused ? "fused" : "unfused", "\n",
       print("%d cores, %d threads: %.1f GFLOP/s and %.1f GB/s measured, ridge point %.1f FLOPs a byte; 1 MAC = 2 FLOPs\n", m.cores,
             m.threads, 1e-9 * m.flops, 1e-9 * m.bytes_per_second, m.ridge()),
       print("%zu ops in %.2f ms (p95 %.2f; %.2f when nobody watches): kernels %.2f %%, framework overhead %.2f %%, %.0f ns an op\n",
@@ -74,7 +71,7 @@ std::string classes(const Profile& p) {
           {"class", "calls", "FLOPs", "bytes", "time", "theirs: FLOPs", "time", "ms", "p95", "GFLOP/s", "GB/s", "FLOPs/B",
            "of roofline"});
   const auto row = [&](const char* name, const Work& w, double flops, double moved, const ClassRow* c) {
-    t.add({name, commas(w.calls), percent(flops), percent(moved), percent(w.share), published(c ? c->published_flops : -1),
+    t.add({name, with_commas(w.calls), percent(flops), percent(moved), percent(w.share), published(c ? c->published_flops : -1),
            published(c ? c->published_time : -1), ms(w.median), ms(w.p95),
            print("%.1f", 1e-9 * static_cast<double>(w.flops) / w.median),
            print("%.1f", 1e-9 * static_cast<double>(w.bytes()) / w.median), print("%.2f", w.intensity()),
@@ -95,7 +92,7 @@ std::string ops(const Profile& p, std::size_t rows) {
   for (std::size_t i = 0; i < std::min(rows, p.ops.size()); ++i) {
     const OpRow& r = p.ops[i];
     const Work& w = r.work;
-    t.add({r.op, name_of(r.phase), name_of(r.kind), commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.flops),
+    t.add({r.op, name_of(r.phase), name_of(r.kind), with_commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.flops),
            mega(w.bytes_read), mega(w.bytes_written), print("%.2f", w.intensity()), ms(w.roofline),
            print("%.0f %%", 100 * w.of_roofline()), bytes(w.saved_bytes), bytes(w.workspace_bytes)});
   }
@@ -145,8 +142,9 @@ std::string modules(const Profile& p, int depth) {
     }
     const auto at = [&](Phase phase) -> const Work& { return m.phase[static_cast<int>(phase)]; };
     t.add({std::string(static_cast<std::size_t>(2 * m.depth), ' ') + (m.path.empty() ? m.type : m.path + ": " + m.type),
-           m.parameters == 0 ? "-" : commas(m.parameters), at(Phase::forward).macs == 0 ? "-" : commas(at(Phase::forward).macs),
-           mega(all.bytes()), print("%.2f", all.intensity()), ms(at(Phase::forward).median), ms(at(Phase::backward).median),
+           m.parameters == 0 ? "-" : with_commas(m.parameters),
+           at(Phase::forward).macs == 0 ? "-" : with_commas(at(Phase::forward).macs), mega(all.bytes()),
+           print("%.2f", all.intensity()), ms(at(Phase::forward).median), ms(at(Phase::backward).median),
            ms(at(Phase::recompute).median), ms(at(Phase::optimizer).median), print("%.0f %%", 100 * all.of_roofline()),
            bytes(all.saved_bytes), bytes(all.workspace_bytes)});
   }
@@ -188,7 +186,7 @@ std::string times(const Profile& p) {
   if (!p.throughput.empty()) {
     Table t("Throughput, samples a second", {"batch", "inference", "training"});
     for (const Throughput& r : p.throughput)
-      t.add({commas(r.batch), print("%.1f", r.inference), r.training > 0 ? print("%.1f", r.training) : "-"});
+      t.add({with_commas(r.batch), print("%.1f", r.inference), r.training > 0 ? print("%.1f", r.training) : "-"});
     text += t.text();
   }
   if (p.epoch.batches > 0)

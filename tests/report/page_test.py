@@ -129,15 +129,19 @@ class Page(unittest.TestCase):
         ActionChains(self.browser).move_to_element_with_offset(
             node, int((right - 0.5) * size["width"]), int((down - 0.5) * size["height"])).pause(0.1).perform()
 
-    def test_draws_everything_without_a_word_in_the_console(self):
+    def assert_draws(self, page, pictures=""):
+        """Everything, at all widths and in all schemes, without a word in the console."""
         for width in WIDTHS:
             for scheme in SCHEMES:
                 with self.subTest(width=width, scheme=scheme):
-                    self.open(self.small, width, scheme)
+                    self.open(page, width, scheme)
                     self.assert_drawn()
-                    self.picture(f"{width}-{scheme}")
+                    self.picture(f"{pictures}{width}-{scheme}")
                     self.assertLessEqual(self.run_js("return document.documentElement.scrollWidth"), width, "it scrolls sideways")
                     self.assert_quiet()
+
+    def test_draws_everything_without_a_word_in_the_console(self):
+        self.assert_draws(self.small)
 
     def test_says_that_all_gradients_are_identical_and_shows_odd_text_as_it_is(self):
         self.open(self.small, 1440)
@@ -232,14 +236,7 @@ class Page(unittest.TestCase):
             return tip.opacity === 0 ? "" : lines.join("|")""", canvas)
 
     def test_a_profile_draws_everything_without_a_word_in_the_console(self):
-        for width in WIDTHS:
-            for scheme in SCHEMES:
-                with self.subTest(width=width, scheme=scheme):
-                    self.open(self.profile, width, scheme)
-                    self.assert_drawn()
-                    self.picture(f"profile-{width}-{scheme}")
-                    self.assertLessEqual(self.run_js("return document.documentElement.scrollWidth"), width, "it scrolls sideways")
-                    self.assert_quiet()
+        self.assert_draws(self.profile, "profile-")
         sections = [node.get_attribute("id") for node in self.find("section")]
         self.assertEqual(sections, ["profile", "roofline", "modules", "timeline", "peak", "schedules", "speed", "energy"])
         self.assertEqual(self.find("h1")[0].text, "Profile: <a net> & its costs")
