@@ -138,6 +138,10 @@ class Page(unittest.TestCase):
                     self.assert_drawn()
                     self.picture(f"{pictures}{width}-{scheme}")
                     self.assertLessEqual(self.run_js("return document.documentElement.scrollWidth"), width, "it scrolls sideways")
+                    if width == WIDTHS[-1]:
+                        for box in self.find(".table"):
+                            self.assertLessEqual(*self.run_js("return [arguments[0].scrollWidth, arguments[0].clientWidth]", box),
+                                                 f"a table scrolls sideways: {box.text.splitlines()[0]}")
                     self.assert_quiet()
 
     def test_draws_everything_without_a_word_in_the_console(self):
