@@ -29,7 +29,10 @@ class Table {
  public:
   Table(std::string title, std::vector<std::string> heads, std::size_t left = 1)
       : title_(std::move(title)), left_(left), lines_{std::move(heads)} {}
-  void add(std::vector<std::string> cells) { lines_.push_back(std::move(cells)); }
+  void add(std::vector<std::string> cells) {
+    REWIND_CHECK(cells.size() == lines_[0].size());
+    lines_.push_back(std::move(cells));
+  }
   std::string text() const {
     std::vector<std::size_t> width(lines_[0].size());
     for (const auto& line : lines_)
@@ -86,14 +89,14 @@ std::string classes(const Profile& p) {
 
 std::string ops(const Profile& p, std::size_t rows) {
   Table t(str("Ops, the slowest ", std::min(rows, p.ops.size()), " of ", p.ops.size()),
-          {"op", "phase", "class", "calls", "ms", "p95", "time %", "MFLOPs", "read MB", "written MB", "FLOPs/B", "roofline ms",
-           "of roofline", "saved", "workspace"},
+          {"op", "phase", "class", "calls", "ms", "p95", "time %", "MMACs", "MFLOPs", "read MB", "written MB", "FLOPs/B",
+           "roofline ms", "of roofline", "saved", "workspace"},
           3);
   for (std::size_t i = 0; i < std::min(rows, p.ops.size()); ++i) {
     const OpRow& r = p.ops[i];
     const Work& w = r.work;
-    t.add({r.op, name_of(r.phase), name_of(r.kind), with_commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.flops),
-           mega(w.bytes_read), mega(w.bytes_written), print("%.2f", w.intensity()), ms(w.roofline),
+    t.add({r.op, name_of(r.phase), name_of(r.kind), with_commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.macs),
+           mega(w.flops), mega(w.bytes_read), mega(w.bytes_written), print("%.2f", w.intensity()), ms(w.roofline),
            print("%.0f %%", 100 * w.of_roofline()), bytes(w.saved_bytes), bytes(w.workspace_bytes)});
   }
   return t.text();
@@ -128,8 +131,8 @@ std::vector<ModuleRow> fold(const std::vector<ModuleRow>& modules, int depth) {
 
 std::string modules(const Profile& p, int depth) {
   Table t(str("Modules, each without its children down to level ", depth, " and with them there; times in ms"),
-          {"module", "parameters", "MACs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer", "of roofline",
-           "saved", "workspace"});
+          {"module", "parameters", "MACs", "MFLOPs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer",
+           "roofline", "of roofline", "saved", "workspace"});
   for (const ModuleRow& m : fold(p.modules, depth)) {
     Work all;
     for (const Work& w : m.phase) {
@@ -143,10 +146,10 @@ std::string modules(const Profile& p, int depth) {
     const auto at = [&](Phase phase) -> const Work& { return m.phase[static_cast<int>(phase)]; };
     t.add({std::string(static_cast<std::size_t>(2 * m.depth), ' ') + (m.path.empty() ? m.type : m.path + ": " + m.type),
            m.parameters == 0 ? "-" : with_commas(m.parameters),
-           at(Phase::forward).macs == 0 ? "-" : with_commas(at(Phase::forward).macs), mega(all.bytes()),
+           at(Phase::forward).macs == 0 ? "-" : with_commas(at(Phase::forward).macs), mega(all.flops), mega(all.bytes()),
            print("%.2f", all.intensity()), ms(at(Phase::forward).median), ms(at(Phase::backward).median),
-           ms(at(Phase::recompute).median), ms(at(Phase::optimizer).median), print("%.0f %%", 100 * all.of_roofline()),
-           bytes(all.saved_bytes), bytes(all.workspace_bytes)});
+           ms(at(Phase::recompute).median), ms(at(Phase::optimizer).median), ms(all.roofline),
+           print("%.0f %%", 100 * all.of_roofline()), bytes(all.saved_bytes), bytes(all.workspace_bytes)});
   }
   return t.text();
 }
