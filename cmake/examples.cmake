@@ -21,6 +21,7 @@ if(CLI11_FOUND AND nlohmann_json_FOUND)
     set_target_properties(lecture_${name} PROPERTIES OUTPUT_NAME ${name}
                                                      RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples/lecture)
   endforeach()
+  add_subdirectory(${PROJECT_SOURCE_DIR}/examples/lecture/peers ${PROJECT_BINARY_DIR}/examples/lecture/peers)
 else()
   message(STATUS "rewind: no examples, package CLI11 or nlohmann_json is missing (scripts/bootstrap.sh examples)")
 endif()

@@ -119,6 +119,7 @@ InvertedBottleneck::InvertedBottleneck(InvertedBottleneckOptions o)
   if (o.expand < 1) fail(str("InvertedBottleneck: expand must be at least 1, got ", o.expand));
   if (o.hidden < 0) fail(str("InvertedBottleneck: hidden must not be negative, got ", o.hidden));
   if (o.squeeze_excite < 0) fail(str("InvertedBottleneck: squeeze_excite must not be negative, got ", o.squeeze_excite));
+  if (residual_ && o.stochastic_depth != 0) skip_.emplace(o.stochastic_depth);
   const int hidden = o.hidden > 0 ? o.hidden : o.in * o.expand;
   const auto add = [&](Sequential part, bool by_itself) {
     if (by_itself)
@@ -137,12 +138,14 @@ InvertedBottleneck::InvertedBottleneck(InvertedBottleneckOptions o)
 Tensor InvertedBottleneck::load(Pending p) {
   if (!residual_) return settle(conv_.forward_pending(std::move(p)));
   Pending y = conv_.forward_pending(p);
+  if (skip_ && skip_->active()) y = {(*skip_)(settle(std::move(y)))};
   return add_shortcut(std::move(y), std::move(p));
 }
 
 void InvertedBottleneck::describe(Fields& f) {
   const char* const names[] = {"conv", "block", "layers"};
   f.child(names[static_cast<int>(names_)], conv_);
+  if (skip_) f.child("stochastic_depth", *skip_);
 }
 
 }  // namespace rewind_lib::nn

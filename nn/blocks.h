@@ -4,6 +4,8 @@
 #include <rewind/nn/layers.h>
 #include <rewind/nn/sequential.h>
 
+#include <optional>
+
 namespace rewind_lib::nn {
 
 enum class Activation : std::uint8_t { none, relu, relu6, silu, hardswish, hardsigmoid, sigmoid, tanh, gelu };
@@ -106,6 +108,7 @@ struct InvertedBottleneckOptions {
   Activation squeeze_activation = Activation::relu;  ///< inside the SqueezeExcite
   Activation gate = Activation::sigmoid;             ///< of the SqueezeExcite
   NormOptions norm = {};
+  double stochastic_depth = 0;  ///< probability that a sample skips the block in training, where x is added
   BlockNames names = BlockNames::mobilenet_v2;
 };
 /// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1 and in == out (Sandler et al.
@@ -123,6 +126,7 @@ class InvertedBottleneck final : public Module, public Loading {
 
  private:
   Sequential conv_;
+  std::optional<StochasticDepth> skip_;
   BlockNames names_;
   bool residual_;
 };

@@ -23,6 +23,10 @@ void check_positive(const char* layer, const char* what, int value) {
   if (value < 1) fail(str(layer, ": ", what, " must be at least 1, got ", value));
 }
 
+void check_probability(const char* layer, double p) {
+  if (!(p >= 0 && p < 1)) fail(str(layer, ": p must be in [0, 1), got ", p));
+}
+
 void check_window(const char* layer, Pair kernel, Pair stride, Pair padding, Pair dilation) {
   const auto check = [&](const char* what, Pair p, int least) {
     if (p.h < least || p.w < least) fail(str(layer, ": ", what, " must be at least ", least, ", got ", p.h, " x ", p.w));
@@ -234,12 +238,21 @@ Tensor ChannelShuffle::forward(Tensor x) {
   return reshape(permute(reshape(std::move(x), {pixels, groups_, channels / groups_}), {0, 2, 1}), shape);
 }
 
-Dropout::Dropout(double p) : p_(p) {
-  if (!(p >= 0 && p < 1)) fail(str("Dropout: p must be in [0, 1), got ", p));
-}
+Dropout::Dropout(double p) : p_(p) { check_probability("Dropout", p); }
 Tensor Dropout::forward(Tensor x) {
   if (!training() || p_ == 0) return x;
   return dropout(std::move(x), p_);
+}
+
+StochasticDepth::StochasticDepth(double p) : p_(p) { check_probability("StochasticDepth", p); }
+Tensor StochasticDepth::forward(Tensor x) {
+  if (!active()) return x;
+  if (x.rank() == 0) fail(str("StochasticDepth: the first axis counts samples, but the input is ", x.shape()));
+  Shape samples = x.shape();
+  for (int axis = 1; axis < samples.rank(); ++axis) samples.set(axis, 1);
+  // dropout, as an op, draws the same numbers again when it is recomputed.
+  Tensor mask = dropout(ones(samples, x.dtype()), p_);
+  return mul(std::move(x), std::move(mask));
 }
 
 Tensor Flatten::forward(Tensor x) {

@@ -224,6 +224,20 @@ class Dropout final : public Module {
   double p_;
 };
 
+/// Zeroes whole samples with probability p in training and scales the others by 1 / (1 - p); does nothing in evaluation (Huang
+/// et al. 2016, "Deep networks with stochastic depth"). Around a residual block's main path a sample skips the block.
+class StochasticDepth final : public Module {
+ public:
+  /// Throws Error unless 0 <= p < 1.
+  explicit StochasticDepth(double p);
+  Tensor forward(Tensor x) override;
+  /// Whether forward changes anything.
+  bool active() const { return training() && p_ > 0; }
+
+ private:
+  double p_;
+};
+
 /// [N, H, W, C] -> [N, H W C], in that order.
 class Flatten final : public Module {
  public:

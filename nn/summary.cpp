@@ -149,13 +149,6 @@ class Watch final : public Observer, public ModuleObserver {
   ObserverScope scope_;
 };
 
-std::string with_commas(std::int64_t n) {
-  std::string digits = std::to_string(n);
-  for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (n < 0 ? 1 : 0); at -= 3)
-    digits.insert(static_cast<std::size_t>(at), 1, ',');
-  return digits;
-}
-
 std::string or_dash(std::int64_t n) { return n == 0 ? "-" : with_commas(n); }
 
 std::string bytes_text(std::int64_t n) { return memory::human(static_cast<std::size_t>(n)); }
@@ -244,5 +237,12 @@ std::string to_string(const Summary& summary, int depth) {
 }
 
 std::ostream& operator<<(std::ostream& out, const Summary& summary) { return out << to_string(summary); }
+
+std::string with_commas(std::int64_t n) {
+  std::string digits = std::to_string(n);
+  for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (n < 0 ? 1 : 0); at -= 3)
+    digits.insert(static_cast<std::size_t>(at), 1, ',');
+  return digits;
+}
 
 }  // namespace rewind_lib::nn

@@ -48,5 +48,7 @@ Summary summarize(Module& net, const Shape& input, DType dtype = float32);
 /// A table, one line a module, and the totals. Modules deeper than `depth` are added to the one that they are in.
 std::string to_string(const Summary& summary, int depth = 99);
 std::ostream& operator<<(std::ostream& out, const Summary& summary);
+/// "3,504,872"
+std::string with_commas(std::int64_t n);
 
 }  // namespace rewind_lib::nn

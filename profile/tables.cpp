@@ -1,3 +1,4 @@
+#include <rewind/nn/summary.h>
 #include <rewind/profile/profile.h>
 
 #include <algorithm>
@@ -8,6 +9,8 @@
 namespace rewind_lib {
 namespace {
 
+using nn::with_commas;
+
 template <class... T>
 std::string print(const char* format, T... values) {
   char text[400];
@@ -15,12 +18,6 @@ std::string print(const char* format, T... values) {
   return text;
 }
 
-std::string commas(std::int64_t n) {
-  std::string digits = std::to_string(n);
-  for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (n < 0 ? 1 : 0); at -= 3)
-    digits.insert(static_cast<std::size_t>(at), 1, ',');
-  return digits;
-}
 std::string ms(double seconds) { return seconds > 0 ? print("%.3f", 1e3 * seconds) : "-"; }
 std::string percent(double share) { return print("%.2f", 100 * share); }
 std::string mega(std::int64_t n) { return n == 0 ? "-" : print("%.2f", 1e-6 * static_cast<double>(n)); }
@@ -32,7 +29,10 @@ class Table {
  public:
   Table(std::string title, std::vector<std::string> heads, std::size_t left = 1)
       : title_(std::move(title)), left_(left), lines_{std::move(heads)} {}
-  void add(std::vector<std::string> cells) { lines_.push_back(std::move(cells)); }
+  void add(std::vector<std::string> cells) {
+    REWIND_CHECK(cells.size() == lines_[0].size());
+    lines_.push_back(std::move(cells));
+  }
   std::string text() const {
     std::vector<std::size_t> width(lines_[0].size());
     for (const auto& line : lines_)
@@ -60,7 +60,7 @@ class Table {
 std::string header(const Profile& p) {
   const Machine& m = p.machine;
   return str(
-      "A training step, input ", p.input, ", ", commas(p.parameters), " parameters, ", p.fused ? "fused" : "unfused", "\n",
+      "A training step, input ", p.input, ", ", with_commas(p.parameters), " parameters, ", p.fused ? "fused" : "unfused", "\n",
       print("%d cores, %d threads: %.1f GFLOP/s and %.1f GB/s measured, ridge point %.1f FLOPs a byte; 1 MAC = 2 FLOPs\n", m.cores,
             m.threads, 1e-9 * m.flops, 1e-9 * m.bytes_per_second, m.ridge()),
       print("%zu ops in %.2f ms (p95 %.2f; %.2f when nobody watches): kernels %.2f %%, framework overhead %.2f %%, %.0f ns an op\n",
@@ -74,7 +74,7 @@ std::string classes(const Profile& p) {
           {"class", "calls", "FLOPs", "bytes", "time", "theirs: FLOPs", "time", "ms", "p95", "GFLOP/s", "GB/s", "FLOPs/B",
            "of roofline"});
   const auto row = [&](const char* name, const Work& w, double flops, double moved, const ClassRow* c) {
-    t.add({name, commas(w.calls), percent(flops), percent(moved), percent(w.share), published(c ? c->published_flops : -1),
+    t.add({name, with_commas(w.calls), percent(flops), percent(moved), percent(w.share), published(c ? c->published_flops : -1),
            published(c ? c->published_time : -1), ms(w.median), ms(w.p95),
            print("%.1f", 1e-9 * static_cast<double>(w.flops) / w.median),
            print("%.1f", 1e-9 * static_cast<double>(w.bytes()) / w.median), print("%.2f", w.intensity()),
@@ -89,14 +89,14 @@ std::string classes(const Profile& p) {
 
 std::string ops(const Profile& p, std::size_t rows) {
   Table t(str("Ops, the slowest ", std::min(rows, p.ops.size()), " of ", p.ops.size()),
-          {"op", "phase", "class", "calls", "ms", "p95", "time %", "MFLOPs", "read MB", "written MB", "FLOPs/B", "roofline ms",
-           "of roofline", "saved", "workspace"},
+          {"op", "phase", "class", "calls", "ms", "p95", "time %", "MMACs", "MFLOPs", "read MB", "written MB", "FLOPs/B",
+           "roofline ms", "of roofline", "saved", "workspace"},
           3);
   for (std::size_t i = 0; i < std::min(rows, p.ops.size()); ++i) {
     const OpRow& r = p.ops[i];
     const Work& w = r.work;
-    t.add({r.op, name_of(r.phase), name_of(r.kind), commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.flops),
-           mega(w.bytes_read), mega(w.bytes_written), print("%.2f", w.intensity()), ms(w.roofline),
+    t.add({r.op, name_of(r.phase), name_of(r.kind), with_commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.macs),
+           mega(w.flops), mega(w.bytes_read), mega(w.bytes_written), print("%.2f", w.intensity()), ms(w.roofline),
            print("%.0f %%", 100 * w.of_roofline()), bytes(w.saved_bytes), bytes(w.workspace_bytes)});
   }
   return t.text();
@@ -131,8 +131,8 @@ std::vector<ModuleRow> fold(const std::vector<ModuleRow>& modules, int depth) {
 
 std::string modules(const Profile& p, int depth) {
   Table t(str("Modules, each without its children down to level ", depth, " and with them there; times in ms"),
-          {"module", "parameters", "MACs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer", "of roofline",
-           "saved", "workspace"});
+          {"module", "parameters", "MACs", "MFLOPs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer",
+           "roofline", "of roofline", "saved", "workspace"});
   for (const ModuleRow& m : fold(p.modules, depth)) {
     Work all;
     for (const Work& w : m.phase) {
@@ -145,10 +145,11 @@ std::string modules(const Profile& p, int depth) {
     }
     const auto at = [&](Phase phase) -> const Work& { return m.phase[static_cast<int>(phase)]; };
     t.add({std::string(static_cast<std::size_t>(2 * m.depth), ' ') + (m.path.empty() ? m.type : m.path + ": " + m.type),
-           m.parameters == 0 ? "-" : commas(m.parameters), at(Phase::forward).macs == 0 ? "-" : commas(at(Phase::forward).macs),
-           mega(all.bytes()), print("%.2f", all.intensity()), ms(at(Phase::forward).median), ms(at(Phase::backward).median),
-           ms(at(Phase::recompute).median), ms(at(Phase::optimizer).median), print("%.0f %%", 100 * all.of_roofline()),
-           bytes(all.saved_bytes), bytes(all.workspace_bytes)});
+           m.parameters == 0 ? "-" : with_commas(m.parameters),
+           at(Phase::forward).macs == 0 ? "-" : with_commas(at(Phase::forward).macs), mega(all.flops), mega(all.bytes()),
+           print("%.2f", all.intensity()), ms(at(Phase::forward).median), ms(at(Phase::backward).median),
+           ms(at(Phase::recompute).median), ms(at(Phase::optimizer).median), ms(all.roofline),
+           print("%.0f %%", 100 * all.of_roofline()), bytes(all.saved_bytes), bytes(all.workspace_bytes)});
   }
   return t.text();
 }
@@ -188,7 +189,7 @@ std::string times(const Profile& p) {
   if (!p.throughput.empty()) {
     Table t("Throughput, samples a second", {"batch", "inference", "training"});
     for (const Throughput& r : p.throughput)
-      t.add({commas(r.batch), print("%.1f", r.inference), r.training > 0 ? print("%.1f", r.training) : "-"});
+      t.add({with_commas(r.batch), print("%.1f", r.inference), r.training > 0 ? print("%.1f", r.training) : "-"});
     text += t.text();
   }
   if (p.epoch.batches > 0)

@@ -182,6 +182,44 @@ function withHouseStyle(config) {
   return config;
 }
 
+/**
+ * The config of bars that lie, stacked, for chart(). labels: a word or more for each bar; parts: [{key, colour, values}] of all bars;
+ * x: more of that axis; show(value) is what the tooltip says; footer(bar) is its last line; gap: between the parts, in pixels.
+ */
+function stackedBars({ labels, parts, x, show, footer = () => "", gap = 0 }) {
+  return {
+    type: "bar",
+    data: {
+      labels,
+      datasets: parts.map(({ key, colour: name, values }) => ({
+        label: key,
+        data: values,
+        backgroundColor: colour(name),
+        borderColor: colour("panel"),
+        borderWidth: { left: 0, right: gap, top: 0, bottom: 0 },
+      })),
+    },
+    options: {
+      indexAxis: "y",
+      interaction: { mode: "index", axis: "y", intersect: false },
+      scales: {
+        x: { stacked: true, min: 0, ...x },
+        y: { stacked: true, grid: { display: false }, title: { display: false }, ticks: { callback: (_, i) => labels[i] } },
+      },
+      plugins: {
+        tooltip: {
+          filter: (item) => item.raw > 0,
+          callbacks: {
+            title: (items) => items.slice(0, 1).map(({ dataIndex }) => [labels[dataIndex]].flat().join(", ")),
+            label: ({ dataset, raw }) => ` ${dataset.label}: ${show(raw)}`,
+            footer: (items) => (items.length > 0 ? footer(items[0].dataIndex) : ""),
+          },
+        },
+      },
+    },
+  };
+}
+
 /** An axis from 0; when the values are far apart, a logarithmic one that counts in 1, 2, 5. */
 function axisFor(values, text, show) {
   const least = Math.min(...values),

@@ -3,13 +3,15 @@
 
     docs/lecture/make.py build/release                   every page
     docs/lecture/make.py build/release metrics recompute these
-    docs/lecture/make.py build/release framework -- --torch /usr/bin/python3
+    docs/lecture/make.py build/release metrics -- --size 224
 
 What follows -- goes to the programs. docs/lecture/NAME.md is the page of examples/lecture/NAME. In it
 
     <!-- output --> ... <!-- end -->      becomes what the program printed, and
     <!-- = EXPRESSION -->...<!-- -->      the value of a Python expression over its JSON. It sees the keys of the JSON as names,
                                           and row(list, key=value), the element of a list in which key is value.
+
+Where there is a docs/plots/NAME.py, it draws docs/plots/NAME.svg from the same JSON.
 """
 import argparse
 import json
@@ -59,6 +61,15 @@ def run(build, name, options=()):
         return done.stdout, json.loads(out.read_text())
 
 
+def draw(name, results):
+    """The picture of a page as SVG; None where it has none."""
+    plot = HERE.parent / "plots" / f"{name}.py"
+    if not plot.is_file():
+        return None
+    done = subprocess.run([plot, "/dev/stdin"], input=json.dumps(results), stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
 def main():
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     parser = argparse.ArgumentParser(description="Writes the numbers of docs/lecture/", epilog="-- OPTIONS for the programs")
@@ -69,6 +80,9 @@ def main():
     for page in [HERE / f"{name}.md" for name in args.names] or pages:
         printed, results = run(args.build, page.stem, sys.argv[cut + 1:])
         page.write_text(render(page.read_text(), printed, results))
+        picture = draw(page.stem, results)
+        if picture:
+            (HERE.parent / "plots" / f"{page.stem}.svg").write_text(picture)
         print(f"{os.path.relpath(page)}: written")
 
 

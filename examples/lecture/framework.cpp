@@ -1,15 +1,14 @@
 // The price of the framework: what one addition costs beside the additions themselves. A framework checks shapes, finds memory,
 // writes a tape; on one number that is all of the time, on a million of them it is nothing.
 //
-// --json F: {"threads", "sizes": [{"elements", "rewind": T, "loop_ns", "torch": T}]}, T: {"no_gradient_ns", "forward_ns",
-// "forward_backward_ns"}; the nanoseconds of one addition of that many floats. loop: the same in a plain loop on one thread. torch
-// is there with --torch.
+// --json F: {"threads", "sizes": [{"elements", "loop_ns", "rewind": T, "torch_cpp": T, "torch_python": T}]}, T: {"no_gradient_ns",
+// "forward_ns", "forward_backward_ns"}; the nanoseconds of one addition of that many floats. loop: the same in a plain loop on one
+// thread. torch_cpp and torch_python are there where they are installed.
 
 #include "../support/measure.h"
+#include "../support/peer.h"
 
 #include <CLI/CLI.hpp>
-
-#include <array>
 
 namespace rw = rewind;
 
@@ -47,46 +46,33 @@ double loop_ns(std::int64_t n, int repeat) {
   });
 }
 
-/// The same three in PyTorch's Python.
-constexpr const char* torch_program = R"(
-import json, sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-def ns(repeat, f):
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        for _ in range(repeat): f()
-        times.append((time.perf_counter() - start) / repeat * 1e9)
-    return min(times[1:])
-results = []
-for size in sys.argv[2:]:
-    n, repeat = map(int, size.split(":"))
-    a, b, g = torch.ones(n), torch.ones(n), torch.ones(n)
-    t = {"no_gradient_ns": ns(repeat, lambda: torch.add(a, b))}
-    a.requires_grad_(); b.requires_grad_()
-    t["forward_ns"] = ns(repeat, lambda: torch.add(a, b))
-    def both():
-        torch.add(a, b).backward(g)
-        a.grad = b.grad = None
-    t["forward_backward_ns"] = ns(repeat, both)
-    results.append(t)
-print(json.dumps(results))
-)";
-
-nlohmann::json torch_ns(const std::string& python, const std::string& sizes) {
-  const std::string command = rw::str("'", python, "' -c '", torch_program, "' ", rw::parallel::threads(), sizes);
-  std::FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) throw rw::Error("cannot start " + python);
-  std::string text;
-  std::array<char, 4096> part{};
-  while (std::fgets(part.data(), static_cast<int>(part.size()), pipe) != nullptr) text += part.data();
-  if (pclose(pipe) != 0) throw rw::Error(python + " did not finish: does it have PyTorch (Debian's package python3-torch)?");
-  return nlohmann::json::parse(text);
-}
-
 void print(const char* who, const nlohmann::json& t) {
   std::printf("  %-16s %12.0f %12.0f %20.0f\n", who, t["no_gradient_ns"].get<double>(), t["forward_ns"].get<double>(),
               t["forward_backward_ns"].get<double>());
+}
+
+void measure(const std::vector<std::int64_t>& sizes, int most, const std::string& json) {
+  const auto repeat = [&](std::int64_t n) { return static_cast<int>(std::clamp<std::int64_t>(100'000'000 / n, 1, most)); };
+  std::string arguments = rw::str(rw::parallel::threads());
+  for (const std::int64_t n : sizes) arguments += rw::str(" ", n, ":", repeat(n));
+  const struct {
+    const char *name, *key;
+    nlohmann::json ns;
+  } peers[] = {{"PyTorch, C++", "torch_cpp", support::peer("add", arguments)},
+               {"PyTorch, Python", "torch_python", support::peer("add.py", arguments)}};
+
+  nlohmann::json results{{"threads", rw::parallel::threads()}};
+  std::printf("ns of an addition    no gradient      forward forward and backward\n");
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    nlohmann::json row{{"elements", sizes[i]}, {"rewind", rewind_ns(sizes[i], repeat(sizes[i]))}};
+    row["loop_ns"] = loop_ns(sizes[i], repeat(sizes[i]));
+    std::printf("%lld floats\n  %-16s %12.0f\n", static_cast<long long>(sizes[i]), "plain loop", row["loop_ns"].get<double>());
+    print("Rewind", row["rewind"]);
+    for (const auto& peer : peers)
+      if (!peer.ns.is_null()) print(peer.name, row[peer.key] = peer.ns[i]);
+    results["sizes"].push_back(std::move(row));
+  }
+  support::write_json(json, results);
 }
 
 }  // namespace
@@ -94,28 +80,11 @@ void print(const char* who, const nlohmann::json& t) {
 int main(int argc, char** argv) {
   std::vector<std::int64_t> sizes{1, 1000, 1000000};
   int most = 20000;
-  std::string torch, json;
+  std::string json;
   CLI::App app{"Nanoseconds of one addition"};
   app.add_option("--sizes", sizes, "elements, separated by commas")->delimiter(',');
   app.add_option("--repeat", most, "additions a measurement, fewer for large ones")->check(CLI::PositiveNumber);
-  app.add_option("--torch", torch, "a Python that has PyTorch, to measure beside us");
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] {
-    nlohmann::json results{{"threads", rw::parallel::threads()}}, peer;
-    const auto repeat = [&](std::int64_t n) { return static_cast<int>(std::clamp<std::int64_t>(100'000'000 / n, 1, most)); };
-    std::string arguments;
-    for (const std::int64_t n : sizes) arguments += rw::str(" ", n, ":", repeat(n));
-    if (!torch.empty()) peer = torch_ns(torch, arguments);
-    std::printf("ns of an addition    no gradient      forward forward and backward\n");
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      nlohmann::json row{{"elements", sizes[i]}, {"rewind", rewind_ns(sizes[i], repeat(sizes[i]))}};
-      row["loop_ns"] = loop_ns(sizes[i], repeat(sizes[i]));
-      std::printf("%lld floats\n  %-16s %12.0f\n", static_cast<long long>(sizes[i]), "plain loop", row["loop_ns"].get<double>());
-      print("Rewind", row["rewind"]);
-      if (!torch.empty()) print("PyTorch, Python", row["torch"] = peer[i]);
-      results["sizes"].push_back(std::move(row));
-    }
-    support::write_json(json, results);
-  });
+  return support::run([&] { measure(sizes, most, json); });
 }

@@ -53,24 +53,14 @@ struct Epoch {
   Spans reads, steps;
 };
 
-struct Trainer {
-  rw::nn::Sequential net = support::digits_net();
-  rw::optim::Adam adam{net.parameters(), {}};
-
-  void step(const rw::data::Batch& batch) {
-    rw::backward(rw::cross_entropy(net(batch.x), batch.y));
-    adam.step();
-  }
-};
-
-/// walk(step) goes through the batches of `source` and calls step(batch) for each.
-template <class Walk>
-Epoch epoch(Trainer& trainer, Slow& source, Walk&& walk) {
+/// walk(timed) goes through the batches of `source` and calls timed(batch), which is step(batch) with a clock, for each.
+template <class Step, class Walk>
+Epoch epoch(Slow& source, Step& step, Walk&& walk) {
   Epoch e;
   source.start = Clock::now();
   walk([&](const rw::data::Batch& batch) {
     const double begin = support::seconds_since(source.start);
-    trainer.step(batch);
+    step(batch);
     e.steps.emplace_back(begin, support::seconds_since(source.start));
   });
   e.seconds = support::seconds_since(source.start);
@@ -92,24 +82,29 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   return support::run([&] {
     const rw::data::Dataset set = rw::data::digits().train.slice(0, batches * batch);
-    Trainer trainer;
-    const double step_ms = 1e3 * support::seconds_of(5, [&] { trainer.step(set.read(0, batch)); });
+    rw::nn::Sequential net = support::digits_net();
+    rw::optim::Adam adam{net.parameters(), {}};
+    const auto step = [&](const rw::data::Batch& b) {
+      rw::backward(rw::cross_entropy(net(b.x), b.y));
+      adam.step();
+    };
+    const double step_ms = 1e3 * support::seconds_of(5, [&] { step(set.read(0, batch)); });
     if (read_ms == 0) read_ms = step_ms;
     nlohmann::json results{{"batches", batches}, {"read_ms", read_ms}, {"step_ms", step_ms}};
 
     Slow first(set, read_ms), second(set, read_ms);
-    const Epoch in_the_loop = epoch(trainer, first, [&](auto&& step) {
+    const Epoch in_the_loop = epoch(first, step, [&](auto&& timed) {
       rw::data::Batch buffer{rw::empty({batch, 8, 8, 1}), rw::empty({batch}, rw::int64)};
       std::vector<std::int64_t> rows(static_cast<std::size_t>(batch));
       for (std::int64_t begin = 0; begin < set.samples(); begin += batch) {
         std::iota(rows.begin(), rows.end(), begin);
         first.read(rows, buffer);
-        step(buffer);
+        timed(buffer);
       }
     });
-    const Epoch loaded = epoch(trainer, second, [&](auto&& step) {
+    const Epoch loaded = epoch(second, step, [&](auto&& timed) {
       rw::data::DataLoader loader{second, {.batch = batch}};
-      for (const rw::data::Batch& each : loader) step(each);
+      for (const rw::data::Batch& each : loader) timed(each);
     });
 
     std::printf("%d batches; a read takes %.1f ms, a step %.1f ms\n", batches, read_ms, step_ms);

@@ -4,15 +4,13 @@
 //
 // --json F: {"size", "batch", "threads", "models": [{"model", "parameters", "flops", "bytes_moved", "peak_bytes", "latency_ms",
 // "images_per_second"}], "spearman": {"all" | "fewest_flops": {A: {B: r}}}}. flops and bytes_moved: one image forward, in
-// evaluation. peak_bytes: all that is live in a training step without an optimizer, of a batch. Draw a scatter plot of any two keys
-// of "models". In "spearman" less throughput ranks as a larger cost, like more of the others.
+// evaluation. peak_bytes: all that is live in a training step without an optimizer, of a batch. In "spearman" less throughput
+// ranks as a larger cost, like more of the others. docs/plots/metrics.py draws scatter plots of F.
 
 #include "../support/measure.h"
+#include "../support/spearman.h"
 
 #include <CLI/CLI.hpp>
-
-#include <cmath>
-#include <numeric>
 
 namespace rw = rewind;
 namespace models = rw::nn::models;
@@ -51,28 +49,6 @@ nlohmann::json measure(const std::string& name, const Settings& s) {
           {"images_per_second", s.batch / batch}};
 }
 
-/// 1 for the smallest value; equal values share the mean of their ranks.
-std::vector<double> ranks(const std::vector<double>& values) {
-  std::vector<double> result;
-  for (const double value : values) {
-    const auto below = std::ranges::count_if(values, [&](double other) { return other < value; });
-    const auto equal = std::ranges::count(values, value);
-    result.push_back(static_cast<double>(below) + static_cast<double>(equal + 1) / 2);
-  }
-  return result;
-}
-
-/// Pearson's correlation of the ranks (Spearman 1904).
-double spearman(const std::vector<double>& a, const std::vector<double>& b) {
-  const double mean = static_cast<double>(a.size() + 1) / 2;
-  const auto product = [&](const std::vector<double>& x, const std::vector<double>& y) {
-    return std::inner_product(x.begin(), x.end(), y.begin(), 0.0, std::plus{},
-                              [&](double p, double q) { return (p - mean) * (q - mean); });
-  };
-  const std::vector<double> x = ranks(a), y = ranks(b);
-  return product(x, y) / std::sqrt(product(x, x) * product(y, y));
-}
-
 nlohmann::json correlations(const char* title, const std::vector<nlohmann::json>& list) {
   std::map<std::string, std::vector<double>> costs;
   for (const std::string metric : metrics)
@@ -86,7 +62,7 @@ nlohmann::json correlations(const char* title, const std::vector<nlohmann::json>
   for (const char* row : metrics) {
     std::printf("\n%-18s", row);
     for (const char* column : metrics) {
-      const double r = spearman(costs[row], costs[column]);
+      const double r = support::spearman(costs[row], costs[column]);
       table[row][column] = r;
       std::printf(" %17.2f", r);
     }

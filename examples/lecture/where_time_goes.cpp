@@ -1,10 +1,12 @@
-// Where a training step's time goes: ShuffleNet V1 (1x, 3 groups) and MobileNetV2 (1x), by class of operator, as a stacked bar.
-// Nets that were designed for few FLOPs spend much of their time on what has hardly any: normalising, adding, shuffling. Computed
-// one op after the other, and with convolutions that take the normalisations over (fused), where these leave the picture.
+// Where a training step's time goes, by class of operator, as stacked bars: ShuffleNet V1 (1x, 3 groups), MobileNetV2 (1x) and a
+// ResNet. Nets that were designed for few FLOPs spend much of their time on what has hardly any: normalising, adding, shuffling.
+// Computed one op after the other, with convolutions that take the normalisations over (fused), and by PyTorch.
 //
-// --json F: {"batch", "size", "nets": [{"net", "fused", "step_ms", "flops", "share": {"convolution", "normalisation",
-// "element-wise", "data movement", "other", "framework"}, "flops_share": {...}, "loading_share"}]}; shares are of 1.
+// --json F: {"batch", "size", "nets": [{"net", "by", "step_ms", "share": {PART: of the time}, "flops_share", "bytes_share"}]}.
+// by: "unfused", "fused"; "PyTorch" where that is installed, with step_ms and share, without loading; "PyTorch, published" (Ivanov
+// et al. 2021), with three parts of share and flops_share. PART: as in `parts`. Shares are of 1.
 
+#include "../support/peer.h"
 #include "../support/progress.h"
 
 #include <CLI/CLI.hpp>
@@ -13,16 +15,12 @@ namespace rw = rewind;
 
 namespace {
 
-struct Settings {
-  int batch = 8, size = 128, steps = 5;
-  std::string json;
-};
-
-const char* const parts[] = {"convolution", "normalisation", "element-wise", "data movement", "other", "framework"};
+const char* const parts[] = {"convolution", "normalisation", "element-wise", "data movement", "other", "loading", "framework"};
+constexpr char marks[] = "#=+moL.";
 
 const char* part_of(rw::Kind kind) {
   switch (kind) {
-    case rw::Kind::contraction: return parts[0];
+    case rw::Kind::contraction: return parts[0];  // the classifier's matrix product too
     case rw::Kind::normalisation: return parts[1];
     case rw::Kind::elementwise: return parts[2];
     case rw::Kind::movement: return parts[3];  // ShuffleNet's shuffles, concatenations, slices
@@ -30,63 +28,90 @@ const char* part_of(rw::Kind kind) {
   }
 }
 
-/// Pictures of noise: enough to read.
-rw::data::Dataset pictures(const Settings& s) {
-  const int n = 4 * s.batch;
-  rw::data::Dataset set{
-      .name = "noise", .classes = 1000, .shape = {n, s.size, s.size, 3}, .pixels = rw::data::Bytes(3UL * n * s.size * s.size)};
-  std::uint32_t state = 1;
-  for (std::uint8_t& pixel : set.pixels.values()) pixel = static_cast<std::uint8_t>((state = state * 1664525 + 1013904223) >> 24);
-  set.labels = rw::zeros({n}, rw::int64);
-  return set;
+/// Black pictures: what it takes to read them does not depend on what is to be seen.
+rw::data::Dataset pictures(int n, int size) {
+  rw::data::Bytes pixels(3UL * n * size * size);
+  std::ranges::fill(pixels.values(), 0);
+  return {.classes = 10, .shape = {n, size, size, 3}, .pixels = std::move(pixels), .labels = rw::zeros({n}, rw::int64)};
 }
 
-nlohmann::json measure(const char* name, bool fused, const Settings& s) {
+rw::Profile profile(const std::string& name, int size, bool fused, int batch, int steps) {
   rw::random::seed(1);
-  rw::nn::Sequential net = rw::nn::models::make(name, {.classes = 1000, .size = s.size});
+  rw::nn::Sequential net = rw::nn::models::make(name, {.size = size});
   net.fuse(fused);
   rw::optim::SGD sgd{net.parameters(), {.lr = 1e-3, .momentum = 0.9}};
-  rw::data::DataLoader loader{pictures(s), {.batch = s.batch}};
-  const rw::Profile p = rw::profile(net, rw::randn({s.batch, s.size, s.size, 3}), sgd,
-                                    {.steps = s.steps, .latency_runs = 0, .throughput = false, .loader = &loader});
-  nlohmann::json share, flops;
-  for (const char* part : parts) share[part] = flops[part] = 0.0;
-  double all = 0;
-  for (const rw::ClassRow& row : p.classes) {
-    const char* part = part_of(row.kind);
-    share[part] = share[part].get<double>() + row.work.share;
-    flops[part] = flops[part].get<double>() + row.flops_share;
-    all += row.work.share;
-  }
-  share["framework"] = std::max(0.0, 1 - all);
+  rw::data::DataLoader loader{pictures(4 * batch, size), {.batch = batch}};
+  return rw::profile(net, rw::randn({batch, size, size, 3}), sgd,
+                     {.steps = steps, .latency_runs = 0, .throughput = false, .loader = &loader});
+}
 
-  std::printf("%s, %s\n", name, fused ? "fused" : "one op after the other");
-  for (const char* part : parts) {
-    const double t = share[part].get<double>();
-    std::printf("  %-14s %5.1f %% of the time  %5.1f %% of the FLOPs  %s\n", part, 100 * t, 100 * flops[part].get<double>(),
-                std::string(static_cast<std::size_t>(60 * t + 0.5), '#').c_str());
+/// Shares of an epoch: of its steps, and of the time in which they wait for data.
+nlohmann::json shares(const std::string& name, const std::string& by, const rw::Profile& p) {
+  const double loading = p.epoch.waiting / p.epoch.seconds;
+  std::map<std::string, double> time{{"loading", loading}, {"framework", (1 - loading) * (1 - p.total.share)}}, flops, bytes;
+  for (const rw::ClassRow& c : p.classes) {
+    time[part_of(c.kind)] += (1 - loading) * c.work.share;
+    flops[part_of(c.kind)] += c.flops_share;
+    bytes[part_of(c.kind)] += c.bytes_share;
   }
-  const double loading = p.epoch.seconds > 0 ? p.epoch.waiting / p.epoch.seconds : 0;
-  std::printf("  a step %.1f ms; an epoch waits %.1f %% of its time for data\n\n", 1e3 * p.total.median, 100 * loading);
-  return {{"net", name},    {"fused", fused},       {"step_ms", 1e3 * p.total.median}, {"flops", p.total.flops},
-          {"share", share}, {"flops_share", flops}, {"loading_share", loading}};
+  const double ms = 1e3 * p.total.median;
+  return {{"net", name}, {"by", by}, {"step_ms", ms}, {"share", time}, {"flops_share", flops}, {"bytes_share", bytes}};
+}
+
+nlohmann::json published(const rw::Profile& p) {
+  nlohmann::json row{{"net", "a transformer's layer"}, {"by", "PyTorch, published"}};
+  for (const rw::ClassRow& c : p.classes) {
+    if (c.published_time < 0) continue;
+    row["share"][part_of(c.kind)] = c.published_time / 100;
+    row["flops_share"][part_of(c.kind)] = c.published_flops / 100;
+  }
+  return row;
+}
+
+void print(const nlohmann::json& row) {
+  std::printf("\n%s, %s", row["net"].get<std::string>().c_str(), row["by"].get<std::string>().c_str());
+  if (row.contains("step_ms")) std::printf(", %.1f ms a step", row["step_ms"].get<double>());
+  for (const auto& [key, title] : {std::pair{"flops_share", "FLOPs %"}, {"bytes_share", "bytes %"}, {"share", "time %"}}) {
+    const auto known = row.value(key, std::map<std::string, double>());
+    if (known.empty()) continue;
+    std::printf("\n  %-8s", title);
+    for (const char* part : parts) known.contains(part) ? std::printf(" %13.2f", 100 * known.at(part)) : std::printf("%14s", "");
+  }
+  std::string bar;
+  double end = 0;
+  for (std::size_t i = 0; i < std::size(parts); ++i)
+    bar.resize(static_cast<std::size_t>(96 * std::clamp(end += row["share"].value(parts[i], 0.0), 0.0, 1.0) + 0.5), marks[i]);
+  std::printf("\n           %s\n", bar.c_str());
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Settings s;
+  int batch = 8, size = 128, steps = 5;
+  std::string json;
   CLI::App app{"Where a training step's time goes, by class of operator"};
-  app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
-  app.add_option("--size", s.size, "height and width of the images")->check(CLI::PositiveNumber);
-  app.add_option("--steps", s.steps, "timed steps of each")->check(CLI::PositiveNumber);
-  app.add_option("--json", s.json, "write the results to this file");
+  app.add_option("--batch", batch)->check(CLI::PositiveNumber);
+  app.add_option("--size", size, "height and width of the images; of the ResNet's always 32")->check(CLI::PositiveNumber);
+  app.add_option("--steps", steps, "timed steps of each")->check(CLI::PositiveNumber);
+  app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 
   return support::run([&] {
-    nlohmann::json nets = nlohmann::json::array();
-    for (const char* name : {"shufflenet_v1", "mobilenet_v2"})
-      for (const bool fused : {false, true}) nets.push_back(measure(name, fused, s));
-    support::write_json(s.json, {{"batch", s.batch}, {"size", s.size}, {"nets", nets}});
+    std::vector<nlohmann::json> rows;
+    const std::pair<const char*, int> nets[] = {{"shufflenet_v1", size}, {"mobilenet_v2", size}, {"resnet18_cifar", 32}};
+    for (const auto& [name, pixels] : nets)
+      for (const bool fused : {false, true}) {
+        const rw::Profile p = profile(name, pixels, fused, batch, steps);
+        if (rows.empty()) rows.push_back(published(p));
+        rows.push_back(shares(name, fused ? "fused" : "unfused", p));
+      }
+    const std::string arguments = rw::str(rw::parallel::threads(), " ", batch, " mobilenet_v2:", size, " resnet18_cifar:32");
+    for (const nlohmann::json& row : support::peer("classes.py", arguments)) rows.push_back(row);
+
+    std::printf("          ");
+    for (std::size_t i = 0; i < std::size(parts); ++i) std::printf(" %11s %c", parts[i], marks[i]);
+    std::printf("\n");
+    std::ranges::for_each(rows, print);
+    support::write_json(json, {{"batch", batch}, {"size", size}, {"nets", rows}});
   });
 }

@@ -15,13 +15,14 @@ Sequential efficientnet(EfficientNetOptions o) {
                 {6, 5, 1, 112, 3}, {6, 5, 2, 192, 4}, {6, 3, 1, 320, 1}};
 
   Sequential features;
-  int in = make_divisible(32 * o.width);
+  int in = make_divisible(32 * o.width), block = 0, all_blocks = 0;
+  for (const auto& stage : stages) all_blocks += stage.blocks + o.variant;
   features.add(conv_norm({.in = 3, .out = in, .kernel = 3, .stride = 2, .padding = 1}, Activation::silu));
   for (const auto& stage : stages) {
     const int out = make_divisible(stage.channels * o.width);
     const int blocks = stage.blocks + o.variant;  // the depth factor 1.1 of B1, rounded up, adds one to each
     Sequential chain;
-    for (int i = 0; i < blocks; ++i, in = out)
+    for (int i = 0; i < blocks; ++i, ++block, in = out)
       chain.add(InvertedBottleneck{{.in = in,
                                     .out = out,
                                     .expand = stage.expand,
@@ -30,6 +31,7 @@ Sequential efficientnet(EfficientNetOptions o) {
                                     .squeeze_excite = std::max(1, in / 4),
                                     .activation = Activation::silu,
                                     .squeeze_activation = Activation::silu,
+                                    .stochastic_depth = o.stochastic_depth * block / all_blocks,
                                     .names = BlockNames::mobilenet_v3}});
     features.add(std::move(chain));
   }

@@ -24,39 +24,14 @@ const energySection = {
       all = p.step.all_ops.energy;
     const used = CLASSES.filter(({ key }) => p.classes.some((c) => c.class === key));
     const of = (key) => p.classes.find((c) => c.class === key).energy;
-    const config = () => ({
-      type: "bar",
-      data: {
-        labels: ENERGIES.map((e) => e.name),
-        datasets: used.map(({ key, colour: name }) => ({
-          label: key,
-          data: ENERGIES.map((e) => of(key)[e.key]),
-          backgroundColor: colour(name),
-        })),
-      },
-      options: {
-        indexAxis: "y",
-        interaction: { mode: "index", axis: "y", intersect: false },
-        scales: {
-          x: { stacked: true, min: 0, title: { text: "joules a step" }, ticks: { callback: joules } },
-          y: {
-            stacked: true,
-            grid: { display: false },
-            title: { display: false },
-            ticks: { callback: (_, i) => ENERGIES[i].name.split(", ") },
-          },
-        },
-        plugins: {
-          tooltip: {
-            filter: (item) => item.raw > 0,
-            callbacks: {
-              label: ({ dataset, raw }) => ` ${dataset.label}: ${joules(raw)}`,
-              footer: (items) => (items.length > 0 ? `together: ${joules(all[ENERGIES[items[0].dataIndex].key])}` : ""),
-            },
-          },
-        },
-      },
-    });
+    const config = () =>
+      stackedBars({
+        labels: ENERGIES.map((e) => e.name.split(", ")),
+        parts: used.map((c) => ({ ...c, values: ENERGIES.map((e) => of(c.key)[e.key]) })),
+        x: { title: { text: "joules a step" }, ticks: { callback: joules } },
+        show: joules,
+        footer: (bar) => `together: ${joules(all[ENERGIES[bar].key])}`,
+      });
     return [
       element("p", {}, p.energy_assumptions),
       element(

@@ -94,39 +94,14 @@ function classBars(p) {
 function classFigure(p) {
   const bars = classBars(p);
   const used = [...CLASSES, OVERHEAD].filter(({ key }) => bars.some((b) => b.shares[key] > 0));
-  const config = () => ({
-    type: "bar",
-    data: {
+  const config = () =>
+    stackedBars({
       labels: bars.map((b) => b.label),
-      datasets: used.map(({ key, colour: name }) => ({
-        label: key,
-        data: bars.map((b) => b.shares[key] ?? 0),
-        backgroundColor: colour(name),
-        borderColor: colour("panel"),
-        borderWidth: { left: 0, right: 1, top: 0, bottom: 0 },
-      })),
-    },
-    options: {
-      indexAxis: "y",
-      interaction: { mode: "index", axis: "y", intersect: false },
-      scales: {
-        x: {
-          stacked: true,
-          min: 0,
-          max: 1,
-          title: { text: "share of the whole" },
-          ticks: { callback: (v) => `${Math.round(100 * v)} %` },
-        },
-        y: { stacked: true, grid: { display: false }, title: { display: false } },
-      },
-      plugins: {
-        tooltip: {
-          filter: (item) => item.raw > 0,
-          callbacks: { label: ({ dataset, raw }) => ` ${dataset.label}: ${hundredths(raw)}` },
-        },
-      },
-    },
-  });
+      parts: used.map((c) => ({ ...c, values: bars.map((b) => b.shares[c.key] ?? 0) })),
+      x: { max: 1, title: { text: "share of the whole" }, ticks: { callback: (v) => `${Math.round(100 * v)} %` } },
+      show: hundredths,
+      gap: 1,
+    });
   const main = p.classes.reduce((a, b) => (b.time_share > a.time_share ? b : a));
   return element(
     "div",

@@ -137,6 +137,54 @@ TEST_CASE("activation layers compute their functions") {
   CHECK(nn::activate(x, nn::Activation::none).same(x));
 }
 
+TEST_CASE("stochastic depth drops whole samples in training, and its gradient the same ones") {
+  rw::random::seed(5);
+  nn::StochasticDepth depth{0.3};
+  rw::Tensor x = rw::ones({1000, 2, 3});
+  x.set_requires_grad();
+  const rw::Tensor y = depth(x);
+  int kept = 0;
+  for (std::size_t sample = 0; sample < 1000; ++sample) {
+    const std::span<const float> values = y.values<float>().subspan(6 * sample, 6);
+    CHECK(std::ranges::count(values, values[0]) == 6);
+    if (values[0] == 0) continue;
+    ++kept;
+    CHECK(values[0] == doctest::Approx(1 / 0.7));
+  }
+  CHECK(kept == doctest::Approx(700).epsilon(0.05));
+  rw::backward(rw::sum(y));
+  CHECK(x.grad().to_vector<float>() == y.to_vector<float>());
+  depth.eval();
+  CHECK(depth(x).same(x));
+  depth.train();
+  CHECK_THROWS_WITH_AS(depth(rw::ones({})), doctest::Contains("the first axis counts samples"), rw::Error);
+  CHECK_THROWS_WITH_AS(nn::StochasticDepth{1}, doctest::Contains("p must be in [0, 1), got 1"), rw::Error);
+}
+
+TEST_CASE("an inverted bottleneck with stochastic depth is skipped by some samples in training, fused or not") {
+  rw::random::seed(6);
+  nn::InvertedBottleneck block{{.in = 8, .out = 8, .expand = 2, .stochastic_depth = 0.5}};
+  const rw::Tensor x = rw::randn({64, 3, 3, 8});
+  const auto skipped = [&] {
+    rw::random::seed(7);
+    const rw::Tensor y = block(x);
+    std::vector<bool> same;
+    for (int sample = 0; sample < 64; ++sample)
+      same.push_back(rw::slice(y, 0, sample, sample + 1).to_vector<float>() ==
+                     rw::slice(x, 0, sample, sample + 1).to_vector<float>());
+    return same;
+  };
+  const std::vector<bool> fused = skipped();
+  const auto some = std::ranges::count(fused, true);
+  CHECK((some > 16 && some < 48));
+  block.fuse(false);
+  CHECK(skipped() == fused);
+  block.eval();
+  CHECK(std::ranges::count(skipped(), true) == 0);
+  CHECK_THROWS_WITH_AS((nn::InvertedBottleneck{{.in = 8, .out = 8, .stochastic_depth = -0.1}}), doctest::Contains("p must be in"),
+                       rw::Error);
+}
+
 TEST_CASE("dropout zeroes a share p in training and scales the rest") {
   rw::random::seed(5);
   nn::Dropout dropout{0.3};

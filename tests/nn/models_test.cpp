@@ -252,6 +252,16 @@ TEST_CASE("batch norms have torchvision's eps and momentum") {
   }
 }
 
+TEST_CASE("an EfficientNet has stochastic depth in every block that adds its input") {
+  const auto places = [](std::string_view name) {
+    const rw::nn::Summary s = count(name);
+    return std::ranges::count(s.layers, "StochasticDepth", &rw::nn::LayerSummary::type);
+  };
+  CHECK(places("efficientnet_b0") == 16 - 7);  // all blocks but the first of each stage
+  CHECK(places("efficientnet_b1") == 23 - 7);
+  CHECK(places("mobilenet_v2") == 0);
+}
+
 TEST_CASE("every model of the registry runs forward and backward") {
   for (const models::Model& model : models::all()) {
     CAPTURE(model.name);

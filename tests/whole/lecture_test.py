@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 faults = []
@@ -80,6 +81,10 @@ def metrics(r):
     # Four nets: 1 - 6 sum d^2 / (n (n^2 - 1)), without ties.
     order = lambda key: [sorted(m[key] for m in r["models"]).index(m[key]) for m in r["models"]]
     squares = sum((a - b)**2 for a, b in zip(order("parameters"), order("flops")))
+    picture = page_maker().draw("metrics", r)
+    marks = [g for g in ElementTree.fromstring(picture).iter() if g.get("class") == "model"]
+    expect("15 scatter plots of all models", len(marks), 15 * len(r["models"]))
+    expect("they say which", {mark[0].text for mark in marks}, {model["model"] for model in r["models"]})
     holds("Spearman's own formula", abs(r["spearman"]["all"]["parameters"]["flops"] - (1 - 6 * squares / (4 * 15))) < 1e-12)
 
 
@@ -123,9 +128,12 @@ def reverse_forward(r):
 def framework(r):
     has_keys("results", r, "threads sizes")
     for size in r["sizes"]:
-        has_keys("a size", size, "elements rewind loop_ns")
-        has_keys("rewind", size["rewind"], "no_gradient_ns forward_ns forward_backward_ns")
-        holds("all are positive", all(ns > 0 for ns in [size["loop_ns"], *size["rewind"].values()]))
+        peers = [key for key in ("torch_cpp", "torch_python") if key in r["sizes"][0]]  # where they are installed
+        has_keys("a size", size, " ".join(["elements rewind loop_ns", *peers]))
+        for who in ["rewind", *peers]:
+            has_keys(who, size[who], "no_gradient_ns forward_ns forward_backward_ns")
+            holds(f"all of {who} are positive", all(ns > 0 for ns in size[who].values()))
+        holds("a loop takes time", size["loop_ns"] > 0)
 
 
 def loading(r):
@@ -142,17 +150,28 @@ def loading(r):
 
 def where_time_goes(r):
     has_keys("results", r, "batch size nets")
-    expect("nets", [(n["net"], n["fused"]) for n in r["nets"]],
-           [(name, fused) for name in ("shufflenet_v1", "mobilenet_v2") for fused in (False, True)])
-    for net in r["nets"]:
-        has_keys("a net", net, "net fused step_ms flops share flops_share loading_share")
-        parts = ["convolution", "normalisation", "element-wise", "data movement", "other", "framework"]
-        expect("parts", (sorted(net["share"]), sorted(net["flops_share"])), (sorted(parts), sorted(parts)))
-        holds("FLOPs add up", abs(sum(net["flops_share"].values()) - 1) < 1e-9)
-        holds("convolutions have most FLOPs", net["flops_share"]["convolution"] > 0.8)
-    holds("ShuffleNet moves data", all(n["share"]["data movement"] > 0 for n in r["nets"][:2]))
+    nets = ("shufflenet_v1", "mobilenet_v2", "resnet18_cifar")
+    wanted = [("a transformer's layer", "PyTorch, published"), *((net, by) for net in nets for by in ("unfused", "fused"))]
+    found = [(n["net"], n["by"]) for n in r["nets"]]
+    expect("nets", found[:7], wanted)
+    holds("PyTorch too, where it is installed", found[7:] in ([], [(net, "PyTorch") for net in nets[1:]]))
+    has_keys("the published table", r["nets"][0], "net by share flops_share")
+    expect("its times", r["nets"][0]["share"], {"convolution": 0.61, "normalisation": 0.255, "element-wise": 0.135})
+    parts = {"convolution", "normalisation", "element-wise", "data movement", "other", "loading", "framework"}
+    for net in r["nets"][1:]:
+        ours = net["by"] != "PyTorch"
+        has_keys("a net", net, "net by step_ms share" + (" flops_share bytes_share" if ours else ""))
+        holds(f"{net['net']}, {net['by']}: time adds up", abs(sum(net["share"].values()) - 1) < 1e-9)
+        holds("and convolutions take some of it", 0 < net["share"]["convolution"] < 1)
+        expect("parts that have no name", set(net["share"]) - parts, set())
+        if ours:
+            holds("FLOPs add up", abs(sum(net["flops_share"].values()) - 1) < 1e-9)
+            holds("bytes add up", abs(sum(net["bytes_share"].values()) - 1) < 1e-9)
+            holds("convolutions have most FLOPs", net["flops_share"]["convolution"] > 0.8)
+    unfused, fused = ({n["net"]: n for n in r["nets"] if n["by"] == by} for by in ("unfused", "fused"))
+    holds("ShuffleNet moves data", all(n["shufflenet_v1"]["share"]["data movement"] > 0 for n in (unfused, fused)))
     holds("fused, little is normalised by itself",
-          r["nets"][3]["flops_share"]["normalisation"] < 0.2 * r["nets"][2]["flops_share"]["normalisation"])
+          fused["mobilenet_v2"]["flops_share"]["normalisation"] < 0.2 * unfused["mobilenet_v2"]["flops_share"]["normalisation"])
 
 
 TESTS = {

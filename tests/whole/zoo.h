@@ -7,6 +7,7 @@
 #include <rewind/core/parallel.h>
 #include <rewind/core/random.h>
 #include <rewind/nn/layers.h>
+#include <rewind/nn/models/efficientnet.h>
 #include <rewind/nn/models/lenet5.h>
 #include <rewind/nn/models/mobilenet_v1.h>
 #include <rewind/nn/models/mobilenet_v2.h>
@@ -69,6 +70,7 @@ inline const Model models[] = {
     {"preresnet20", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 20}); }},
     {"preresnet29", 2, 16, 3, 10, [] { return nn::models::preresnet({.depth = 29}); }},
     {"mobilenet_v3_small", 2, 32, 3, 10, [] { return nn::models::mobilenet_v3({.small = true, .width = 0.25, .classes = 10}); }},
+    {"efficientnet_b0", 2, 32, 3, 10, [] { return nn::models::efficientnet({.width = 0.25, .classes = 10}); }},
     {"shufflenet_v1", 2, 32, 3, 10, [] { return nn::models::shufflenet_v1({.width = 0.25, .classes = 10}); }},
     {"shufflenet_v2", 2, 32, 3, 10, [] { return nn::models::shufflenet_v2({.width = 0.5, .classes = 10}); }},
     {"resnet18_cifar", 2, 16, 3, 10, [] { return nn::models::resnet({.depth = 18, .classes = 10, .cifar = true}); }},
