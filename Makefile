@@ -7,7 +7,7 @@ BUILD = cmake --build --preset
 NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-peers check-bits check-resident check-trace asan tsan format format-check docs clean
+.PHONY: help demo test bench bench-peers check-bits check-resident check-portable check-trace asan tsan format format-check docs clean
 
 help:
 	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench-peers   the same nets in PyTorch and here, in turns, with a table of time and memory (half an hour)'
 	@echo 'make check-bits   the same bits in every model with every optimizer, strategy and number of threads (minutes)'
 	@echo 'make check-resident   peak memory of whole processes against what was counted, on large models (minutes)'
+	@echo 'make check-portable   the portable build: its tests with the kernels of either kind of CPU (minutes)'
 	@echo 'make check-trace      profiles of three nets, as traces, loaded into speedscope (from npm) in headless Chromium'
 	@echo 'make asan    the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan    the tests under ThreadSanitizer (clang)'
@@ -53,6 +54,14 @@ check-bits:
 	cmake --preset release $(call NEED,doctest)
 	$(BUILD) release -j $(JOBS) --target rewind_tests_whole
 	build/release/tests/rewind_tests_whole --no-skip --test-case='the same bits in every model with every optimizer*'
+
+# The loader is told to overlook x86-64-v4 the second time.
+check-portable:
+	scripts/bootstrap.sh build test
+	cmake --preset release -B build/portable -D REWIND_PORTABLE=ON $(call NEED,doctest)
+	cmake --build build/portable -j $(JOBS) --target rewind_tests_core rewind_tests_autograd
+	for t in core autograd; do build/portable/tests/rewind_tests_$$t && \
+	  /lib64/ld-linux-x86-64.so.2 --glibc-hwcaps-mask x86-64-v3 build/portable/tests/rewind_tests_$$t || exit 1; done
 
 check-resident:
 	scripts/bootstrap.sh build examples

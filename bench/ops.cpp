@@ -9,7 +9,8 @@ using rw::Tensor;
 
 namespace {
 
-/// Runs a step over and over, and reports its rates as a dry run counts them.
+/// Runs a step over and over, and reports its rates as a dry run counts them, and what share of the machine's roofline that is
+/// (measured too; above 1 where caches serve what the roofline takes from memory).
 template <class F>
 void measure(benchmark::State& state, F&& step) {
   const rw::DryRun cost = rw::dry_run(step);
@@ -17,6 +18,8 @@ void measure(benchmark::State& state, F&& step) {
   const auto per_iteration = benchmark::Counter::kIsIterationInvariantRate;
   state.counters["FLOP/s"] = benchmark::Counter(static_cast<double>(cost.flops), per_iteration);
   state.counters["B/s"] = benchmark::Counter(static_cast<double>(cost.bytes_moved), per_iteration);
+  const double least = rw::machine().roofline(static_cast<double>(cost.flops), static_cast<double>(cost.bytes_moved));
+  state.counters["of_roofline"] = benchmark::Counter(least, per_iteration);
 }
 
 void pointwise(benchmark::State& state) {
@@ -95,10 +98,10 @@ void optimizer_step(benchmark::State& state, Optimizer make) {
   auto optimizer = make(parameters);
   std::vector<Tensor> gradients;
   for (const rw::Parameter& p : parameters) gradients.push_back(rw::randn(p.value.shape()));
-  for (auto _ : state) {
+  measure(state, [&] {
     for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].value.set_grad(gradients[i]);
     optimizer.step();
-  }
+  });
 }
 void adam(benchmark::State& state) {
   optimizer_step(state, [](auto& parameters) { return rw::optim::Adam(parameters, {.lr = 1e-4}); });

@@ -2,6 +2,9 @@
 include(CMakePackageConfigHelpers)
 
 install(TARGETS rewind rewind_core rewind_autograd rewind_nn rewind_optim rewind_data rewind_profile EXPORT rewindTargets)
+if(REWIND_PORTABLE)
+  install(TARGETS rewind_core_v4 LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/glibc-hwcaps/x86-64-v4 NAMELINK_SKIP)
+endif()
 install(DIRECTORY core autograd nn optim data profile DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rewind
         FILES_MATCHING PATTERN "*.h" PATTERN "*.def")
 install(FILES rewind.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rewind OPTIONAL)

@@ -10,12 +10,13 @@ include(GNUInstallDirs)
 
 # Flags of our own targets; none of them reaches those who link with us. Never -ffast-math: the NaN guard and equal bits
 # depend on IEEE arithmetic. Designated initialisers are our named arguments, so fields left out are not a mistake.
+set(rewind_march $<IF:$<BOOL:${REWIND_PORTABLE}>,x86-64-v3,native>)
 function(rewind_own_flags target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
   target_compile_features(${target} PUBLIC cxx_std_20)
   target_compile_options(
     ${target}
-    PRIVATE -march=$<IF:$<BOOL:${REWIND_PORTABLE}>,x86-64-v3,native>
+    PRIVATE -march=${rewind_march}
             -fno-math-errno
             -fno-trapping-math
             -Wall
@@ -30,6 +31,20 @@ function(rewind_own_flags target)
             $<$<BOOL:${REWIND_WERROR}>:-Werror>)
 endfunction()
 
+# The portable build holds the kernels twice, in shared libraries of one name: for x86-64-v3, and for v4 (512-bit vectors) in the
+# subfolder in which glibc's loader looks first on a machine that has them (ld.so(8), glibc-hwcaps).
+function(rewind_core_for_v4)
+  add_library(rewind_core_v4 SHARED ${ARGN})
+  set(rewind_march x86-64-v4)
+  rewind_own_flags(rewind_core_v4)
+  target_compile_options(rewind_core_v4 PRIVATE -mprefer-vector-width=512)
+  set_target_properties(
+    rewind_core_v4 PROPERTIES OUTPUT_NAME rewind_core VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
+                              LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/glibc-hwcaps/x86-64-v4)
+  target_include_directories(rewind_core_v4 PRIVATE ${PROJECT_BINARY_DIR}/include)
+  target_link_libraries(rewind_core_v4 PRIVATE BLAS::BLAS OpenMP::OpenMP_CXX Threads::Threads)
+endfunction()
+
 # rewind_layer(<name> SOURCES <folder>... [PUBLIC <target>...] [PRIVATE <target>...])
 function(rewind_layer name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;PUBLIC;PRIVATE")
@@ -42,7 +57,13 @@ function(rewind_layer name)
   endif()
 
   set(target rewind_${name})
-  add_library(${target} ${sources})
+  if(REWIND_PORTABLE AND name STREQUAL core)
+    rewind_core_for_v4(${sources})
+    add_library(${target} SHARED ${sources})
+    add_dependencies(${target} rewind_core_v4)
+  else()
+    add_library(${target} ${sources})
+  endif()
   add_library(rewind::${name} ALIAS ${target})
   rewind_own_flags(${target})
   # Installed shared libraries find each other where they stand.
