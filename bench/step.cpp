@@ -28,7 +28,8 @@ std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& name, st
   if (name == "adam") return std::make_unique<rw::optim::Adam>(std::move(parameters), rw::optim::AdamOptions{.lr = learning_rate});
   const double momentum = name == "momentum" ? 0.9 : 0;
   return std::make_unique<rw::optim::SGD>(
-      std::move(parameters), rw::optim::SGDOptions{.lr = learning_rate, .momentum = momentum, .weight_decay = momentum > 0 ? 1e-4 : 0});
+      std::move(parameters),
+      rw::optim::SGDOptions{.lr = learning_rate, .momentum = momentum, .weight_decay = momentum > 0 ? 1e-4 : 0});
 }
 
 /// Writes a line of JSON, {"tensors": [{"name", "shape", "dtype"}]}, and then their bytes: parameters, x and y.

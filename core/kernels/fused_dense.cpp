@@ -1,13 +1,15 @@
 // Convolutions of any window. A tile is some whole rows of y: the rows of x under it are normalised once, into a scratch
 // padded with zeros.
 //
-// At stride 1 the windows of a line overlap in that scratch like rows of a matrix, and are read where they lie; dx is then a
-// convolution of G with the kernel turned around, and both gradients assemble G a tile at a time. Else windows are laid out as
-// rows of a product, and backward assembles G once, takes dx from conv2d_backward_input and differentiates it in place.
+// 3x3 windows over many channels go by Winograd's transform. Otherwise, at stride 1 the windows of a line overlap in that scratch
+// like rows of a matrix, and are read where they lie; dx is then a convolution of G with the kernel turned around, and both
+// gradients assemble G a tile at a time. Else windows are laid out as rows of a product, and backward assembles G once, takes dx
+// from conv2d_backward_input and differentiates it in place.
 
 #include <rewind/core/kernels/conv.h>
 #include <rewind/core/kernels/fused_tile.h>
 #include <rewind/core/kernels/microkernel.h>
+#include <rewind/core/kernels/winograd.h>
 #include <rewind/core/parallel.h>
 
 #include <algorithm>
@@ -54,6 +56,11 @@ ConvShape turned(const ConvShape& g) {
           .pw = g.kw - 1 - g.pw};
 }
 
+/// Elements of the weights as a convolution in place wants them.
+int64_t packed_weights(const ConvShape& g) {
+  return winograd::covers(g) ? winograd::packed_size(g) : packed_size(g.kh * g.kw * g.c, g.o);
+}
+
 /// Tiles of `lines` rows of y (of N OH), pieces of whole tiles.
 struct Cut {
   int64_t lines, grain, pieces;
@@ -69,6 +76,7 @@ struct Cut {
     const int64_t fit = std::clamp(tile_elements / a_row, 4 * block_m, wanted_rows);
     lines = std::clamp<int64_t>(fit / width, 1, most_lines);
     lines = max_of(1, min_of(lines, parallel::pieces(all, wanted_tiles)));
+    if (winograd::covers(g)) lines = (lines + 1) / 2 * 2;
     const int64_t tiles = parallel::pieces(all, lines);
     grain = max_of(1, parallel::pieces(tiles, pieces_wanted)) * lines;
     pieces = parallel::pieces(all, grain);
@@ -175,8 +183,9 @@ struct ForwardPlan {
     const ConvShape& g = s.conv;
     if (s.pending) affine = Affine<T>::carve(carver, g.c);
     if (s.statistics) moments = Moments<T>::carve(carver, g.o, c.pieces);
-    packed = carver.take<T>(packed_size(g.kh * g.kw * g.c, g.o));
-    scratch_size = tile_scratch + c.patch_size() + (in_place(g) ? 0 : c.lines * g.out_w() * c.taps_at_once * g.c);
+    packed = carver.take<T>(packed_weights(g));
+    const int64_t laid_out = in_place(g) ? 0 : c.lines * g.out_w() * c.taps_at_once * g.c;
+    scratch_size = c.patch_size() + (winograd::covers(g) ? winograd::scratch_size(g) : tile_scratch + laid_out);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -230,8 +239,8 @@ struct BackwardPlan {
       packed = input_workspace = nullptr;
       input_scratch_size = 0;
     } else if (in_place) {
-      packed = second.template take<T>(packed_size(g.kh * g.kw * g.o, g.c));
-      input_scratch_size = d.patch_size();
+      packed = second.template take<T>(packed_weights(around));
+      input_scratch_size = d.patch_size() + (winograd::covers(around) ? winograd::scratch_size(around) : 0);
       input_workspace = second.template take<T>(parallel::threads() * input_scratch_size);
     } else {
       input_workspace = second.template take<T>(conv2d_backward_input_workspace(g));
@@ -317,13 +326,18 @@ void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, co
                     const BackwardPlan<T>& p) {
   const ConvShape &c = s.conv, &around = p.around;
   const int64_t taps = c.kh * c.kw, k = taps * c.o, all = c.n * c.h, line = c.w * c.c;
+  const bool transformed = winograd::covers(around);
   const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(panel_count<T>(c.c), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t t = 0; t < taps; ++t)
-      pack(k, c.c, t * c.o, c.o, w + (taps - 1 - t) * c.c, taps * c.c, false, p.packed, begin, end);
-  });
+  if (transformed)
+    winograd::pack_weight(around, w, true, p.packed);
+  else
+    parallel::for_range(panel_count<T>(c.c), grain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = 0; t < taps; ++t)
+        pack(k, c.c, t * c.o, c.o, w + (taps - 1 - t) * c.c, taps * c.c, false, p.packed, begin, end);
+    });
   parallel::for_pieces(p.d.pieces, [&](int64_t piece, int worker) {
-    Patch<T> patch(around, p.d, p.input_workspace + worker * p.input_scratch_size);
+    T* scratch = p.input_workspace + worker * p.input_scratch_size;
+    Patch<T> patch(around, p.d, scratch);
     double* sums = s.pending ? p.sums + piece * 2 * c.c : nullptr;
     if (sums != nullptr) std::fill_n(sums, 2 * c.c, 0.0);
     const int64_t first = piece * p.d.grain, last = min_of(all, first + p.d.grain);
@@ -335,7 +349,10 @@ void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, co
         });
       else
         patch.template load<Activation::none>(FusedInput<T>{.x = g}, p.affine, begin, begin + lines);
-      lines_tile(patch.windows(lines), c.c, p.packed, dx + begin * line, c.c, Epilogue<T>{});
+      if (transformed)
+        winograd::lines_tile(around, patch.windows(lines), p.packed, dx + begin * line, Epilogue<T>{}, scratch + p.d.patch_size());
+      else
+        lines_tile(patch.windows(lines), c.c, p.packed, dx + begin * line, c.c, Epilogue<T>{});
       if (s.pending) differentiate_rows<act>(p.affine, c.c, begin * line, lines * line, in, dx, sums);
     }
   });
@@ -364,20 +381,27 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
   const ConvShape& g = s.conv;
   const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw, k = taps * g.c;
   if (s.pending) p.affine.fill(in, g.c);
+  const bool transformed = winograd::covers(g);
   const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(panel_count<T>(g.o), grain,
-                      [&](int64_t begin, int64_t end) { pack(k, g.o, int64_t{0}, k, w, k, true, p.packed, begin, end); });
+  if (transformed)
+    winograd::pack_weight(g, w, false, p.packed);
+  else
+    parallel::for_range(panel_count<T>(g.o), grain,
+                        [&](int64_t begin, int64_t end) { pack(k, g.o, int64_t{0}, k, w, k, true, p.packed, begin, end); });
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
-      T* columns = scratch + tile_scratch + p.c.patch_size();
-      Patch<T> patch(g, p.c, scratch + tile_scratch);
+      T *own = scratch + p.c.patch_size(), *columns = own + tile_scratch;
+      Patch<T> patch(g, p.c, scratch);
       const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
       for (int64_t begin = first; begin < last; begin += p.c.lines) {
         const int64_t lines = min_of(p.c.lines, last - begin), count = lines * width;
         T* out = y + begin * width * g.o;
         patch.template load<act>(in, p.affine, begin, begin + lines);
-        if (in_place(g)) lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
+        if (transformed)
+          winograd::lines_tile(g, patch.windows(lines), p.packed, out, epilogue, own);
+        else if (in_place(g))
+          lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
         for (int64_t tap = 0; tap < taps && !in_place(g); tap += p.c.taps_at_once) {
           const int64_t some = min_of(p.c.taps_at_once, taps - tap), depth = some * g.c;
           patch.unfold(lines, tap, some, columns, depth);
@@ -386,7 +410,7 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
                     Epilogue<T>{.bias = tap + some == taps ? epilogue.bias : nullptr,
                                 .activation = tap + some == taps ? epilogue.activation : Activation::none,
                                 .accumulate = tap > 0},
-                    scratch);
+                    own);
         }
         if (residual != nullptr) {
           const T* from = residual + begin * width * g.o;

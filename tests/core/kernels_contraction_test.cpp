@@ -4,7 +4,9 @@
 #include <rewind/core/kernels/conv.h>
 #include <rewind/core/kernels/depthwise.h>
 #include <rewind/core/kernels/gemm.h>
+#include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/kernels/pool.h>
+#include <rewind/core/kernels/winograd.h>
 #include <rewind/core/parallel.h>
 
 #include <doctest/doctest.h>
@@ -366,6 +368,43 @@ TEST_CASE_TEMPLATE("convolutions that take the special paths equal naive loops",
   check_conv<T>({.n = 1, .h = 4, .w = 4, .c = 130, .o = 130, .kh = 3, .kw = 3, .ph = 1, .pw = 1});  // weight is cut
   check_conv<T>({.n = 2, .h = 9, .w = 8, .c = 64, .o = 128, .kh = 3, .kw = 3, .ph = 1, .pw = 1, .groups = 2});
   check_conv<T>({.n = 1, .h = 9, .w = 9, .c = 2, .o = 3, .kh = 3, .kw = 3, .sh = 4, .sw = 4, .dh = 2, .dw = 6});
+  check_conv<T>({.n = 4, .h = 12, .w = 12, .c = 6, .o = 16, .kh = 5, .kw = 5});  // few channels
+  check_conv<T>({.n = 1, .h = 40, .w = 17, .c = 5, .o = 7, .kh = 5, .kw = 3, .sh = 2, .sw = 1, .ph = 2, .pw = 1});
+  check_conv<T>({.n = 3, .h = 28, .w = 28, .c = 1, .o = 6, .kh = 5, .kw = 5});
+}
+
+TEST_CASE_TEMPLATE("convolutions by Winograd's transform equal naive loops", T, float, double) {
+  const auto check = [](int64_t n, int64_t h, int64_t w, int64_t c, int64_t o, int64_t ph, int64_t pw) {
+    const ConvShape s{.n = n, .h = h, .w = w, .c = c, .o = o, .kh = 3, .kw = 3, .ph = ph, .pw = pw};
+    CHECK(winograd::covers(s) == own_microkernel);
+    check_conv<T>(s);
+  };
+  check(2, 8, 8, 32, 64, 1, 1);
+  check(1, 38, 36, 64, 32, 1, 1);  // tiles by more than one chunk
+  check(5, 2, 2, 96, 32, 1, 1);    // images smaller than a tile of lines
+  check(2, 8, 10, 32, 32, 0, 0);
+  check(1, 6, 8, 32, 32, 2, 0);
+  check(3, 4, 6, 160, 64, 1, 1);
+}
+
+// The transform adds before it multiplies. Error of y, root mean square over that of the direct sum (from images of an odd size,
+// which go by it), and the largest in units of the largest y.
+TEST_CASE("Winograd's transform in float loses at most a bit beside the direct sum") {
+  const auto error = [](int64_t side, int64_t channels) {
+    const ConvShape s{.n = 2, .h = side, .w = side, .c = channels, .o = channels, .kh = 3, .kw = 3, .ph = 1, .pw = 1};
+    const auto x = randoms<float>(s.n * side * side * channels), w = randoms<float>(channels * 9 * channels);
+    std::vector<float> y(x.size()), workspace(static_cast<std::size_t>(conv2d_forward_workspace(s)));
+    conv2d_forward<float>(s, x.data(), w.data(), nullptr, Activation::none, y.data(), workspace.data());
+    const std::vector<double> exact = convolve(s, x, w, y).y;
+    double squares = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) squares += std::pow(static_cast<double>(y[i]) - exact[i], 2);
+    return std::sqrt(squares / static_cast<double>(y.size()));
+  };
+  for (const int64_t channels : {32, 128}) {
+    const double direct = error(9, channels), transformed = error(10, channels);
+    MESSAGE(channels, " channels: ", direct, " and by the transform ", transformed);
+    CHECK(transformed < 2 * direct);
+  }
 }
 
 TEST_CASE_TEMPLATE("an empty batch gives empty results and a zero weight gradient", T, float, double) {
