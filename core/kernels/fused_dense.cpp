@@ -43,6 +43,8 @@ bool one_panel(const ConvShape& g) {
 /// Whether dw's product is too small for packing windows to pay: it reads them where they lie, and a few elements behind.
 bool few_outputs(const ConvShape& g) { return g.o <= 2 * block_m; }
 
+bool by_transform(const ConvShape& g) { return in_place(g) && winograd::covers(g); }
+
 /// dx as a convolution of G: with the kernel turned around.
 ConvShape turned(const ConvShape& g) {
   return {.n = g.n,
@@ -58,7 +60,7 @@ ConvShape turned(const ConvShape& g) {
 
 /// Elements of the weights as a convolution in place wants them.
 int64_t packed_weights(const ConvShape& g) {
-  return winograd::covers(g) ? winograd::packed_size(g) : packed_size(g.kh * g.kw * g.c, g.o);
+  return by_transform(g) ? winograd::packed_size(g) : packed_size(g.kh * g.kw * g.c, g.o);
 }
 
 /// Tiles of `lines` rows of y (of N OH), pieces of whole tiles.
@@ -76,7 +78,7 @@ struct Cut {
     const int64_t fit = std::clamp(tile_elements / a_row, 4 * block_m, wanted_rows);
     lines = std::clamp<int64_t>(fit / width, 1, most_lines);
     lines = max_of(1, min_of(lines, parallel::pieces(all, wanted_tiles)));
-    if (winograd::covers(g)) lines = (lines + 1) / 2 * 2;
+    if (by_transform(g)) lines = (lines + 1) / 2 * 2;
     const int64_t tiles = parallel::pieces(all, lines);
     grain = max_of(1, parallel::pieces(tiles, pieces_wanted)) * lines;
     pieces = parallel::pieces(all, grain);
@@ -185,7 +187,7 @@ struct ForwardPlan {
     if (s.statistics) moments = Moments<T>::carve(carver, g.o, c.pieces);
     packed = carver.take<T>(packed_weights(g));
     const int64_t laid_out = in_place(g) ? 0 : c.lines * g.out_w() * c.taps_at_once * g.c;
-    scratch_size = c.patch_size() + (winograd::covers(g) ? winograd::scratch_size(g) : tile_scratch + laid_out);
+    scratch_size = c.patch_size() + (by_transform(g) ? winograd::scratch_size(g) : tile_scratch + laid_out);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -240,7 +242,7 @@ struct BackwardPlan {
       input_scratch_size = 0;
     } else if (in_place) {
       packed = second.template take<T>(packed_weights(around));
-      input_scratch_size = d.patch_size() + (winograd::covers(around) ? winograd::scratch_size(around) : 0);
+      input_scratch_size = d.patch_size() + (by_transform(around) ? winograd::scratch_size(around) : 0);
       input_workspace = second.template take<T>(parallel::threads() * input_scratch_size);
     } else {
       input_workspace = second.template take<T>(conv2d_backward_input_workspace(g));
@@ -326,7 +328,7 @@ void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, co
                     const BackwardPlan<T>& p) {
   const ConvShape &c = s.conv, &around = p.around;
   const int64_t taps = c.kh * c.kw, k = taps * c.o, all = c.n * c.h, line = c.w * c.c;
-  const bool transformed = winograd::covers(around);
+  const bool transformed = by_transform(around);
   const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
   if (transformed)
     winograd::pack_weight(around, w, true, p.packed);
@@ -381,7 +383,7 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
   const ConvShape& g = s.conv;
   const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw, k = taps * g.c;
   if (s.pending) p.affine.fill(in, g.c);
-  const bool transformed = winograd::covers(g);
+  const bool transformed = by_transform(g);
   const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
   if (transformed)
     winograd::pack_weight(g, w, false, p.packed);
