@@ -175,6 +175,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   const Plan plan = needs == 0 || op.saves == nullptr ? Plan{} : plan_saves(op, in, attr, needs, recording);
   const std::uint32_t kept = recording ? plan.keeps.inputs : 0;
 
+  for (Observer* o : c.observers) o->entering(op);
   bool donated = false;
   for (int j = 0; j < specs.size(); ++j) {
     const Spec& spec = specs[j];

@@ -99,7 +99,7 @@ class Describe final : public Observer {
   TapeWatch tape_;
 };
 
-/// Reads the clock around every kernel, and does nothing else meanwhile.
+/// Reads the clock around every op's memory and kernels, and does nothing else meanwhile.
 class Stopwatch final : public Observer {
  public:
   struct Lap {
@@ -111,7 +111,7 @@ class Stopwatch final : public Observer {
   std::vector<Lap> laps;
 
  private:
-  void before(const OpEvent&) override { begin_ = now(); }
+  void entering(const OpDecl&) override { begin_ = now(); }
   void after(const OpEvent& e) override {
     const double end = now();
     laps.push_back({e.op.name, e.module, begin_, end});
