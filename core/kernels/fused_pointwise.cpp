@@ -113,8 +113,11 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
           a = scratch + tile_scratch;
         }
         T* out = y + begin * co;
+        Ahead ahead;
+        const int64_t after = min_of(p.c.tile, last - begin - count);
+        ahead.add(in.x + (begin + count) * ci, after * ci);
         gemm_tile(count, co, ci, a, ci, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = ci}, out, co, Epilogue<T>{},
-                  scratch);
+                  scratch, &ahead);
         if (residual != nullptr) {
           const T* from = residual + begin * co;
           REWIND_INDEPENDENT
@@ -159,6 +162,11 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
       for (int64_t begin = first; begin < last; begin += p.c.tile) {
         const int64_t count = min_of(p.c.tile, last - begin);
         const T *g = gradient.g + begin * co, *x = in.x + begin * ci;
+        Ahead ahead;
+        const int64_t after = min_of(p.c.tile, last - begin - count);
+        ahead.add(g + count * co, after * co);
+        if (s.statistics) ahead.add(gradient.y + (begin + count) * co, after * co);
+        ahead.add(x + count * ci, after * ci);
         if (s.statistics) {
           T* to = s.residual ? out.residual + begin * co : assembled;
           assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
@@ -171,12 +179,12 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
             z = normalised;
           }
           gemm_tile(co, ci, count, g, co, true, TileB<T>{.data = z, .ld = ci}, dw, ci, Epilogue<T>{.accumulate = begin > first},
-                    scratch);
+                    scratch, &ahead);
         }
         if (out.x == nullptr) continue;
         T* dx = out.x + begin * ci;
         gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, dx, ci, Epilogue<T>{},
-                  scratch);
+                  scratch, &ahead);
         const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
         if (s.pending) {
           differentiate<act>(p.affine, ci, count * ci, x, dx, dx, sums, sums + ci, static_cast<const T*>(nullptr),

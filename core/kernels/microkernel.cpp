@@ -26,15 +26,19 @@ struct Depth {
 
 // C[MR, NV vectors] = A B (+ C) (+ bias); rows of B are ldb elements apart; bias has NV vectors or is null.
 template <class T, int MR, int NV, bool TransposeA>
-void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish) {
+void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
+           Ahead::Run& ahead) {
   using V = Vector<T>;
   V acc[MR][NV] = {};
+  const char *next = ahead.at, *const end = ahead.end;
   for (int64_t s = 0; s < k.segments; ++s, a += k.jump)
     for (int64_t p = 0; p < k.run; ++p) {
       V row[NV];
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * lanes<T>);
       b += ldb;
+      __builtin_prefetch(next, 0, 2);
+      next += next < end ? 64 : 0;
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
         const T x = TransposeA ? a[r] : a[r * lda];
@@ -43,6 +47,7 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
       }
       a += TransposeA ? lda : 1;
     }
+  ahead.at = next;
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
@@ -57,7 +62,7 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
 }
 
 template <class T>
-using Micro = void (*)(Depth, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish);
+using Micro = void (*)(Depth, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
 
 template <class T, int NV, bool TransposeA, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
@@ -123,7 +128,7 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
 // All rows of C against one panel, rows of which are ldb elements apart.
 template <class T>
 void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
-                   int64_t ldc, const T* bias, Finish finish) {
+                   int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
   const int64_t width = panel_width<T>(n);
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
   if (bias != nullptr) {
@@ -136,7 +141,7 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
     const Micro<T> kernel = micro_for<T>(rows, width == block_n<T>, transpose_a);
     T* out = c + i * ldc;
     if (n == width) {
-      kernel(k, from, lda, panel, ldb, out, ldc, bias, finish);
+      kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
       continue;
     }
     alignas(vector_bytes) T block[block_m * block_n<T>];
@@ -145,7 +150,7 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
         std::fill_n(block + r * width, width, T(0));
         copy_columns(n, out + r * ldc, block + r * width);
       }
-    kernel(k, from, lda, panel, ldb, block, width, bias, finish);
+    kernel(k, from, lda, panel, ldb, block, width, bias, finish, ahead.run());
     for (int64_t r = 0; r < rows; ++r) copy_columns(n, block + r * width, out + r * ldc);
   }
 }
@@ -160,7 +165,7 @@ void prefetch(const T* a, int64_t lda, int64_t rows, int64_t columns) {
 
 template <class T>
 void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
-              const Epilogue<T>& epilogue, T* scratch) {
+              const Epilogue<T>& epilogue, T* scratch, Ahead& ahead) {
   for (int64_t p = 0; p == 0 || p < k; p += block_k) {
     const int64_t depth = std::min(block_k, k - p);
     const bool last = p + depth >= k;
@@ -181,7 +186,7 @@ void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tra
         pack_panel(depth, columns, width, from, b.ld, b.transposed, scratch);
       }
       panel_product(m, columns, Depth{depth}, transpose_a ? a + p * lda : a + p, lda, transpose_a, panel, ldb, c + j, ldc,
-                    last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr, finish);
+                    last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr, finish, ahead);
     }
   }
 }
@@ -192,6 +197,7 @@ template <class T>
 void lines_tile(const LinesA<T>& a, int64_t n, const T* packed, T* c, int64_t ldc, const Epilogue<T>& epilogue) {
   const int64_t k = a.segments * a.run;
   // A panel's part for L1: some whole segments, or a part of one.
+  Ahead none;
   const int64_t whole = std::max<int64_t>(1, block_k / std::max<int64_t>(1, a.run)), part = std::min(block_k, a.run);
   for (int64_t s = 0; s < a.segments; s += whole)
     for (int64_t p = 0; p < a.run; p += part) {
@@ -205,7 +211,7 @@ void lines_tile(const LinesA<T>& a, int64_t n, const T* packed, T* c, int64_t ld
         const T* bias = last && epilogue.bias != nullptr ? epilogue.bias + j : nullptr;
         for (int64_t l = 0; l < a.lines; ++l)
           panel_product(a.width, columns, depth, a.data + a.begin[l] + s * a.jump + p, a.step, false, panel,
-                        panel_width<T>(columns), c + l * a.width * ldc + j, ldc, bias, finish);
+                        panel_width<T>(columns), c + l * a.width * ldc + j, ldc, bias, finish, none);
       }
     }
 }
@@ -257,10 +263,11 @@ void pack(int64_t k, int64_t n, int64_t k_begin, int64_t rows, const T* b, int64
 
 template <class T>
 void gemm_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
-               const Epilogue<T>& epilogue, T* scratch) {
+               const Epilogue<T>& epilogue, T* scratch, Ahead* ahead) {
   if (m <= 0 || n <= 0) return;
+  Ahead none;
   if constexpr (own_microkernel)
-    own_tile(m, n, k, a, lda, transpose_a, b, c, ldc, epilogue, scratch);
+    own_tile(m, n, k, a, lda, transpose_a, b, c, ldc, epilogue, scratch, ahead == nullptr ? none : *ahead);
   else
     blas_tile(m, n, k, a, lda, transpose_a, b, c, ldc, epilogue);
 }
@@ -269,7 +276,7 @@ void gemm_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tr
   template void lines_tile<T>(const LinesA<T>&, int64_t, const T*, T*, int64_t, const Epilogue<T>&);                               \
   template void pack<T>(int64_t, int64_t, int64_t, int64_t, const T*, int64_t, bool, T*, int64_t, int64_t);                        \
   template void gemm_tile<T>(int64_t, int64_t, int64_t, const T*, int64_t, bool, const TileB<T>&, T*, int64_t, const Epilogue<T>&, \
-                             T*);
+                             T*, Ahead*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)
 #undef REWIND_INSTANTIATE

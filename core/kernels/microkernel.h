@@ -63,10 +63,32 @@ struct TileB {
   bool in_place = false;  ///< a matrix that needs no packing: few rows of A meet it, and its rows may be read to a panel's end
 };
 
+/// Memory that is wanted soon, to be brought into L2 while a product runs: a line at every step of its inner loop, since more
+/// at once would hold up the product's own loads.
+class Ahead {
+ public:
+  struct Run {
+    const char *at, *end;
+  };
+  /// Adds n elements, to come after those that were added before. At most four times.
+  template <class T>
+  void add(const T* from, std::int64_t n) {
+    if (from != nullptr && n > 0) runs_[count_++] = {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(from + n)};
+  }
+  Run& run() {
+    while (now_ + 1 < count_ && runs_[now_].at >= runs_[now_].end) ++now_;
+    return runs_[now_];
+  }
+
+ private:
+  Run runs_[4] = {};
+  int count_ = 0, now_ = 0;
+};
+
 /// C[m,n] = epilogue(op(A) B). k = 0 gives the epilogue of zero.
 template <class T>
 void gemm_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, bool transpose_a, const TileB<T>& b,
-               T* c, std::int64_t ldc, const Epilogue<T>& epilogue, T* scratch);
+               T* c, std::int64_t ldc, const Epilogue<T>& epilogue, T* scratch, Ahead* ahead = nullptr);
 
 /// Where a block of rows of A lies whose rows overlap: `lines` runs of `width` rows, `step` elements from row to row. A row is
 /// `segments` runs of `run` elements, `jump` elements from one to the next.
