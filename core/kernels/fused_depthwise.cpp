@@ -31,11 +31,11 @@ struct Cut {
   int64_t count(int64_t piece) const { return (last_image(piece) - first_image(piece)) * (last_row(piece) - first_row(piece)); }
 };
 
-/// A row that strips are about to walk over in steps that hardware does not foresee.
-template <int Write, class T>
+/// A row to write that strips are about to walk over in steps that hardware does not foresee.
+template <class T>
 void prefetch_row(const T* row, int64_t n) {
   constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(row + i, Write, 2);
+  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(row + i, 1, 2);
 }
 
 // --- forward -----------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
         const T* rows[K];
         for (int64_t k = 0; k < K; ++k) rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
-        prefetch_row<1>(y + at, out_w * channels);
+        prefetch_row(y + at, out_w * channels);
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
           forward_strip<T, typename decltype(tag)::type, K, S>(rows, w, channels, c, out_w,
                                                                residual == nullptr ? nullptr : residual + at, y + at,
@@ -246,6 +246,9 @@ struct BackwardRow {
   const Affine<T>* affine;
   T *first, *second;  // sums of the normalisation
   int64_t channels, width, padding;
+  // Strips walk in steps that hardware does not foresee, so each brings in what it will meet in the next row.
+  int64_t below;   // elements from a position of x and dx to the one in the next row; 0 in the last
+  const T *g, *y;  // the next row of what G is assembled from; a hint may point behind its end
 };
 
 // One vector of channels of the columns q S + t - padding of a row of x, which outputs q, q - 1, ... saw, through kernel
@@ -278,6 +281,14 @@ inline void backward_strip(const BackwardRow<T>& b, int th, int t, int64_t c) {
   }
   int64_t at = (q_begin * S + t - b.padding) * channels + c;
   for (int64_t q = q_begin; q < q_end; ++q, at += S * channels) {
+    if constexpr (First) {
+      __builtin_prefetch(b.x + at + b.below, 0, 2);
+      __builtin_prefetch(b.dx + at + b.below, 1, 2);
+      if constexpr (NT == (K + S - 1) / S) {
+        __builtin_prefetch(b.g + q * channels + c, 0, 2);
+        __builtin_prefetch(b.y + q * channels + c, 0, 2);
+      }
+    }
     V d = load<V>(b.x + at), z = d, a = d;
     if constexpr (Pending) {
       d = d - mean;
@@ -377,8 +388,10 @@ void backward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, c
         b.channels = channels;
         b.width = g.w;
         b.padding = g.pw;
-        if (ih + 1 < last) prefetch_row<0>(b.x + g.w * channels, g.w * channels);
-        prefetch_row<1>(b.dx, g.w * channels);
+        b.below = ih + 1 < last && dx != nullptr ? g.w * channels : 0;
+        const int64_t next = (n * out_h + min_of(filled, out_h - 1)) * out_w * channels;
+        b.g = gradient.g + next;
+        b.y = s.statistics ? gradient.y + next : b.g;
         const bool odd = (ih + g.ph) % S == 1;
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
           using V = typename decltype(tag)::type;
