@@ -131,6 +131,9 @@ struct SeenBy {
   const T* weight = nullptr;
   T* dweight = nullptr;
   int64_t weight_step = 0;
+  // Strips walk in steps that hardware does not foresee, so each brings in what it will meet in the next row: elements from
+  // here to there, 0 in the last row.
+  int64_t x_below = 0, dy_below = 0;
 };
 
 // One vector of channels of one row of x, for R rows of dy. Position q covers the S columns q S - padding + t, which
@@ -155,6 +158,12 @@ inline void backward_strip(const SeenBy<T>& seen, int64_t first, int64_t channel
   if constexpr (Dw) x += start;
   if constexpr (Dx) dx += start;
   for (int64_t q = q_begin; q < q_end; ++q) {
+#pragma GCC unroll 2
+    for (int t = 0; t < S; ++t) {
+      if constexpr (Dw) __builtin_prefetch(x + t * channels + seen.x_below, 0, 2);
+      if constexpr (Dx) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
+    }
+    __builtin_prefetch(g[0] + seen.dy_below, 0, 2);
     V d[S];
     V in[S];
 #pragma GCC unroll 2
@@ -305,6 +314,8 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
       }
       seen.dy_step = -(s.dh / common) * out_w * s.c;
       seen.weight_step = s.sh / common * s.kw * s.c;
+      seen.x_below = row + 1 < rows ? s.w * s.c : 0;
+      seen.dy_below = row + 1 < rows ? out_w * s.c : 0;
       const int64_t offset = row * s.w * s.c;
       backward_row<T, Dx, Dw>(s, out_w, seen, Dw ? x + offset : nullptr, Dx ? dx + offset : nullptr);
     }
