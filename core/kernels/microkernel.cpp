@@ -17,6 +17,7 @@ using std::int64_t;
 struct Finish {
   bool load_c;
   Activation activation;
+  bool half = false;  // the last vector of C's rows is half of one
 };
 
 // The inner extent of a product: `segments` runs of `run` elements of A, `jump` from the end of one to the next.
@@ -54,6 +55,14 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
     for (int v = 0; v < NV; ++v) {
       V y = acc[r][v];
       T* out = c + r * ldc + v * lanes<T>;
+      if (v == NV - 1 && finish.half) {
+        using Half = typename VectorOf<T, vector_bytes / 2>::type;
+        Half part = load<Half>(reinterpret_cast<const T*>(&y));
+        if (finish.load_c) part += load<Half>(out);
+        if (bias != nullptr) part += load<Half>(bias + v * lanes<T>);
+        store(out, activate_lanes(finish.activation, part));
+        continue;
+      }
       if (finish.load_c) y += load<V>(out);
       if (bias != nullptr) y += load<V>(bias + v * lanes<T>);
       store(out, activate_lanes(finish.activation, y));
@@ -130,6 +139,7 @@ template <class T>
 void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
                    int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
   const int64_t width = panel_width<T>(n);
+  finish.half = width - n == lanes<T> / 2;
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
   if (bias != nullptr) {
     for (int64_t j = 0; j < n; ++j) bias_row[j] = bias[j];
@@ -140,7 +150,7 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
     const T* from = transpose_a ? a + i : a + i * lda;
     const Micro<T> kernel = micro_for<T>(rows, width == block_n<T>, transpose_a);
     T* out = c + i * ldc;
-    if (n == width) {
+    if (n == width || finish.half) {
       kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
       continue;
     }
