@@ -21,6 +21,17 @@ struct Cut {
   int64_t tile;   // rows
   int64_t grain;  // rows of a piece, whole tiles
   int64_t pieces;
+
+  int64_t first(int64_t piece) const { return piece * grain; }
+  int64_t last(int64_t piece, int64_t rows) const { return min_of(rows, first(piece) + grain); }
+  /// Brings in the rows of x that come after the tile at `begin`: the next tile's, or those of the piece that this thread is likely
+  /// to take next.
+  template <class T>
+  void foresee(Ahead& ahead, int64_t rows, int64_t piece, int64_t begin, const T* x, int64_t channels) const {
+    int64_t next = begin + tile;
+    if (next >= last(piece, rows)) next = first(piece + parallel::threads());
+    if (next < rows) ahead.add(x + next * channels, min_of(tile, rows - next) * channels);
+  }
 };
 
 Cut cut(int64_t rows, int64_t elements_a_row, int64_t elements, int64_t pieces) {
@@ -104,7 +115,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
-      const int64_t first = piece * p.c.grain, last = min_of(rows, first + p.c.grain);
+      const int64_t first = p.c.first(piece), last = p.c.last(piece, rows);
       for (int64_t begin = first; begin < last; begin += p.c.tile) {
         const int64_t count = min_of(p.c.tile, last - begin);
         const T* a = in.x + begin * ci;
@@ -114,8 +125,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         }
         T* out = y + begin * co;
         Ahead ahead;
-        const int64_t after = min_of(p.c.tile, last - begin - count);
-        ahead.add(in.x + (begin + count) * ci, after * ci);
+        p.c.foresee(ahead, rows, piece, begin, in.x, ci);
         gemm_tile(count, co, ci, a, ci, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = ci}, out, co, Epilogue<T>{},
                   scratch, &ahead);
         if (residual != nullptr) {
@@ -158,15 +168,14 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
       double* sums = s.pending ? p.sums + piece * 2 * ci : nullptr;
       for (int64_t c = 0; sums != nullptr && c < 2 * ci; ++c) sums[c] = 0;
       T* dw = p.c.pieces > 1 ? p.partials + piece * ci * co : out.w;
-      const int64_t first = piece * p.c.grain, last = min_of(rows, first + p.c.grain);
+      const int64_t first = p.c.first(piece), last = p.c.last(piece, rows);
       for (int64_t begin = first; begin < last; begin += p.c.tile) {
         const int64_t count = min_of(p.c.tile, last - begin);
         const T *g = gradient.g + begin * co, *x = in.x + begin * ci;
         Ahead ahead;
-        const int64_t after = min_of(p.c.tile, last - begin - count);
-        ahead.add(g + count * co, after * co);
-        if (s.statistics) ahead.add(gradient.y + (begin + count) * co, after * co);
-        ahead.add(x + count * ci, after * ci);
+        p.c.foresee(ahead, rows, piece, begin, gradient.g, co);
+        if (s.statistics) p.c.foresee(ahead, rows, piece, begin, gradient.y, co);
+        p.c.foresee(ahead, rows, piece, begin, in.x, ci);
         if (s.statistics) {
           T* to = s.residual ? out.residual + begin * co : assembled;
           assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
