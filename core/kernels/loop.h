@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Says that iterations are independent, as they are in element-wise loops, in place or not: vectorise without a check.
 #if defined(__clang__)
@@ -41,17 +42,21 @@ void for_each(std::int64_t n, std::int64_t grain, F f) {
   });
 }
 
+/// Half of a vector, from lane `from` on.
+template <class T, int from, class V, int... lane>
+auto half_of(V v, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(v, v, (from + lane)...);
+}
+
 /// The lanes of a vector brought together by op, in halves.
 template <class T, class V, class Op>
 T fold_lanes(V v, Op op) {
-  if constexpr (sizeof(V) == sizeof(T)) {
-    T t;
-    std::memcpy(&t, &v, sizeof t);
-    return t;
+  constexpr int half = static_cast<int>(sizeof(V) / sizeof(T)) / 2;
+  if constexpr (half == 1) {
+    return op(v[0], v[1]);
   } else {
-    typename VectorOf<T, sizeof(V) / 2>::type half[2];
-    std::memcpy(half, &v, sizeof v);
-    return fold_lanes<T>(op(half[0], half[1]), op);
+    using Lanes = std::make_integer_sequence<int, half>;
+    return fold_lanes<T>(op(half_of<T, 0>(v, Lanes{}), half_of<T, half>(v, Lanes{})), op);
   }
 }
 

@@ -20,31 +20,39 @@ void for_rows(std::int64_t rows, std::int64_t classes, F f) {
   });
 }
 
-// A row's maximum, and the sum of exp(x - max).
+// x[n], or what counts for nothing in `whole` behind it, so that there is a vector of it; n says how many there are then.
 template <class T>
-struct RowSum {
-  T max;
-  double sum;
-};
+const T* fill_up(const T* x, std::int64_t& n, T* whole) {
+  constexpr std::int64_t w = lanes<T>;
+  if (n >= w) return x;
+  for (std::int64_t i = 0; i < w; ++i) whole[i] = i < n ? x[i] : -std::numeric_limits<T>::infinity();
+  n = w;
+  return whole;
+}
 
 template <class T>
-RowSum<T> sum_exp(const T* x, std::int64_t n) {
+T row_max(const T* x, std::int64_t n) {
   using V = Vector<T>;
-  constexpr std::int64_t w = lanes<T>, block = 256 * w;
+  constexpr std::int64_t w = lanes<T>;
   T whole[w];
-  if (n < w) {  // filled up with what counts for nothing
-    std::fill_n(whole, w, -std::numeric_limits<T>::infinity());
-    std::memcpy(whole, x, sizeof(T) * static_cast<std::size_t>(n));
-    x = whole;
-    n = w;
-  }
-  const std::int64_t last = n - w, full = n / w * w;  // the last vector may overlap the one before
+  x = fill_up(x, n, whole);
+  const std::int64_t last = n - w;  // the last vector may overlap the one before
   V m = load<V>(x + last), m2 = m;
   for (std::int64_t i = 0; i < last; i += 2 * w) {
     m = larger(m, load<V>(x + i));
     m2 = larger(m2, load<V>(x + min_of(i + w, last)));
   }
-  const T max = fold_lanes<T>(larger(m, m2), [](auto a, auto b) { return larger(a, b); });
+  return fold_lanes<T>(larger(m, m2), [](auto a, auto b) { return larger(a, b); });
+}
+
+// Sum of exp(x - max) over a row.
+template <class T>
+double sum_exp(const T* x, std::int64_t n, T max) {
+  using V = Vector<T>;
+  constexpr std::int64_t w = lanes<T>, block = 256 * w;
+  T whole[w];
+  x = fill_up(x, n, whole);
+  const std::int64_t last = n - w, full = n / w * w;
   const auto add = [](auto a, auto b) { return a + b; };
   double total = 0;
   T e[4 * w];
@@ -69,22 +77,45 @@ RowSum<T> sum_exp(const T* x, std::int64_t n) {
     for (std::int64_t j = 0; j < w; ++j) e[j] = j < again ? T(0) : math::exp(x[last + j] - max);
     total += static_cast<double>(fold_lanes<T>(load<V>(e), add));
   }
-  return {max, total};
+  return total;
+}
+
+// f(row, max, log of the sum of exp(x - max)) for every row of a matrix. Some rows at a time, a pass after the other, so that
+// what one row has to wait for does not hold up the next.
+template <class T, class F>
+void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
+  if (classes == 0) return;
+  parallel::for_range(rows, max_of(1, heavy_grain / classes), [=](std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t w = lanes<T>;
+    for (std::int64_t row = begin; row < end; row += w) {
+      const std::int64_t count = min_of(w, end - row);
+      T max[w], log_sum[w];
+      for (std::int64_t r = 0; r < count; ++r) max[r] = row_max(x + (row + r) * classes, classes);
+      for (std::int64_t r = 0; r < w; ++r)
+        log_sum[r] = r < count ? static_cast<T>(sum_exp(x + (row + r) * classes, classes, max[r])) : T(1);
+      REWIND_INDEPENDENT
+      for (std::int64_t r = 0; r < w; ++r) log_sum[r] = math::log(log_sum[r]);
+      for (std::int64_t r = 0; r < count; ++r) f(row + r, max[r], log_sum[r]);
+    }
+  });
 }
 
 // to[c] = f(x[c]) for a row, in whole vectors: the last one overlaps the one before it. to may be x.
 template <class T, class F>
 void map_row(const T* x, std::int64_t n, T* to, F f) {
   constexpr std::int64_t w = lanes<T>;
-  T last[w] = {};
-  const std::int64_t tail = min_of(n, w);
-  std::memcpy(last, x + n - tail, sizeof(T) * static_cast<std::size_t>(tail));
-  for (std::int64_t j = 0; j < w; ++j) last[j] = f(last[j]);
+  if (n < w) {
+    for (std::int64_t j = 0; j < n; ++j) to[j] = f(x[j]);
+    return;
+  }
+  T last[w];
+  REWIND_INDEPENDENT
+  for (std::int64_t j = 0; j < w; ++j) last[j] = f(x[n - w + j]);
   for (std::int64_t c = 0; c + w <= n; c += w) {
     REWIND_INDEPENDENT
     for (std::int64_t j = 0; j < w; ++j) to[c + j] = f(x[c + j]);
   }
-  std::memcpy(to + n - tail, last, sizeof(T) * static_cast<std::size_t>(tail));
+  std::memcpy(to + n - w, last, sizeof last);
 }
 
 }  // namespace
@@ -117,12 +148,10 @@ void softmax_backward(const T* y, const T* g, std::int64_t rows, std::int64_t cl
 
 template <class T>
 void log_softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
-  for_rows(rows, classes, [=](std::int64_t r) {
+  for_log_sums(x, rows, classes, [=](std::int64_t r, T m, T log_sum) {
     const T* from = x + r * classes;
     T* to = y + r * classes;
     // The maximum is taken off first: subtracting the sum whole would lose digits where |m| is large.
-    const RowSum<T> row = sum_exp(from, classes);
-    const T m = row.max, log_sum = static_cast<T>(std::log(row.sum));
     REWIND_INDEPENDENT
     for (std::int64_t c = 0; c < classes; ++c) to[c] = (from[c] - m) - log_sum;
   });
@@ -149,11 +178,9 @@ std::int64_t first_bad_label(const Label* labels, std::int64_t rows, std::int64_
 template <class T, class Label>
 void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing, T* loss,
                            T* lse) {
-  for_rows(rows, classes, [=](std::int64_t r) {
+  for_log_sums(logits, rows, classes, [=](std::int64_t r, T m, T log_of_sum) {
     const T* x = logits + r * classes;
-    const RowSum<T> row = sum_exp(x, classes);
-    const T m = row.max;
-    const double log_sum = std::log(row.sum), top = static_cast<double>(m);
+    const double log_sum = static_cast<double>(log_of_sum), top = static_cast<double>(m);
     lse[r] = static_cast<T>(top + log_sum);
     double value = (1 - smoothing) * (log_sum + (top - static_cast<double>(x[labels[r]])));
     if (smoothing > 0) {
