@@ -31,7 +31,7 @@ struct RowTaps {
 // One vector of channels of outputs [lo, hi) of one row, all taps inside, for R rows of taps; weights stay in registers.
 template <class T, class V, int R, int KW, int S>
 inline void forward_strip(const RowTaps<T>& taps, int64_t channels, int64_t c, int64_t lo, int64_t hi, int64_t padding,
-                          const T* bias, Activation activation, T* y) {
+                          const T* bias, Activation activation, T* y, bool past) {
   constexpr int group = 4;
   V weight[R][KW];
 #pragma GCC unroll 8
@@ -56,7 +56,7 @@ inline void forward_strip(const RowTaps<T>& taps, int64_t channels, int64_t c, i
       }
     }
 #pragma GCC unroll 8
-    for (int g = 0; g < group; ++g) store(y + g * channels, activate_lanes(activation, acc[g]));
+    for (int g = 0; g < group; ++g) stream(y + g * channels, activate_lanes(activation, acc[g]), past);
     x += group * S * channels;
     y += group * channels;
   }
@@ -66,7 +66,7 @@ inline void forward_strip(const RowTaps<T>& taps, int64_t channels, int64_t c, i
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int k = 0; k < KW; ++k) acc = multiply_add(load<V>(x + r * taps.data_step + k * channels), weight[r][k], acc);
-    store(y, activate_lanes(activation, acc));
+    stream(y, activate_lanes(activation, acc), past);
     x += S * channels;
     y += channels;
   }
@@ -93,11 +93,11 @@ void forward_point(const WindowShape& s, const RowTaps<T>& taps, int64_t ow, con
 
 template <class T, int KW, int S, int R = KW>
 void forward_interior(const WindowShape& s, const RowTaps<T>& taps, int64_t lo, int64_t hi, const T* bias, Activation activation,
-                      T* y) {
+                      T* y, bool past) {
   if constexpr (R > 0) {
-    if (taps.count < R) return forward_interior<T, KW, S, R - 1>(s, taps, lo, hi, bias, activation, y);
+    if (taps.count < R) return forward_interior<T, KW, S, R - 1>(s, taps, lo, hi, bias, activation, y, past);
     for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
-      forward_strip<T, typename decltype(tag)::type, R, KW, S>(taps, s.c, c, lo, hi, s.pw, bias, activation, y);
+      forward_strip<T, typename decltype(tag)::type, R, KW, S>(taps, s.c, c, lo, hi, s.pw, bias, activation, y, past);
     });
   } else {
     for (int64_t ow = lo; ow < hi; ++ow) forward_point(s, taps, ow, bias, activation, y + ow * s.c);
@@ -105,7 +105,7 @@ void forward_interior(const WindowShape& s, const RowTaps<T>& taps, int64_t lo, 
 }
 
 template <class T>
-using Interior = void (*)(const WindowShape&, const RowTaps<T>&, int64_t, int64_t, const T*, Activation, T*);
+using Interior = void (*)(const WindowShape&, const RowTaps<T>&, int64_t, int64_t, const T*, Activation, T*, bool);
 
 template <class T>
 Interior<T> interior_for(const WindowShape& s) {
@@ -134,6 +134,7 @@ struct SeenBy {
   // Strips walk in steps that hardware does not foresee, so each brings in what it will meet in the next row: elements from
   // here to there, 0 in the last row.
   int64_t x_below = 0, dy_below = 0;
+  bool past = false;  // dx is streamed
 };
 
 // One vector of channels of one row of x, for R rows of dy. Position q covers the S columns q S - padding + t, which
@@ -161,7 +162,8 @@ inline void backward_strip(const SeenBy<T>& seen, int64_t first, int64_t channel
 #pragma GCC unroll 2
     for (int t = 0; t < S; ++t) {
       if constexpr (Dw) __builtin_prefetch(x + t * channels + seen.x_below, 0, 2);
-      if constexpr (Dx) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
+      if constexpr (Dx)
+        if (!seen.past) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
     }
     __builtin_prefetch(g[0] + seen.dy_below, 0, 2);
     V d[S];
@@ -188,7 +190,7 @@ inline void backward_strip(const SeenBy<T>& seen, int64_t first, int64_t channel
     }
 #pragma GCC unroll 2
     for (int t = 0; t < S; ++t)
-      if constexpr (Dx) store(dx + t * channels, d[t]);
+      if constexpr (Dx) stream(dx + t * channels, d[t], seen.past);
     if constexpr (Dw) x += S * channels;
     if constexpr (Dx) dx += S * channels;
   }
@@ -293,6 +295,7 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
   const int64_t common = std::gcd(s.sh, s.dh);
   const int64_t grain = backward_grain(s);
   const int64_t pieces = parallel::pieces(rows, grain);
+  const bool past = Dx && s.kh <= 3 && streams(dx, s.c, rows * s.w * s.c);  // higher ones come back to a row
   if constexpr (Dw)
     if (pieces == 0) std::fill_n(dweight, taps, T(0));
   parallel::for_pieces(pieces, [&](int64_t piece, int) {
@@ -314,11 +317,13 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
       }
       seen.dy_step = -(s.dh / common) * out_w * s.c;
       seen.weight_step = s.sh / common * s.kw * s.c;
+      seen.past = past;
       seen.x_below = row + 1 < rows ? s.w * s.c : 0;
       seen.dy_below = row + 1 < rows ? out_w * s.c : 0;
       const int64_t offset = row * s.w * s.c;
       backward_row<T, Dx, Dw>(s, out_w, seen, Dw ? x + offset : nullptr, Dx ? dx + offset : nullptr);
     }
+    if (past) stream_end();
   });
   if constexpr (Dw) {
     if (pieces > 1)
@@ -344,6 +349,7 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
     hi = std::max(lo, std::min(out_w, (s.w + s.pw - s.kw) / s.sw + 1));
   }
   const int64_t grain = std::max<int64_t>(1, parallel::light_grain / 4 / (out_w * s.c));
+  const bool past = streams(y, s.c, rows * out_w * s.c);
   parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / out_h, oh = row % out_h;
@@ -358,9 +364,10 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
       taps.weight_step = s.kw * s.c;
       T* out = y + row * out_w * s.c;
       for (int64_t ow = 0; ow < lo; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
-      if (lo < hi) interior(s, taps, lo, hi, bias, activation, out);
+      if (lo < hi) interior(s, taps, lo, hi, bias, activation, out, past);
       for (int64_t ow = hi; ow < out_w; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
     }
+    if (past) stream_end();
   });
 }
 

@@ -62,7 +62,7 @@ struct ForwardPlan {
 // One vector of channels of one row of y. sum and squares take up (y - shift) and its square when shift is not null.
 template <class T, class V, int K, int S>
 inline void forward_strip(const T* const* rows, const T* w, int64_t channels, int64_t c, int64_t width, const T* residual, T* y,
-                          const T* shift, T* sum, T* squares) {
+                          const T* shift, T* sum, T* squares, bool past) {
   constexpr int group = 4;
   V weight[K][K];
   const T* x[K];
@@ -85,7 +85,7 @@ inline void forward_strip(const T* const* rows, const T* w, int64_t channels, in
       v += load<V>(residual);
       residual += channels;
     }
-    store(y, v);
+    stream(y, v, past);
     y += channels;
     const V d = v - base;
     a += d;
@@ -158,6 +158,7 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
   const ConvShape& g = s.conv;
   const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.c;
   std::fill_n(p.zeros, p.row, T(0));
+  const bool past = streams(y, channels, s.rows() * channels);
   parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
     T* ring = p.scratch + worker * p.scratch_size;
     T *sum = ring + K * p.row, *squares = sum + channels, *typical = squares + channels;
@@ -192,11 +193,11 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
         const T* rows[K];
         for (int64_t k = 0; k < K; ++k) rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
-        prefetch_row(y + at, out_w * channels);
+        if (!past) prefetch_row(y + at, out_w * channels);
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
           forward_strip<T, typename decltype(tag)::type, K, S>(rows, w, channels, c, out_w,
                                                                residual == nullptr ? nullptr : residual + at, y + at,
-                                                               s.statistics ? p.moments.shift(piece) : nullptr, sum, squares);
+                                                               s.statistics ? p.moments.shift(piece) : nullptr, sum, squares, past);
         });
         if (s.statistics && (waiting += out_w) >= values_per_flush) {
           flush(channels, sum, squares, p.moments.sum(piece));
@@ -205,6 +206,7 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
       }
     }
     if (s.statistics) flush(channels, sum, squares, p.moments.sum(piece));
+    if (past) stream_end();
   });
 }
 
@@ -246,6 +248,7 @@ struct BackwardRow {
   const Affine<T>* affine;
   T *first, *second;  // sums of the normalisation
   int64_t channels, width, padding;
+  bool past;  // dx is streamed
   // Strips walk in steps that hardware does not foresee, so each brings in what it will meet in the next row.
   int64_t below;   // elements from a position of x and dx to the one in the next row; 0 in the last
   const T *g, *y;  // the next row of what G is assembled from; a hint may point behind its end
@@ -283,7 +286,7 @@ inline void backward_strip(const BackwardRow<T>& b, int th, int t, int64_t c) {
   for (int64_t q = q_begin; q < q_end; ++q, at += S * channels) {
     if constexpr (First) {
       __builtin_prefetch(b.x + at + b.below, 0, 2);
-      __builtin_prefetch(b.dx + at + b.below, 1, 2);
+      if (!b.past) __builtin_prefetch(b.dx + at + b.below, 1, 2);
       if constexpr (NT == (K + S - 1) / S) {
         __builtin_prefetch(b.g + q * channels + c, 0, 2);
         __builtin_prefetch(b.y + q * channels + c, 0, 2);
@@ -313,7 +316,7 @@ inline void backward_strip(const BackwardRow<T>& b, int th, int t, int64_t c) {
       s2 = multiply_add(acc, d, s2);
       acc *= scale;
     }
-    store(b.dx + at, acc);
+    stream(b.dx + at, acc, First && Last && b.past);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < nr; ++m)
@@ -347,6 +350,7 @@ void backward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, c
   const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.c, taps = K * K * channels;
   constexpr int reach = (K - 1) / S + 1;
   const int64_t left = (reach - 1) * channels;
+  const bool past = dx != nullptr && streams(dx, channels, g.n * g.h * g.w * channels);
   std::fill_n(p.zeros, p.row, T(0));
   parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
     T* ring = p.scratch + worker * p.scratch_size;
@@ -388,6 +392,7 @@ void backward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, c
         b.channels = channels;
         b.width = g.w;
         b.padding = g.pw;
+        b.past = past;
         b.below = ih + 1 < last && dx != nullptr ? g.w * channels : 0;
         const int64_t next = (n * out_h + min_of(filled, out_h - 1)) * out_w * channels;
         b.g = gradient.g + next;
@@ -407,6 +412,7 @@ void backward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, c
       }
     }
     if constexpr (Pending) flush(channels, first_sum, second_sum, sums);
+    if (past) stream_end();
   });
 }
 

@@ -60,6 +60,7 @@ struct ForwardPlan {
   Moments<T> moments{};
   T *packed, *scratch;
   int64_t scratch_size;
+  bool past;  // y is streamed, from a scratch in L2
 
   ForwardPlan(const FusedShape& s, Carver& carver) {
     const int64_t in = s.conv.c, out = s.conv.o;
@@ -67,7 +68,8 @@ struct ForwardPlan {
     if (s.pending) affine = Affine<T>::carve(carver, in);
     if (s.statistics) moments = Moments<T>::carve(carver, out, c.pieces);
     packed = carver.take<T>(packed_size(in, out));
-    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0);
+    past = s.statistics && streams<T>(out, s.rows() * out);
+    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (past ? c.tile * out : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -80,17 +82,33 @@ struct BackwardPlan {
   double* sums;
   T *packed, *partials, *scratch;
   int64_t scratch_size;
+  bool past;  // dx is streamed, from a scratch in L2
+  // dw: in partial sums, a piece of rows each; or, where these would be larger than G and z, in pieces of dw itself, once the tiles
+  // have left G and z (in panels) behind as a whole.
+  bool by_weight;
+  T *whole_g, *whole_z;
+  int64_t outputs, inputs, dw_pieces;  // of such a piece; only one of them cuts
 
   BackwardPlan(const FusedShape& s, Carver& carver) {
-    const int64_t in = s.conv.c, out = s.conv.o;
+    const int64_t in = s.conv.c, out = s.conv.o, rows = s.rows();
     const int64_t pieces = std::clamp<int64_t>(partial_elements / max_of(1, in * out), 8, most_pieces);
-    c = cut(s.rows(), out + 2 * in, backward_elements, pieces);
+    c = cut(rows, out + 2 * in, backward_elements, pieces);
+    by_weight = own_microkernel && s.dw && c.pieces * in * out > rows * (in + out);
+    if (by_weight) c = cut(rows, out + 2 * in, backward_elements, most_pieces);
     if (s.pending) affine = Affine<T>::carve(carver, in);
     if (s.statistics) assembly = Assembly<T>::carve(carver, out);
     sums = s.pending ? carver.take<double>(max_of(1, c.pieces) * 2 * in) : nullptr;
     packed = carver.take<T>(packed_size(out, in));
-    partials = c.pieces > 1 ? carver.take<T>(c.pieces * in * out) : nullptr;
-    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (s.statistics && !s.residual ? c.tile * out : 0);
+    const bool own_g = s.statistics && !s.residual;
+    partials = !by_weight && c.pieces > 1 ? carver.take<T>(c.pieces * in * out) : nullptr;
+    whole_g = by_weight && own_g ? carver.take<T>(rows * out) : nullptr;
+    whole_z = by_weight ? carver.take<T>(packed_size(rows, in)) : nullptr;
+    outputs = out < in ? out : parallel::pieces(parallel::pieces(out, wanted_tiles), block_m) * block_m;
+    inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>)*block_n<T> : in;
+    dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
+    past = s.pending && s.dx && streams<T>(in, rows * in);
+    scratch_size =
+        tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) + (past ? c.tile * in : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -112,6 +130,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
   const int64_t ci = s.conv.c, co = s.conv.o, rows = s.rows();
   if (s.pending) p.affine.fill(in, ci);
   pack_weight(ci, co, w, ci, true, p.packed);
+  const bool past = p.past && streams(y, co, rows * co);
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
@@ -123,7 +142,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
           normalise<act>(p.affine, ci, count * ci, a, scratch + tile_scratch);
           a = scratch + tile_scratch;
         }
-        T* out = y + begin * co;
+        T *to = y + begin * co, *out = past ? scratch + tile_scratch + (s.pending ? p.c.tile * ci : 0) : to;
         Ahead ahead;
         p.c.foresee(ahead, rows, piece, begin, in.x, ci);
         gemm_tile(count, co, ci, a, ci, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = ci}, out, co, Epilogue<T>{},
@@ -135,8 +154,9 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         }
         if (!s.statistics) continue;
         if (begin == first) p.moments.begin(piece, out + count / 2 * co);
-        p.moments.add(piece, count * co, out);
+        p.moments.add(piece, count * co, out, past ? to : nullptr);
       }
+      if (past) stream_end();
     });
   });
   if (s.statistics)
@@ -160,11 +180,14 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
   if (s.pending) p.affine.fill(in, ci);
   if (s.statistics) p.assembly.fill(gradient, co, rows);
   if (out.x != nullptr) pack_weight(co, ci, w, ci, false, p.packed);
+  const bool past = p.past && streams(out.x, ci, rows * ci);
+  const T* whole_g = !s.statistics ? gradient.g : s.residual ? out.residual : p.whole_g;
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
       T* normalised = scratch + tile_scratch;
-      T* assembled = normalised + (s.pending ? p.c.tile * ci : 0);
+      T* tile_dx = normalised + (s.pending ? p.c.tile * ci : 0);
+      T* tile_g = tile_dx + (p.past ? p.c.tile * ci : 0);
       double* sums = s.pending ? p.sums + piece * 2 * ci : nullptr;
       for (int64_t c = 0; sums != nullptr && c < 2 * ci; ++c) sums[c] = 0;
       T* dw = p.c.pieces > 1 ? p.partials + piece * ci * co : out.w;
@@ -177,7 +200,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         if (s.statistics) p.c.foresee(ahead, rows, piece, begin, gradient.y, co);
         p.c.foresee(ahead, rows, piece, begin, in.x, ci);
         if (s.statistics) {
-          T* to = s.residual ? out.residual + begin * co : assembled;
+          T* to = s.residual ? out.residual + begin * co : p.by_weight ? p.whole_g + begin * co : tile_g;
           assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
           g = to;
         }
@@ -187,25 +210,37 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
             normalise<act>(p.affine, ci, count * ci, x, normalised);
             z = normalised;
           }
-          gemm_tile(co, ci, count, g, co, true, TileB<T>{.data = z, .ld = ci}, dw, ci, Epilogue<T>{.accumulate = begin > first},
-                    scratch, &ahead);
+          if (p.by_weight)
+            pack(rows, ci, begin, count, z, ci, false, p.whole_z, int64_t{0}, panel_count<T>(ci));
+          else
+            gemm_tile(co, ci, count, g, co, true, TileB<T>{.data = z, .ld = ci}, dw, ci, Epilogue<T>{.accumulate = begin > first},
+                      scratch, &ahead);
         }
         if (out.x == nullptr) continue;
-        T* dx = out.x + begin * ci;
-        gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, dx, ci, Epilogue<T>{},
+        T *dx = out.x + begin * ci, *da = past ? tile_dx : dx;
+        gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, da, ci, Epilogue<T>{},
                   scratch, &ahead);
         const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
         if (s.pending) {
-          differentiate<act>(p.affine, ci, count * ci, x, dx, dx, sums, sums + ci, static_cast<const T*>(nullptr),
-                             static_cast<T*>(nullptr), more);
+          differentiate<act>(p.affine, ci, count * ci, x, da, dx, sums, sums + ci, static_cast<const T*>(nullptr),
+                             static_cast<T*>(nullptr), more, past);
         } else if (more != nullptr) {
           REWIND_INDEPENDENT
           for (int64_t i = 0; i < count * ci; ++i) dx[i] += more[i];
         }
       }
+      if (past) stream_end();
     });
   });
-  if (out.w != nullptr && p.c.pieces > 1) add_partials(ci * co, p.c.pieces, p.partials, out.w);
+  if (out.w != nullptr && p.by_weight)
+    parallel::for_pieces(p.dw_pieces, [&](int64_t piece, int worker) {
+      const int64_t across = parallel::pieces(ci, p.inputs), o = piece / across * p.outputs, i = piece % across * p.inputs;
+      gemm_tile(min_of(p.outputs, co - o), min_of(p.inputs, ci - i), rows, whole_g + o, co, true,
+                TileB<T>{.data = p.whole_z + i * rows, .packed = true, .packed_k = rows}, out.w + o * ci + i, ci, Epilogue<T>{},
+                p.scratch + worker * p.scratch_size);
+    });
+  else if (out.w != nullptr && p.c.pieces > 1)
+    add_partials(ci * co, p.c.pieces, p.partials, out.w);
   if (out.parameters != nullptr) finish_parameters(in, ci, p.c.pieces, p.sums, out.parameters);
 }
 

@@ -114,7 +114,7 @@ void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* o
 /// null, is added to dx, with the same rounding as by another pass.
 template <Activation act, bool Settled = false, class T>
 void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
-                   const T* made = nullptr, T* dz = nullptr, const T* add = nullptr) {
+                   const T* made = nullptr, T* dz = nullptr, const T* add = nullptr, bool past = false) {
   const int64_t line = line_of(channels);
   const auto part = [&](int64_t start, int64_t lines, int64_t width) {
     for_strips<T, 2>(width, [&](auto tag, auto count, int64_t j) {
@@ -139,7 +139,7 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
             if (dz != nullptr) store(dz + i + v * w, g);
           V d_x = g * scale[v];
           if (add != nullptr) d_x = __builtin_assoc_barrier(d_x) + load<V>(add + i + v * w);
-          store(dx + i + v * w, d_x);
+          stream(dx + i + v * w, d_x, past);
           a[v] += g;
           b[v] = multiply_add(g, d, b[v]);
         }
@@ -160,7 +160,7 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
 
 /// sum += y - shift, squares += (y - shift)^2, by channel; shift is a line.
 template <class T>
-void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double* sum, double* squares) {
+void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double* sum, double* squares, T* to = nullptr) {
   const int64_t line = line_of(channels);
   const auto part = [&](int64_t start, int64_t lines, int64_t width) {
     for_strips<T, 4>(width, [&](auto tag, auto count, int64_t j) {
@@ -172,7 +172,8 @@ void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double
       for (int64_t r = 0, i = start + j; r < lines; ++r, i += line)
 #pragma GCC unroll 4
         for (int v = 0; v < nv; ++v) {
-          const V d = load<V>(y + i + v * w) - base[v];
+          const V value = load<V>(y + i + v * w), d = value - base[v];
+          if (to != nullptr) stream(to + i + v * w, value, true);
           a[v] += d;
           b[v] = multiply_add(d, d, b[v]);
         }
@@ -210,8 +211,8 @@ struct Moments {
     spread(channels, shift(piece), [&](int64_t c) { return from[c]; });
     for (int64_t c = 0; c < 2 * channels; ++c) sum(piece)[c] = 0;
   }
-  void add(int64_t piece, int64_t n, const T* y) const {
-    add_moments(channels, n, y, shift(piece), sum(piece), sum(piece) + channels);
+  void add(int64_t piece, int64_t n, const T* y, T* to = nullptr) const {
+    add_moments(channels, n, y, shift(piece), sum(piece), sum(piece) + channels, to);
   }
   /// count(piece): rows of the piece.
   template <class Count>

@@ -37,6 +37,44 @@ template <class V, class T>
 inline void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
+
+// A result that is larger than the caches is streamed: stored past them, so that its lines are not fetched just to be
+// overwritten, and what is in the caches stays. Only where a vector is a line; two halves of one would be written one by one.
+
+/// Bytes of a result from which on it is streamed.
+inline constexpr std::int64_t stream_bytes = 8 << 20;
+/// Whether a result of n elements in rows of `row` should be streamed, when it is aligned.
+template <class T>
+constexpr bool streams(std::int64_t row, std::int64_t n) {
+  return vector_bytes == 64 && row % lanes<T> == 0 && n * static_cast<std::int64_t>(sizeof(T)) >= stream_bytes;
+}
+/// Whether one that begins at `to` can be.
+template <class T>
+inline bool streams(const T* to, std::int64_t row, std::int64_t n) {
+  return streams<T>(row, n) && reinterpret_cast<std::uintptr_t>(to) % vector_bytes == 0;
+}
+/// store(), or, where `past` says so, past the caches; stream_end() comes before anybody else may read.
+template <class V, class T>
+inline void stream(T* p, V v, bool past) {
+  if constexpr (sizeof(V) == 64)
+    if (past) {
+#if defined(__clang__)
+      return __builtin_nontemporal_store(v, reinterpret_cast<V*>(p));
+#elif defined(__AVX512F__)
+      if constexpr (sizeof(T) == 4)
+        return __builtin_ia32_movntps512(p, v);
+      else
+        return __builtin_ia32_movntpd512(p, v);
+#endif
+    }
+  store(p, v);
+}
+inline void stream_end() {
+#if defined(__SSE__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 template <class V, class T>
 inline V splat(T x) {
   return V{} + x;
