@@ -104,7 +104,7 @@ struct BackwardPlan {
     whole_g = by_weight && own_g ? carver.take<T>(rows * out) : nullptr;
     whole_z = by_weight ? carver.take<T>(packed_size(rows, in)) : nullptr;
     outputs = out < in ? out : parallel::pieces(parallel::pieces(out, wanted_tiles), block_m) * block_m;
-    inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>)*block_n<T> : in;
+    inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>) * block_n<T> : in;
     dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
     past = s.pending && s.dx && streams<T>(in, rows * in);
     scratch_size =
