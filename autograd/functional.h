@@ -70,6 +70,8 @@ struct ConvOptions {
 };
 /// x [N, H, W, C], w [O, KH, KW, C / groups], bias [O] or undefined -> [N, OH, OW, O].
 Tensor conv2d(Tensor x, Tensor w, Tensor bias = {}, ConvOptions options = {});
+/// The shape of its result.
+Shape conv2d_shape(const Shape& x, const Shape& w, const ConvOptions& options);
 
 struct DepthwiseOptions {
   Pair stride = 1, padding = 0, dilation = 1;
@@ -123,6 +125,9 @@ struct PoolOptions {
   bool ceil = false;
 };
 Tensor max_pool2d(Tensor x, PoolOptions options = {});
+/// max_pool2d(conv2d(x, w, bias, conv), pool) without the convolution's result in between: what nn uses where a MaxPool2d follows
+/// a Conv2d, with or without a ReLU. Backward keeps x, w and where the maxima were.
+Tensor conv2d_max_pool(Tensor x, Tensor w, Tensor bias, ConvOptions conv, PoolOptions pool);
 /// Padding counts as zeros, in the divisor too.
 Tensor avg_pool2d(Tensor x, PoolOptions options = {});
 /// [N, H, W, C] -> [N, C].

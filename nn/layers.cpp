@@ -97,6 +97,12 @@ Tensor Conv2d::forward(Tensor x, Epilogue then) {
   return conv2d(std::move(x), weight, bias, options);
 }
 
+Tensor Conv2d::forward(Tensor x, Epilogue then, const PoolOptions& pool) {
+  ConvOptions options = options_;
+  options.epilogue = then;
+  return conv2d_max_pool(std::move(x), weight, bias, options, pool);
+}
+
 bool Conv2d::passes() const {
   return fusing() && options_.groups == 1 && undilated(options_.dilation) &&
          fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});

@@ -36,12 +36,14 @@ struct Conv2dOptions {
   bool bias = true;
 };
 /// [N, H, W, in] -> [N, OH, OW, out].
-class Conv2d final : public Module, public Fusible, public Passing {
+class Conv2d final : public Module, public Fusible, public Pooling, public Passing {
  public:
   /// Throws Error when groups do not divide in and out.
   explicit Conv2d(Conv2dOptions options);
   Tensor forward(Tensor x) override { return forward(std::move(x), Epilogue::none); }
   Tensor forward(Tensor x, Epilogue then) override;
+  Tensor forward(Tensor x, Epilogue then, const PoolOptions& pool) override;
+  Shape unpooled(const Shape& x) const override { return conv2d_shape(x, weight.shape(), options_); }
   /// Without groups and dilation.
   bool passes() const override;
   schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
@@ -167,6 +169,7 @@ class MaxPool2d final : public Module {
   explicit MaxPool2d(PoolOptions options = {}) : options_(options) {}
   explicit MaxPool2d(int kernel) : options_{.kernel = kernel} {}
   Tensor forward(Tensor x) override;
+  const PoolOptions& options() const { return options_; }
 
  private:
   PoolOptions options_;

@@ -1,6 +1,7 @@
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/nn/module.h>
 #include <rewind/nn/plan.h>
+#include <rewind/nn/sequential.h>
 
 #include <cxxabi.h>
 
@@ -119,22 +120,24 @@ ModuleObserver::~ModuleObserver() { observers = outer_; }
 ModuleObserver::Suspend::Suspend() : saved_(std::exchange(observers, nullptr)) {}
 ModuleObserver::Suspend::~Suspend() { observers = saved_; }
 
-void Module::tell_observers(const Tensor& output, bool pending) {
-  for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output, pending);
+void Module::tell_observers(const Shape& output, bool by_neighbour) {
+  for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output, by_neighbour);
 }
 
-Tensor Module::operator()(Tensor x) { return call(std::move(x), nullptr, Epilogue::none); }
+Tensor Module::operator()(Tensor x) {
+  Tensor y = call(std::move(x), nullptr);
+  tell_observers(y.shape());
+  return y;
+}
 
-Tensor Module::call(Tensor x, Fusible* fused, Epilogue then) {
+Tensor Module::call(Tensor x, const Stage* stage) {
   if (path_ == nullptr) {
     PathNaming naming;
     for_each_module(*this, naming);
   }
   const PathLabel label(*this);
   if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
-  Tensor y = fused != nullptr ? fused->forward(std::move(x), then) : forward(std::move(x));
-  tell_observers(y);
-  return y;
+  return stage != nullptr ? stage->compute(std::move(x)) : forward(std::move(x));
 }
 
 std::vector<Parameter> Module::parameters() {

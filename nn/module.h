@@ -43,6 +43,18 @@ class Fusible {
   ~Fusible() = default;
 };
 
+/// A convolution that takes over the maximum pool behind its relu, or behind itself, so that its own result, which is larger, need
+/// not be. Sequential asks it to, where a MaxPool2d follows.
+class Pooling {
+ public:
+  virtual Tensor forward(Tensor x, Epilogue then, const PoolOptions& pool) = 0;
+  /// The shape that forward() alone makes of x.
+  virtual Shape unpooled(const Shape& x) const = 0;
+
+ protected:
+  ~Pooling() = default;
+};
+
 /// A module that can take its input with a normalisation still to be done, which it does on load
 /// (docs/decisions/0009-fusion-by-statistics.md).
 class Loading {
@@ -85,6 +97,7 @@ class Normalising {
 
 class BudgetPlanner;
 class Sequential;
+struct Stage;
 /// Owns a BudgetPlanner, or nothing.
 class PlannerSlot {
  public:
@@ -154,8 +167,8 @@ class Module {
   static std::uint64_t structure_version();
   static void change_structure();
   friend struct Stage;
-  Tensor call(Tensor x, Fusible* fused, Epilogue then);
-  void tell_observers(const Tensor& output, bool pending = false);
+  Tensor call(Tensor x, const Stage* stage);
+  void tell_observers(const Shape& output, bool by_neighbour = false);
   const char* path_ = nullptr;  // interned
   PlannerSlot planner_;         // with a budget only
   bool training_ = true, fusing_ = true;
@@ -181,15 +194,15 @@ class ModuleVisitor {
 };
 void for_each_module(Module& root, ModuleVisitor& visitor);
 
-/// Sees what every module returns, on this thread while alive. summary() is one.
+/// Sees the shape of what every module returns, on this thread while alive. summary() is one.
 class ModuleObserver {
  public:
   ModuleObserver();
   virtual ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
-  /// `pending`: what the module computes is left to the convolution that follows; `output` is what it will compute it from.
-  virtual void returned(Module& module, const Tensor& output, bool pending) = 0;
+  /// by_neighbour: what the module computes is left to the convolution that follows, or was done by the one before.
+  virtual void returned(Module& module, const Shape& output, bool by_neighbour) = 0;
   /// While alive, none on this thread is told anything.
   class Suspend;
 

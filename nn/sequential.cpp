@@ -115,9 +115,14 @@ Pending Stage::load(schedule::Activation x, const Pending& given) const {
     return p;
   }
   Pending p = before->pass(std::move(x), then_before, left_by != nullptr ? left_by->bias_left() : Tensor());
-  before->tell_observers(p.x, p.any());
-  if (activation_before != nullptr) activation_before->tell_observers(p.x, p.any());
+  before->tell_observers(p.x.shape(), p.any());
+  if (activation_before != nullptr) activation_before->tell_observers(p.x.shape(), p.any());
   return p;
+}
+
+Tensor Stage::compute(Tensor x) const {
+  if (pool != nullptr) return pooling->forward(std::move(x), then, pool->options());
+  return fused != nullptr ? fused->forward(std::move(x), then) : module->forward(std::move(x));
 }
 
 schedule::Activation Stage::operator()(schedule::Activation x, const Pending& given) const {
@@ -126,12 +131,16 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
     Pending p = load(std::move(x));
     const PathLabel label(*module);
     Tensor y = loading->load(std::move(p));
-    module->tell_observers(y);
+    module->tell_observers(y.shape());
     return {std::move(y)};
   }
   if (convolution == nullptr && block == nullptr) {
-    Tensor y = module->call(std::move(x.x), fused, then);
-    if (activation != nullptr) activation->tell_observers(y);
+    const Shape unpooled = pool != nullptr ? pooling->unpooled(x.x.shape()) : Shape{};
+    Tensor y = module->call(std::move(x.x), this);
+    const Shape& made = pool != nullptr ? unpooled : y.shape();
+    module->tell_observers(made);
+    if (activation != nullptr) activation->tell_observers(made, pool != nullptr);
+    if (pool != nullptr) pool->tell_observers(y.shape(), true);
     return {std::move(y)};
   }
   const bool statistics =
@@ -145,15 +154,15 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
       fail(str(path(), ": this convolution was given a bias after its net had run; give it one before, or call net.fuse() again"));
     y = convolution->pass(load(std::move(x), given), statistics, {});
   }
-  module->tell_observers(y.x);
+  module->tell_observers(y.x.shape());
   if (after == nullptr) return y;
   Tensor z;
   {
     const PathLabel label(*after);
     z = settle(after->pass(std::move(y), then, convolution != nullptr ? convolution->bias_left() : Tensor()));
   }
-  after->tell_observers(z);
-  if (activation != nullptr) activation->tell_observers(z);
+  after->tell_observers(z.shape());
+  if (activation != nullptr) activation->tell_observers(z.shape());
   return {std::move(z)};
 }
 
@@ -251,6 +260,13 @@ std::vector<Stage> Sequential::group(bool open) const {
         stage.activation = parts[++i].module;
       else
         stage.fused = nullptr;
+      auto* const pooling = dynamic_cast<Pooling*>(stage.module);
+      auto* const pool = pooling != nullptr && i + 1 < n ? dynamic_cast<MaxPool2d*>(parts[i + 1].module) : nullptr;
+      if (pool != nullptr && pool->fusing() && stage.module->fusing()) {
+        stage.pooling = pooling;
+        stage.pool = pool;
+        ++i;
+      }
     }
     place(chain, owners, std::move(stage));
   }

@@ -10,15 +10,18 @@
 namespace rewind_lib::nn {
 
 class BatchNorm2d;
+class MaxPool2d;
 
 /// A link of a chain: a module, and what it does for its neighbours. Either the ReLU or ReLU6 after it, where the module
-/// applies that itself: one pass over the data instead of two, and the same bits. Or, where a convolution meets a batch
-/// norm, normalisations and activations on load.
+/// applies that itself: one pass over the data instead of two, and the same bits. Or the maximum pool behind that. Or, where a
+/// convolution meets a batch norm, normalisations and activations on load.
 struct Stage {
   Module* module = nullptr;
   Fusible* fused = nullptr;      ///< the module, when it takes the activation over
   Module* activation = nullptr;  ///< the one taken over
   Epilogue then = Epilogue::none;
+  Pooling* pooling = nullptr;  ///< the module, when it takes over
+  MaxPool2d* pool = nullptr;   ///< this one
 
   Passing* convolution = nullptr;  ///< the module, when it passes statistics; or
   Normalising* block = nullptr;    ///< the module, when it does that and begins with a normalisation; or
@@ -36,6 +39,8 @@ struct Stage {
 
   /// given: what is done on load of a chain's first stage, where the chain's caller says so; x, mean and var come with x.
   schedule::Activation operator()(schedule::Activation x, const Pending& given = {}) const;
+  /// The module, with its activation and pool.
+  Tensor compute(Tensor x) const;
   /// What is to be done with `x` on load.
   Pending load(schedule::Activation x, const Pending& given = {}) const;
   const char* path() const;

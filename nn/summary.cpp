@@ -105,13 +105,13 @@ class Watch final : public Observer, public ModuleObserver {
   }
 
  private:
-  void returned(Module& module, const Tensor& output, bool pending) override {
+  void returned(Module& module, const Shape& output, bool by_neighbour) override {
     if (replaying()) return;
     const auto at = std::ranges::find(modules_, &module);
     if (at == modules_.end()) return;
     LayerSummary& row = summary_.layers[static_cast<std::size_t>(at - modules_.begin())];
-    row.output = output.shape();
-    row.on_load = pending;
+    row.output = output;
+    row.by_neighbour = by_neighbour;
   }
 
   void after(const OpEvent& event) override {
@@ -190,7 +190,7 @@ std::string to_string(const Summary& summary, int depth) {
   };
   std::vector<Line> lines{{{"Module", "Output", "Parameters", "MACs", "Saved"}}};
   const auto& layers = summary.layers;
-  bool any_on_load = false;
+  bool any_by_neighbour = false;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     LayerSummary row = layers[i];
     if (row.depth > depth) continue;
@@ -201,9 +201,9 @@ std::string to_string(const Summary& summary, int depth) {
         row.saved_bytes += layers[below].saved_bytes;
       }
     const std::string name = row.path.substr(row.path.rfind('.') + 1);
-    any_on_load |= row.on_load;
+    any_by_neighbour |= row.by_neighbour;
     lines.push_back({{std::string(static_cast<std::size_t>(2 * row.depth), ' ') + (name.empty() ? "" : name + ": ") + row.type +
-                          (row.on_load ? " *" : ""),
+                          (row.by_neighbour ? " *" : ""),
                       row.output.rank() == 0 ? "-" : str(row.output), or_dash(row.parameters), or_dash(row.macs),
                       row.saved_bytes == 0 ? "-" : bytes_text(row.saved_bytes)}});
   }
@@ -222,7 +222,8 @@ std::string to_string(const Summary& summary, int depth) {
     if (i == 0) out += rule + '\n';
   }
   const auto& state = summary.optimizer_state_bytes;
-  if (any_on_load) out += "* computed by the convolution that follows, as it loads its input; fuse(false) has it done by itself\n";
+  if (any_by_neighbour)
+    out += "* computed by the convolution behind or before it, on load or before it stores; fuse(false) has it done by itself\n";
   out += rule + '\n';
   out += str("Parameters                ", with_commas(summary.parameters), " (", with_commas(summary.trainable), " trainable), ",
              bytes_text(summary.parameter_bytes), "\n");

@@ -10,13 +10,12 @@
 #include <rewind/core/kernels/conv.h>
 
 namespace rewind_lib {
-namespace {
 
 using kernels::ConvShape;
-using ops::check_floats;
-using ops::sample;
 
-ConvShape geometry(const Shape& x, const Shape& w, const ConvOptions& o) {
+namespace ops {
+
+ConvShape conv_geometry(const Shape& x, const Shape& w, const ConvOptions& o) {
   return {.n = x[0],
           .h = x[1],
           .w = x[2],
@@ -33,7 +32,6 @@ ConvShape geometry(const Shape& x, const Shape& w, const ConvOptions& o) {
           .groups = o.groups};
 }
 
-/// The shape of y; throws where x, w and the options do not fit.
 Shape check_convolution(const char* op, const Shape& x, const Shape& w, const ConvOptions& o) {
   const auto describe = [&] {
     return str("x ", x, ", w ", w, ", stride ", o.stride, ", padding ", o.padding, ", dilation ", o.dilation, ", groups ",
@@ -48,9 +46,20 @@ Shape check_convolution(const char* op, const Shape& x, const Shape& w, const Co
     fail(str(op, ": x has ", x[3], " channels, so the last axis of w must be ", x[3] / o.groups, ", not ", w[3], ": ", describe(),
              "; images are [N, H, W, C] and w is [out, KH, KW, in / groups]"));
   ops::check_window(op, x[1], x[2], w[1], w[2], o.stride, o.padding, o.dilation, describe);
-  const ConvShape s = geometry(x, w, o);
+  const ConvShape s = conv_geometry(x, w, o);
   return {s.n, s.out_h(), s.out_w(), s.o};
 }
+
+}  // namespace ops
+
+namespace {
+
+using ops::check_convolution;
+using ops::check_floats;
+using ops::conv2d_backward_input;
+using ops::conv2d_backward_weight;
+using ops::conv_geometry;
+using ops::sample;
 
 std::int64_t macs_of(const ConvShape& s) { return s.n * s.out_h() * s.out_w() * s.o * s.kh * s.kw * (s.c / s.groups); }
 
@@ -59,13 +68,6 @@ struct BackwardAttr {
   ConvOptions options;
   std::int64_t h, w;  ///< of the image, or of the kernel
 };
-
-Tensor backward_input(Tensor g, Tensor w, const BackwardAttr& attr) {
-  return apply_one(ops::conv2d_backward_input_op, {std::move(g), std::move(w)}, &attr);
-}
-Tensor backward_weight(Tensor g, Tensor x, const BackwardAttr& attr) {
-  return apply_one(ops::conv2d_backward_weight_op, {std::move(g), std::move(x)}, &attr);
-}
 
 struct Case {
   Shape x, w;
@@ -116,18 +118,18 @@ struct Conv2d {
     return {{y, dtype}};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& attr) {
-    const std::int64_t macs = macs_of(geometry(in[0].shape(), in[1].shape(), attr));
+    const std::int64_t macs = macs_of(conv_geometry(in[0].shape(), in[1].shape(), attr));
     const int extras = (in[2].defined() ? 1 : 0) + (attr.epilogue != Epilogue::none ? 1 : 0);
     return {.flops = 2 * macs + extras * out[0].shape.numel(), .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& attr) {
-    return static_cast<std::size_t>(kernels::conv2d_forward_workspace(geometry(in[0].shape(), in[1].shape(), attr))) *
+    return static_cast<std::size_t>(kernels::conv2d_forward_workspace(conv_geometry(in[0].shape(), in[1].shape(), attr))) *
            size_of(out[0].dtype);
   }
   static void forward(const Forward& f, const Attr& attr) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::conv2d_forward(geometry(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.in<T>(2),
+      kernels::conv2d_forward(conv_geometry(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.in<T>(2),
                               ops::activation_of(attr.epilogue), f.out<T>(0), f.workspace<T>());
     });
   }
@@ -140,9 +142,9 @@ struct Conv2d {
     linear.epilogue = Epilogue::none;
     if (attr.epilogue != Epilogue::none) g = ops::epilogue_gradient(attr.epilogue, v.output(0), std::move(g));
     const Shape &x = v.input_shape(0), &w = v.input_shape(1);
-    if (v.needs(1)) v.give(1, backward_weight(g, v.input(0), {linear, w[1], w[2]}));
+    if (v.needs(1)) v.give(1, conv2d_backward_weight(g, v.input(0), linear, w));
     if (v.needs(2)) v.give(2, sum_to(g, v.input_shape(2)));
-    if (v.needs(0)) v.give(0, backward_input(std::move(g), v.input(1), {linear, x[1], x[2]}));
+    if (v.needs(0)) v.give(0, conv2d_backward_input(std::move(g), v.input(1), linear, x));
   }
   static void samples(Samples<Attr> s) {
     int number = 0;
@@ -182,7 +184,7 @@ struct Conv2dBackwardInput {
   using Attr = BackwardAttr;  // h, w: of x
 
   static Shape image(const Shape& g, const Shape& w, const Attr& a) { return {g[0], a.h, a.w, w[3] * a.options.groups}; }
-  static ConvShape shape_of(const Shape& g, const Shape& w, const Attr& a) { return geometry(image(g, w, a), w, a.options); }
+  static ConvShape shape_of(const Shape& g, const Shape& w, const Attr& a) { return conv_geometry(image(g, w, a), w, a.options); }
 
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
@@ -212,7 +214,7 @@ struct Conv2dBackwardInput {
   static void vjp(Vjp& v, const Attr& a) {
     Tensor d = v.grad(0);  // an image
     const Shape& w = v.input_shape(1);
-    if (v.needs(1)) v.give(1, backward_weight(v.input(0), d, {a.options, w[1], w[2]}));
+    if (v.needs(1)) v.give(1, conv2d_backward_weight(v.input(0), d, a.options, w));
     if (v.needs(0)) v.give(0, conv2d(std::move(d), v.input(1), {}, a.options));
   }
   static void samples(Samples<Attr> s) {
@@ -234,7 +236,7 @@ struct Conv2dBackwardWeight {
   static Shape weight(const Shape& g, const Shape& x, const Attr& a) {
     return {g[3], a.h, a.w, a.options.groups < 1 ? 0 : x[3] / a.options.groups};
   }
-  static ConvShape shape_of(const Shape& g, const Shape& x, const Attr& a) { return geometry(x, weight(g, x, a), a.options); }
+  static ConvShape shape_of(const Shape& g, const Shape& x, const Attr& a) { return conv_geometry(x, weight(g, x, a), a.options); }
 
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in);
@@ -264,7 +266,7 @@ struct Conv2dBackwardWeight {
   static void vjp(Vjp& v, const Attr& a) {
     Tensor d = v.grad(0);  // a weight
     const Shape& x = v.input_shape(1);
-    if (v.needs(1)) v.give(1, backward_input(v.input(0), d, {a.options, x[1], x[2]}));
+    if (v.needs(1)) v.give(1, conv2d_backward_input(v.input(0), d, a.options, x));
     if (v.needs(0)) v.give(0, conv2d(v.input(1), std::move(d), {}, a.options));
   }
   static void samples(Samples<Attr> s) {
@@ -284,7 +286,20 @@ namespace ops {
 constinit const OpDecl conv2d_op = declare<Conv2d>();
 constinit const OpDecl conv2d_backward_input_op = declare<Conv2dBackwardInput>();
 constinit const OpDecl conv2d_backward_weight_op = declare<Conv2dBackwardWeight>();
+
+Tensor conv2d_backward_input(Tensor g, Tensor w, const ConvOptions& options, const Shape& x) {
+  const BackwardAttr attr{options, x[1], x[2]};
+  return apply_one(conv2d_backward_input_op, {std::move(g), std::move(w)}, &attr);
+}
+Tensor conv2d_backward_weight(Tensor g, Tensor x, const ConvOptions& options, const Shape& w) {
+  const BackwardAttr attr{options, w[1], w[2]};
+  return apply_one(conv2d_backward_weight_op, {std::move(g), std::move(x)}, &attr);
+}
 }  // namespace ops
+
+Shape conv2d_shape(const Shape& x, const Shape& w, const ConvOptions& options) {
+  return check_convolution("conv2d", x, w, options);
+}
 
 Tensor conv2d(Tensor x, Tensor w, Tensor bias, ConvOptions options) {
   return apply_one(ops::conv2d_op, {std::move(x), std::move(w), std::move(bias)}, &options);

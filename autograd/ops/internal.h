@@ -4,6 +4,8 @@
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/op.h>
 #include <rewind/core/kernels/activation.h>
+#include <rewind/core/kernels/conv.h>
+#include <rewind/core/kernels/window.h>
 
 #include <cmath>
 
@@ -24,6 +26,19 @@ Tensor epilogue_gradient(Epilogue epilogue, Tensor y, Tensor g);
 
 /// Sum over all leading axes of g^T x: g [..., O], x [..., I] -> [O, I]. (In linear.cpp.)
 Tensor linear_backward_weight(Tensor g, Tensor x);
+
+/// The shape of a convolution's result; throws where x, w and the options do not fit. The gradients of x [N, H, W, C] and of w,
+/// from g, that of the result before its epilogue. (In conv2d.cpp.)
+Shape check_convolution(const char* op, const Shape& x, const Shape& w, const ConvOptions& options);
+kernels::ConvShape conv_geometry(const Shape& x, const Shape& w, const ConvOptions& options);
+Tensor conv2d_backward_input(Tensor g, Tensor w, const ConvOptions& options, const Shape& x);
+Tensor conv2d_backward_weight(Tensor g, Tensor x, const ConvOptions& options, const Shape& w);
+
+/// The same of a pool, whose options are resolved: a stride of 0 stands for the kernel. (In pool.cpp.)
+PoolOptions resolve(PoolOptions options);
+Shape check_pool(const char* op, const Shape& x, const PoolOptions& options);
+kernels::WindowShape pool_geometry(const Shape& x, const PoolOptions& options);
+Tensor max_pool2d_backward(Tensor g, Tensor positions, const PoolOptions& options, const Shape& x);
 
 /// For samples of ops with an epilogue: the first salt for which the values of make(salt), the epilogue's input, stay
 /// away from its kinks.

@@ -3,6 +3,7 @@
 
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/ops/check.h>
+#include <rewind/autograd/ops/internal.h>
 #include <rewind/autograd/ops/registry.h>
 #include <rewind/autograd/ops/sample.h>
 #include <rewind/autograd/ops/window.h>
@@ -11,11 +12,10 @@
 #include <limits>
 
 namespace rewind_lib {
-namespace {
 
 using kernels::WindowShape;
-using ops::check_floats;
-using ops::sample;
+
+namespace {
 
 /// What `in` elements lack for a last window that reaches over the edge; 0 where none starts inside.
 std::int64_t lacking(std::int64_t in, std::int64_t kernel, std::int64_t stride, std::int64_t padding) {
@@ -23,7 +23,11 @@ std::int64_t lacking(std::int64_t in, std::int64_t kernel, std::int64_t stride, 
   return over == 0 || room + stride - over >= in + padding ? 0 : stride - over;
 }
 
-WindowShape geometry(const Shape& x, const PoolOptions& o) {
+}  // namespace
+
+namespace ops {
+
+WindowShape pool_geometry(const Shape& x, const PoolOptions& o) {
   return {.n = x[0],
           .h = x[1],
           .w = x[2],
@@ -38,7 +42,6 @@ WindowShape geometry(const Shape& x, const PoolOptions& o) {
           .ew = o.ceil ? lacking(x[2], o.kernel.w, o.stride.w, o.padding.w) : 0};
 }
 
-/// The shape of y; throws where x and the options do not fit.
 Shape check_pool(const char* op, const Shape& x, const PoolOptions& o) {
   const auto describe = [&] { return str("x ", x, ", kernel ", o.kernel, ", stride ", o.stride, ", padding ", o.padding); };
   if (x.rank() != 4) fail(str(op, ": x must be [N, H, W, C]: ", describe()));
@@ -48,16 +51,25 @@ Shape check_pool(const char* op, const Shape& x, const PoolOptions& o) {
   ops::check_window(op, x[1] + below, x[2] + right, o.kernel.h, o.kernel.w, o.stride, o.padding, 1, describe);
   if (o.padding.h >= o.kernel.h || o.padding.w >= o.kernel.w)
     fail(str(op, ": padding must be smaller than the kernel, or windows see nothing but padding: ", describe()));
-  const WindowShape s = geometry(x, o);
+  const WindowShape s = pool_geometry(x, o);
   return {s.n, s.out_h(), s.out_w(), s.c};
 }
 
-/// A stride of 0 stands for the kernel.
 PoolOptions resolve(PoolOptions o) {
   if (o.stride.h == 0) o.stride.h = o.kernel.h;
   if (o.stride.w == 0) o.stride.w = o.kernel.w;
   return o;
 }
+
+}  // namespace ops
+
+namespace {
+
+using ops::check_floats;
+using ops::check_pool;
+using ops::pool_geometry;
+using ops::resolve;
+using ops::sample;
 
 /// What the gradient ops know of the forward besides their inputs.
 struct BackwardAttr {
@@ -147,16 +159,11 @@ struct MaxPool {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::max_pool2d_forward(geometry(f.in_shape(0), a), f.in<T>(0), f.out<T>(0), f.out<std::int32_t>(1));
+      kernels::max_pool2d_forward(pool_geometry(f.in_shape(0), a), f.in<T>(0), f.out<T>(0), f.out<std::int32_t>(1));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {.outputs = bit(1)}; }
-  static void vjp(Vjp& v, const Attr& a) {
-    const Shape& x = v.input_shape(0);
-    const BackwardAttr attr{a, x[1], x[2]};
-    // Positions carry no gradient, though recording a backward would give saved outputs their history back.
-    v.give(0, apply_one(ops::max_pool2d_backward_op, {v.grad(0), v.output(1).detach()}, &attr));
-  }
+  static void vjp(Vjp& v, const Attr& a) { v.give(0, ops::max_pool2d_backward(v.grad(0), v.output(1), a, v.input_shape(0))); }
   static void samples(Samples<Attr> s) {
     for (const Case& c : cases()) s.add({sample(c.x)}, resolve(c.options));
     add_errors(s);
@@ -187,7 +194,7 @@ struct MaxPoolBackward {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::max_pool2d_backward(geometry(f.out_shape(0), a.options), f.in<T>(0), f.in<std::int32_t>(1), f.out<T>(0));
+      kernels::max_pool2d_backward(pool_geometry(f.out_shape(0), a.options), f.in<T>(0), f.in<std::int32_t>(1), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {.inputs = bit(1)}; }
@@ -224,7 +231,7 @@ struct MaxPoolGather {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::max_pool2d_gather(geometry(f.in_shape(0), a), f.in<T>(0), f.in<std::int32_t>(1), f.out<T>(0));
+      kernels::max_pool2d_gather(pool_geometry(f.in_shape(0), a), f.in<T>(0), f.in<std::int32_t>(1), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {.inputs = bit(1)}; }
@@ -258,7 +265,7 @@ struct AvgPool {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::avg_pool2d_forward(geometry(f.in_shape(0), a), true, f.in<T>(0), f.out<T>(0));
+      kernels::avg_pool2d_forward(pool_geometry(f.in_shape(0), a), true, f.in<T>(0), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {}; }
@@ -288,7 +295,7 @@ struct AvgPoolBackward {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::avg_pool2d_backward(geometry(f.out_shape(0), a.options), true, f.in<T>(0), f.out<T>(0));
+      kernels::avg_pool2d_backward(pool_geometry(f.out_shape(0), a.options), true, f.in<T>(0), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {}; }
@@ -387,6 +394,11 @@ void GlobalAvgPool::vjp(Vjp& v, const Attr&) {
 namespace ops {
 constinit const OpDecl max_pool2d_op = declare<MaxPool>();
 constinit const OpDecl max_pool2d_backward_op = declare<MaxPoolBackward>();
+Tensor max_pool2d_backward(Tensor g, Tensor positions, const PoolOptions& options, const Shape& x) {
+  const BackwardAttr attr{options, x[1], x[2]};
+  // Positions carry no gradient, though recording a backward would give saved outputs their history back.
+  return apply_one(max_pool2d_backward_op, {std::move(g), positions.detach()}, &attr);
+}
 constinit const OpDecl max_pool2d_gather_op = declare<MaxPoolGather>();
 constinit const OpDecl avg_pool2d_op = declare<AvgPool>();
 constinit const OpDecl avg_pool2d_backward_op = declare<AvgPoolBackward>();
@@ -395,14 +407,14 @@ constinit const OpDecl global_avg_pool_backward_op = declare<GlobalAvgPoolBackwa
 }  // namespace ops
 
 Tensor max_pool2d(Tensor x, PoolOptions options) {
-  options = resolve(options);
+  options = ops::resolve(options);
   Tensor in[] = {std::move(x)}, out[2];
   apply(ops::max_pool2d_op, in, &options, out);
   return std::move(out[0]);
 }
 
 Tensor avg_pool2d(Tensor x, PoolOptions options) {
-  options = resolve(options);
+  options = ops::resolve(options);
   return apply_one(ops::avg_pool2d_op, {std::move(x)}, &options);
 }
 

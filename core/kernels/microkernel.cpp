@@ -25,46 +25,61 @@ struct Depth {
   int64_t run, segments = 1, jump = 0;
 };
 
-// C[MR, NV vectors] = A B (+ C) (+ bias); rows of B are ldb elements apart; bias has NV vectors or is null.
-template <class T, int MR, int NV, bool TransposeA>
+// C[MR, NV vectors] = A B (+ C) (+ bias); rows of B are ldb elements apart; bias has NV vectors or is null. Vectors of `bytes`.
+template <class T, int MR, int NV, int bytes, bool TransposeA>
 void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
            Ahead::Run& ahead) {
-  using V = Vector<T>;
+  using V = typename VectorOf<T, bytes>::type;
+  constexpr int w = bytes / static_cast<int>(sizeof(T));
   V acc[MR][NV] = {};
   const char *next = ahead.at, *const end = ahead.end;
-  for (int64_t s = 0; s < k.segments; ++s, a += k.jump)
+  // Row by row from every third: their addresses fit the registers so. The compiler would rather keep a register a row, and has
+  // not got them.
+  constexpr int bases = TransposeA ? 1 : (MR + 2) / 3;
+  const T* base[bases];
+#pragma GCC unroll 16
+  for (int i = 0; i < bases; ++i) base[i] = a + 3 * i * lda;
+  for (int64_t s = 0; s < k.segments; ++s) {
     for (int64_t p = 0; p < k.run; ++p) {
       V row[NV];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * lanes<T>);
+      for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * w);
       b += ldb;
       __builtin_prefetch(next, 0, 2);
       next += next < end ? 64 : 0;
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
-        const T x = TransposeA ? a[r] : a[r * lda];
+        const T x = TransposeA ? base[0][r] : base[r / 3][r % 3 * lda];
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
       }
-      a += TransposeA ? lda : 1;
+#pragma GCC unroll 16
+      for (int i = 0; i < bases; ++i) {
+        base[i] += TransposeA ? lda : 1;
+        asm("" : "+r"(base[i]));
+      }
     }
+#pragma GCC unroll 16
+    for (int i = 0; i < bases; ++i) base[i] += k.jump;
+  }
   ahead.at = next;
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
       V y = acc[r][v];
-      T* out = c + r * ldc + v * lanes<T>;
-      if (v == NV - 1 && finish.half) {
-        using Half = typename VectorOf<T, vector_bytes / 2>::type;
-        Half part = load<Half>(reinterpret_cast<const T*>(&y));
-        if (finish.load_c) part += load<Half>(out);
-        if (bias != nullptr) part += load<Half>(bias + v * lanes<T>);
-        store(out, activate_lanes(finish.activation, part));
-        continue;
-      }
+      T* out = c + r * ldc + v * w;
+      if constexpr (bytes == vector_bytes)
+        if (v == NV - 1 && finish.half) {
+          using Half = typename VectorOf<T, bytes / 2>::type;
+          Half part = load<Half>(reinterpret_cast<const T*>(&y));
+          if (finish.load_c) part += load<Half>(out);
+          if (bias != nullptr) part += load<Half>(bias + v * w);
+          store(out, activate_lanes(finish.activation, part));
+          continue;
+        }
       if (finish.load_c) y += load<V>(out);
-      if (bias != nullptr) y += load<V>(bias + v * lanes<T>);
+      if (bias != nullptr) y += load<V>(bias + v * w);
       store(out, activate_lanes(finish.activation, y));
     }
   }
@@ -73,17 +88,20 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
 template <class T>
 using Micro = void (*)(Depth, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
 
-template <class T, int NV, bool TransposeA, std::size_t... R>
+template <class T, int NV, int bytes, bool TransposeA, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
-  return {micro<T, static_cast<int>(R) + 1, NV, TransposeA>...};
+  return {micro<T, static_cast<int>(R) + 1, NV, bytes, TransposeA>...};
 }
 
 template <class T>
-Micro<T> micro_for(int64_t rows, bool two_vectors, bool transpose_a) {
+Micro<T> micro_for(int64_t rows, int64_t width, bool transpose_a) {
   using Rows = std::make_index_sequence<static_cast<std::size_t>(block_m)>;
-  static constexpr std::array<Micro<T>, static_cast<std::size_t>(block_m)> kernels[2][2] = {
-      {table<T, 1, false>(Rows{}), table<T, 1, true>(Rows{})}, {table<T, 2, false>(Rows{}), table<T, 2, true>(Rows{})}};
-  return kernels[two_vectors ? 1 : 0][transpose_a ? 1 : 0][static_cast<std::size_t>(rows - 1)];
+  constexpr int whole = vector_bytes, half = whole / 2;
+  static constexpr std::array<Micro<T>, static_cast<std::size_t>(block_m)> kernels[3][2] = {
+      {table<T, 1, half, false>(Rows{}), table<T, 1, half, true>(Rows{})},
+      {table<T, 1, whole, false>(Rows{}), table<T, 1, whole, true>(Rows{})},
+      {table<T, 2, whole, false>(Rows{}), table<T, 2, whole, true>(Rows{})}};
+  return kernels[width / lanes<T>][transpose_a ? 1 : 0][static_cast<std::size_t>(rows - 1)];
 }
 
 template <class T>
@@ -104,7 +122,7 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
       for (int64_t p = 0; p < rows; ++p) std::memcpy(dst + p * width, b + p * ldb, sizeof(T) * lanes<T>);
     } else {
       for (int64_t p = 0; p < rows; ++p) {
-        for (int64_t j = 0; j < width; j += lanes<T>) store(dst + p * width + j, Vector<T>{});
+        std::fill_n(dst + p * width, width, T(0));
         copy_columns(n, b + p * ldb, dst + p * width);
       }
     }
@@ -139,7 +157,7 @@ template <class T>
 void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
                    int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
   const int64_t width = panel_width<T>(n);
-  finish.half = width - n == lanes<T> / 2;
+  finish.half = width >= lanes<T> && width - n == lanes<T> / 2;
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
   if (bias != nullptr) {
     for (int64_t j = 0; j < n; ++j) bias_row[j] = bias[j];
@@ -148,7 +166,7 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
   for (int64_t i = 0; i < m; i += block_m) {
     const int64_t rows = std::min(block_m, m - i);
     const T* from = transpose_a ? a + i : a + i * lda;
-    const Micro<T> kernel = micro_for<T>(rows, width == block_n<T>, transpose_a);
+    const Micro<T> kernel = micro_for<T>(rows, width, transpose_a);
     T* out = c + i * ldc;
     if (n == width || finish.half) {
       kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());

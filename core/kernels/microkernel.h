@@ -25,12 +25,12 @@ inline constexpr std::int64_t block_k = 192;
 /// Widest panel of any type, in elements.
 inline constexpr std::int64_t block_n_max = 2 * lanes<float>;
 
-/// Widest panel, and the width in memory of one that holds n columns.
+/// Widest panel, and the width in memory of one that holds n columns: half a vector, one, or two.
 template <class T>
 inline constexpr std::int64_t block_n = 2 * lanes<T>;
 template <class T>
 constexpr std::int64_t panel_width(std::int64_t n) {
-  return n <= lanes<T> ? lanes<T> : block_n<T>;
+  return n <= lanes<T> / 2 ? lanes<T> / 2 : n <= lanes<T> ? lanes<T> : block_n<T>;
 }
 
 /// Elements of scratch that gemm_tile needs.

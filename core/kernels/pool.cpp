@@ -69,38 +69,48 @@ void store_places(std::int32_t* out, typename PlacesOf<V>::type places) {
 }  // namespace
 
 template <class T>
-void max_pool2d_forward(const WindowShape& s, const T* x, T* y, std::int32_t* argmax) {
-  const int64_t out_h = s.out_h(), out_w = s.out_w();
-  parallel::for_range(s.n * out_h, row_grain(out_w * s.c), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t n = row / out_h, oh = row % out_h;
-      const Range rows = taps_inside(oh, s.h, s.kh, s.sh, s.ph, s.dh);
-      const T* image = x + n * s.h * s.w * s.c;
-      for (int64_t ow = 0; ow < out_w; ++ow) {
-        const Range columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, s.dw);
-        const int64_t out = (row * out_w + ow) * s.c;
-        const int64_t first = (oh * s.sh - s.ph + rows.begin * s.dh) * s.w + ow * s.sw - s.pw + columns.begin * s.dw;
-        const bool outside = rows.begin == rows.end || columns.begin == columns.end;
-        for_overlapping_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
-          using V = typename decltype(tag)::type;
-          using Places = typename PlacesOf<V>::type;
-          using Place = typename PlacesOf<T>::type;
-          // The first element of the window is the maximum until a later one is better: so a window of -infinity has a place.
-          V best = outside ? splat<V>(-std::numeric_limits<T>::infinity()) : load<V>(image + first * s.c + c);
-          Places where = Places{} + static_cast<Place>(outside ? -1 : first);
-          for (int64_t kh = rows.begin; kh < rows.end; ++kh)
-            for (int64_t kw = columns.begin; kw < columns.end; ++kw) {
-              const int64_t pixel = first + (kh - rows.begin) * s.dh * s.w + (kw - columns.begin) * s.dw;
-              const V from = load<V>(image + pixel * s.c + c);
-              const auto better = (from > best) | ((from != from) & (best == best));  // the first NaN stays
-              best = better ? from : best;
-              where = better ? Places{} + static_cast<Place>(pixel) : where;
-            }
-          store(y + out + c, best);
-          if (argmax != nullptr) store_places<V>(argmax + out + c, where);
-        });
+void max_pool2d_row(const WindowShape& s, std::int64_t oh, const T* image, std::int64_t pitch, Activation activation, T* y,
+                    std::int32_t* argmax) {
+  const int64_t out_w = s.out_w();
+  const Range rows = taps_inside(oh, s.h, s.kh, s.sh, s.ph, s.dh);
+  for (int64_t ow = 0; ow < out_w; ++ow) {
+    const Range columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, s.dw);
+    const int64_t out = ow * s.c;
+    const int64_t first = (oh * s.sh - s.ph + rows.begin * s.dh) * s.w + ow * s.sw - s.pw + columns.begin * s.dw;
+    const bool outside = rows.begin == rows.end || columns.begin == columns.end;
+    for_overlapping_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
+      using V = typename decltype(tag)::type;
+      using Places = typename PlacesOf<V>::type;
+      using Place = typename PlacesOf<T>::type;
+      // The first element of the window is the maximum until a later one is better: so a window of -infinity has a place.
+      V best = outside ? splat<V>(-std::numeric_limits<T>::infinity()) : load<V>(image + first * pitch + c);
+      Places where = Places{} + static_cast<Place>(outside ? -1 : first);
+      for (int64_t kh = rows.begin; kh < rows.end; ++kh)
+        for (int64_t kw = columns.begin; kw < columns.end; ++kw) {
+          const int64_t pixel = first + (kh - rows.begin) * s.dh * s.w + (kw - columns.begin) * s.dw;
+          const V from = load<V>(image + pixel * pitch + c);
+          const auto better = (from > best) | ((from != from) & (best == best));  // the first NaN stays
+          best = better ? from : best;
+          where = better ? Places{} + static_cast<Place>(pixel) : where;
+        }
+      if (activation != Activation::none) {
+        where = best <= V{} ? Places{} - 1 : where;
+        if (activation == Activation::relu6) where = best >= V{} + 6 ? Places{} - 1 : where;
+        best = activate_lanes(activation, best);
       }
-    }
+      store(y + out + c, best);
+      if (argmax != nullptr) store_places<V>(argmax + out + c, where);
+    });
+  }
+}
+
+template <class T>
+void max_pool2d_forward(const WindowShape& s, const T* x, T* y, std::int32_t* argmax, Activation activation) {
+  const int64_t out_h = s.out_h(), row_size = s.out_w() * s.c;
+  parallel::for_range(s.n * out_h, row_grain(row_size), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      max_pool2d_row(s, row % out_h, x + row / out_h * s.h * s.w * s.c, s.c, activation, y + row * row_size,
+                     argmax == nullptr ? nullptr : argmax + row * row_size);
   });
 }
 
@@ -232,13 +242,14 @@ void global_avg_pool_backward(std::int64_t n, std::int64_t pixels, std::int64_t 
   });
 }
 
-#define REWIND_INSTANTIATE(T)                                                                       \
-  template void max_pool2d_forward<T>(const WindowShape&, const T*, T*, std::int32_t*);             \
-  template void max_pool2d_backward<T>(const WindowShape&, const T*, const std::int32_t*, T*);      \
-  template void max_pool2d_gather<T>(const WindowShape&, const T*, const std::int32_t*, T*);        \
-  template void avg_pool2d_forward<T>(const WindowShape&, bool, const T*, T*);                      \
-  template void avg_pool2d_backward<T>(const WindowShape&, bool, const T*, T*);                     \
-  template void global_avg_pool_forward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*); \
+#define REWIND_INSTANTIATE(T)                                                                                               \
+  template void max_pool2d_row<T>(const WindowShape&, std::int64_t, const T*, std::int64_t, Activation, T*, std::int32_t*); \
+  template void max_pool2d_forward<T>(const WindowShape&, const T*, T*, std::int32_t*, Activation);                         \
+  template void max_pool2d_backward<T>(const WindowShape&, const T*, const std::int32_t*, T*);                              \
+  template void max_pool2d_gather<T>(const WindowShape&, const T*, const std::int32_t*, T*);                                \
+  template void avg_pool2d_forward<T>(const WindowShape&, bool, const T*, T*);                                              \
+  template void avg_pool2d_backward<T>(const WindowShape&, bool, const T*, T*);                                             \
+  template void global_avg_pool_forward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*);                         \
   template void global_avg_pool_backward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)

@@ -1,6 +1,7 @@
 #pragma once
 // Pools, channels last: x [N, H, W, C], y [N, OH, OW, C]. None needs a workspace.
 
+#include <rewind/core/kernels/activation.h>
 #include <rewind/core/kernels/window.h>
 
 #include <cstdint>
@@ -8,9 +9,14 @@
 namespace rewind_lib::kernels {
 
 /// y and, for each of its elements, where the maximum is: row * W + column in its image, -1 when the window lies in the
-/// padding altogether. The first of equals wins; NaN wins over numbers. argmax may be null (no gradient wanted).
+/// padding altogether. The first of equals wins; NaN wins over numbers. argmax may be null (no gradient wanted). With an
+/// activation, y is that of the maximum, and argmax -1 where it passes no gradient on.
 template <class T>
-void max_pool2d_forward(const WindowShape& shape, const T* x, T* y, std::int32_t* argmax);
+void max_pool2d_forward(const WindowShape& shape, const T* x, T* y, std::int32_t* argmax, Activation activation = Activation::none);
+/// One row of y of one image, whose pixels are `pitch` elements apart.
+template <class T>
+void max_pool2d_row(const WindowShape& shape, std::int64_t oh, const T* image, std::int64_t pitch, Activation activation, T* y,
+                    std::int32_t* argmax);
 template <class T>
 void max_pool2d_backward(const WindowShape& shape, const T* dy, const std::int32_t* argmax, T* dx);
 /// out[n, i, c] = x[n, argmax[n, i, c], c]: what the backward of max_pool2d_backward needs.

@@ -200,7 +200,7 @@ TEST_CASE("planning is not counted as part of a dry run, nor seen by observers")
   };
   struct CountModules final : nn::ModuleObserver {
     int modules = 0;
-    void returned(nn::Module&, const rw::Tensor&, bool) override { ++modules; }
+    void returned(nn::Module&, const rw::Shape&, bool) override { ++modules; }
   };
   zoo::Task task(zoo::find("digits"));
   task.recompute("budget");
