@@ -37,6 +37,11 @@ ConvPoolShape geometry(const char* op, const Shape& x, const Shape& w, const Con
   return {conv, ops::pool_geometry(made, a.pool), ops::activation_of(a.conv.epilogue)};
 }
 
+std::int64_t macs_of(const ConvPoolShape& s) {
+  const kernels::ConvShape& c = s.conv;
+  return c.n * c.out_h() * c.out_w() * c.o * c.kh * c.kw * (c.c / c.groups);
+}
+
 bool backward_covers(const ConvPoolShape& s, DType dtype) {
   return visit_float(dtype, [&](auto zero) { return kernels::conv_pool_backward_covers<decltype(zero)>(s); });
 }
@@ -108,15 +113,14 @@ struct ConvPool {
     if (in[2].defined() && !(in[2].shape() == Shape{made[3]}))
       fail(str(name, ": bias must be [", made[3], "], one for each filter of w ", in[1].shape(), ", but is ", in[2].shape(),
                " (x is ", in[0].shape(), ")"));
-    const Shape y = ops::check_pool(name, made, a.pool);
+    const Shape y = ops::check_pool("max_pool2d", made, a.pool);  // as the user calls it who wrote a MaxPool2d
     if (made[1] * made[2] > std::numeric_limits<std::int32_t>::max())
       fail(str(name, ": images of more than 2^31 pixels are not supported, the convolution of ", in[0].shape(), " makes ", made));
     return {{y, dtype}, {y, int32}};
   }
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
     const ConvPoolShape s = geometry(name, in[0].shape(), in[1].shape(), a);
-    const std::int64_t made = s.conv.n * s.conv.out_h() * s.conv.out_w() * s.conv.o;
-    const std::int64_t macs = made * s.conv.kh * s.conv.kw * (s.conv.c / s.conv.groups);
+    const std::int64_t macs = macs_of(s), made = s.conv.n * s.conv.out_h() * s.conv.out_w() * s.conv.o;
     const std::int64_t maxima = s.pool.n * s.pool.out_h() * s.pool.out_w() * s.pool.c;
     return {.flops = 2 * macs + (in[2].defined() ? made : 0) +
                      maxima * (s.pool.kh * s.pool.kw + (s.activation != kernels::Activation::none)),
@@ -204,7 +208,7 @@ struct ConvPoolBackward {
     if (in[2].dtype() != dtype) fail(str(name, ": g is ", dtype, ", but x is ", in[2].dtype(), "; inputs must have one dtype"));
     const Shape w = weight(x, a);
     if (in[3].defined() && !(in[3].shape() == w)) fail(str(name, ": w must be ", w, ", but is ", in[3].shape()));
-    const Shape y = ops::check_pool(name, ops::check_convolution(name, x, w, a.forward.conv), a.forward.pool);
+    const Shape y = ops::check_pool("max_pool2d", ops::check_convolution(name, x, w, a.forward.conv), a.forward.pool);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the pool behind the convolution of ", x, " with ", w, " makes ", y));
     if (!in[1].defined() || in[1].dtype() != int32 || !(in[1].shape() == y))
       fail(str(name, ": needs positions int32 ", y, ", but got ",
@@ -215,8 +219,10 @@ struct ConvPoolBackward {
     if (in[3].defined()) out.push_back({x, dtype});
     return out;
   }
+  // As of the gradients of any convolution, though only the maxima are visited.
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
-    const std::int64_t window = a.kh * a.kw * in[2].shape()[3], macs = in[0].numel() * window * (in[3].defined() ? 2 : 1);
+    const std::int64_t macs =
+        macs_of(geometry(name, in[2].shape(), weight(in[2].shape(), a), a.forward)) * (in[3].defined() ? 2 : 1);
     return {.flops = 2 * macs + in[0].numel(), .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {

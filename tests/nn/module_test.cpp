@@ -4,6 +4,7 @@
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
 #include <rewind/nn/blocks.h>
+#include <rewind/nn/summary.h>
 
 #include <doctest/doctest.h>
 
@@ -148,6 +149,35 @@ TEST_CASE("an activation after a layer is applied by the layer, with the same bi
   CHECK(plain.stages().size() == 3);
   CHECK(run(normed, true) == run(normed, false));
   CHECK(run(plain, true) == run(plain, false));
+}
+
+TEST_CASE("a pool behind a convolution is computed with it, to the same values, and its input is not kept") {
+  const rw::Tensor x = rw::randn({3, 12, 12, 2});
+  nn::Sequential net{nn::Conv2d{{.in = 2, .out = 6, .kernel = 5}},
+                     nn::ReLU{},
+                     nn::MaxPool2d{2},
+                     nn::Conv2d{{.in = 6, .out = 7, .kernel = 3, .padding = 1}},
+                     nn::MaxPool2d{{.kernel = 3, .stride = 1}},
+                     nn::Flatten{},
+                     nn::Linear{28, 3}};
+  const auto run = [&] {
+    rw::Tensor y = net(x);
+    std::vector<rw::Tensor> all{y.detach().clone()};
+    rw::backward(rw::mean(rw::square(std::move(y))));
+    for (rw::Parameter& p : net.parameters()) all.push_back(p.value.take_grad());
+    return all;
+  };
+  CHECK(net.stages().size() == 4);
+  const std::vector<rw::Tensor> together = run();
+  const auto saved = nn::summarize(net, x.shape()).activation_bytes_saved;
+  net.fuse(false);
+  CHECK(net.stages().size() == 6);
+  const std::vector<rw::Tensor> apart = run();
+  CHECK(nn::summarize(net, x.shape()).activation_bytes_saved >= saved + 3 * 8 * 8 * 6 * 4);
+  for (std::size_t i = 0; i < apart.size(); ++i) {
+    CAPTURE(i);
+    CHECK(rw::max(rw::abs(together[i] - apart[i])).item() <= 1e-5 * rw::max(rw::abs(apart[i])).item());
+  }
 }
 
 TEST_CASE("a Sequential refuses names that cannot be told apart") {
