@@ -125,6 +125,8 @@ struct PoolOptions {
   bool ceil = false;
 };
 Tensor max_pool2d(Tensor x, PoolOptions options = {});
+/// The shape of its result.
+Shape max_pool2d_shape(const Shape& x, const PoolOptions& options);
 /// max_pool2d(conv2d(x, w, bias, conv), pool) without the convolution's result in between: what nn uses where a MaxPool2d follows
 /// a Conv2d, with or without a ReLU. Backward keeps x, w and where the maxima were.
 Tensor conv2d_max_pool(Tensor x, Tensor w, Tensor bias, ConvOptions conv, PoolOptions pool);

@@ -125,6 +125,16 @@ Tensor Stage::compute(Tensor x) const {
   return fused != nullptr ? fused->forward(std::move(x), then) : module->forward(std::move(x));
 }
 
+Shape Stage::unpooled(const Shape& x) const {
+  const Shape made = pooling->unpooled(x);
+  try {
+    max_pool2d_shape(made, pool->options());
+  } catch (const Error& e) {
+    throw Error(str(e.what(), " (in module ", pool->path(), ")"));
+  }
+  return made;
+}
+
 schedule::Activation Stage::operator()(schedule::Activation x, const Pending& given) const {
   if (nested != nullptr) return nested->run(inside, std::move(x), given);
   if (loading != nullptr) {
@@ -135,9 +145,9 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
     return {std::move(y)};
   }
   if (convolution == nullptr && block == nullptr) {
-    const Shape unpooled = pool != nullptr ? pooling->unpooled(x.x.shape()) : Shape{};
+    const Shape before_pool = pool != nullptr ? unpooled(x.x.shape()) : Shape{};
     Tensor y = module->call(std::move(x.x), this);
-    const Shape& made = pool != nullptr ? unpooled : y.shape();
+    const Shape& made = pool != nullptr ? before_pool : y.shape();
     module->tell_observers(made);
     if (activation != nullptr) activation->tell_observers(made, pool != nullptr);
     if (pool != nullptr) pool->tell_observers(y.shape(), true);

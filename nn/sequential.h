@@ -41,6 +41,8 @@ struct Stage {
   schedule::Activation operator()(schedule::Activation x, const Pending& given = {}) const;
   /// The module, with its activation and pool.
   Tensor compute(Tensor x) const;
+  /// What the module makes of x before the pool; throws Error where the pool does not fit that, as the pool by itself would.
+  Shape unpooled(const Shape& x) const;
   /// What is to be done with `x` on load.
   Pending load(schedule::Activation x, const Pending& given = {}) const;
   const char* path() const;

@@ -113,7 +113,7 @@ struct ConvPool {
     if (in[2].defined() && !(in[2].shape() == Shape{made[3]}))
       fail(str(name, ": bias must be [", made[3], "], one for each filter of w ", in[1].shape(), ", but is ", in[2].shape(),
                " (x is ", in[0].shape(), ")"));
-    const Shape y = ops::check_pool("max_pool2d", made, a.pool);  // as the user calls it who wrote a MaxPool2d
+    const Shape y = ops::check_pool(name, made, a.pool);
     if (made[1] * made[2] > std::numeric_limits<std::int32_t>::max())
       fail(str(name, ": images of more than 2^31 pixels are not supported, the convolution of ", in[0].shape(), " makes ", made));
     return {{y, dtype}, {y, int32}};
@@ -208,7 +208,7 @@ struct ConvPoolBackward {
     if (in[2].dtype() != dtype) fail(str(name, ": g is ", dtype, ", but x is ", in[2].dtype(), "; inputs must have one dtype"));
     const Shape w = weight(x, a);
     if (in[3].defined() && !(in[3].shape() == w)) fail(str(name, ": w must be ", w, ", but is ", in[3].shape()));
-    const Shape y = ops::check_pool("max_pool2d", ops::check_convolution(name, x, w, a.forward.conv), a.forward.pool);
+    const Shape y = ops::check_pool(name, ops::check_convolution(name, x, w, a.forward.conv), a.forward.pool);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the pool behind the convolution of ", x, " with ", w, " makes ", y));
     if (!in[1].defined() || in[1].dtype() != int32 || !(in[1].shape() == y))
       fail(str(name, ": needs positions int32 ", y, ", but got ",

@@ -406,6 +406,8 @@ constinit const OpDecl global_avg_pool_op = declare<GlobalAvgPool>();
 constinit const OpDecl global_avg_pool_backward_op = declare<GlobalAvgPoolBackward>();
 }  // namespace ops
 
+Shape max_pool2d_shape(const Shape& x, const PoolOptions& options) { return check_pool("max_pool2d", x, resolve(options)); }
+
 Tensor max_pool2d(Tensor x, PoolOptions options) {
   options = ops::resolve(options);
   Tensor in[] = {std::move(x)}, out[2];
