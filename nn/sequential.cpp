@@ -126,13 +126,15 @@ Tensor Stage::compute(Tensor x) const {
 }
 
 Shape Stage::unpooled(const Shape& x) const {
-  const Shape made = pooling->unpooled(x);
+  const Module* at = module;
   try {
+    const Shape made = pooling->unpooled(x);
+    at = pool;
     max_pool2d_shape(made, pool->options());
+    return made;
   } catch (const Error& e) {
-    throw Error(str(e.what(), " (in module ", pool->path(), ")"));
+    throw Error(str(e.what(), " (in module ", at->path(), ")"));
   }
-  return made;
 }
 
 schedule::Activation Stage::operator()(schedule::Activation x, const Pending& given) const {
