@@ -28,17 +28,26 @@ struct Spec {
   std::int64_t view_offset = -1;
 };
 
-/// The outputs of an op, at most max_outputs.
+/// The outputs of an op, at most max_outputs. Only those that there are are made and copied: a small op feels the others.
 class Specs {
  public:
   static constexpr int max_outputs = 4;
-  Specs() = default;
+  Specs() {}
   Specs(std::initializer_list<Spec> specs) {
     for (const Spec& s : specs) push_back(s);
   }
+  Specs(const Specs& other) {
+    for (const Spec& s : other) push_back(s);
+  }
+  Specs& operator=(const Specs& other) {
+    count_ = 0;
+    for (const Spec& s : other) push_back(s);
+    return *this;
+  }
+  ~Specs() {}
   void push_back(const Spec& spec) {
     REWIND_CHECK(count_ < max_outputs);
-    specs_[count_++] = spec;
+    new (&specs_[count_++]) Spec(spec);
   }
   int size() const { return count_; }
   const Spec& operator[](int i) const { return specs_[i]; }
@@ -46,7 +55,10 @@ class Specs {
   const Spec* end() const { return specs_ + count_; }
 
  private:
-  Spec specs_[max_outputs];
+  static_assert(std::is_trivially_destructible_v<Spec>);
+  union {
+    Spec specs_[max_outputs];
+  };
   int count_ = 0;
 };
 

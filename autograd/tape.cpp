@@ -25,7 +25,7 @@ EntryArena::~EntryArena() {
   for (std::byte* chunk : chunks_) std::free(chunk);
 }
 
-void* EntryArena::take(std::size_t bytes, std::size_t alignment) {
+std::byte* EntryArena::take(std::size_t bytes) {
   std::size_t at = (used_ + alignment - 1) / alignment * alignment;
   if (at / chunk_bytes != (at + bytes - 1) / chunk_bytes) at = (at / chunk_bytes + 1) * chunk_bytes;
   if (bytes > chunk_bytes) fail("the attributes of an op must not exceed 64 kB");
@@ -123,10 +123,18 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
                   Saves saves, std::uint32_t remade, bool remakes) {
   const std::size_t mark = arena_.mark();
   if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 64);
-  auto* entry = static_cast<Entry*>(arena_.take(sizeof(Entry), alignof(Entry)));
-  void* attr_copy = op.attr_size > 0 ? arena_.take(op.attr_size, 16) : nullptr;
-  auto* in_slots = static_cast<InputSlot*>(in.empty() ? nullptr : arena_.take(in.size() * sizeof(InputSlot), alignof(InputSlot)));
-  auto* out_slots = static_cast<OutputSlot*>(arena_.take(out.size() * sizeof(OutputSlot), alignof(OutputSlot)));
+  // One piece of memory: the entry, its inputs, its outputs, its attributes.
+  constexpr auto aligned = [](std::size_t bytes) {
+    return (bytes + EntryArena::alignment - 1) / EntryArena::alignment * EntryArena::alignment;
+  };
+  static_assert(std::max({alignof(Entry), alignof(InputSlot), alignof(OutputSlot)}) <= EntryArena::alignment);
+  const std::size_t in_at = aligned(sizeof(Entry)), out_at = in_at + aligned(in.size() * sizeof(InputSlot)),
+                    attr_at = out_at + aligned(out.size() * sizeof(OutputSlot));
+  std::byte* memory = arena_.take(attr_at + op.attr_size);
+  auto* entry = reinterpret_cast<Entry*>(memory);
+  auto* in_slots = reinterpret_cast<InputSlot*>(memory + in_at);
+  auto* out_slots = reinterpret_cast<OutputSlot*>(memory + out_at);
+  void* attr_copy = op.attr_size > 0 ? memory + attr_at : nullptr;
   // From here on nothing throws.
   if (attr_copy != nullptr) std::memcpy(attr_copy, attr, op.attr_size);
   const auto index = size();

@@ -58,11 +58,13 @@ struct Entry {
 /// Stack memory for entries: grows in chunks that are kept, shrinks with the tape.
 class EntryArena {
  public:
+  static constexpr std::size_t alignment = 16;
   EntryArena() = default;
   ~EntryArena();
   EntryArena(const EntryArena&) = delete;
   EntryArena& operator=(const EntryArena&) = delete;
-  void* take(std::size_t bytes, std::size_t alignment);
+  /// Aligned to `alignment`.
+  std::byte* take(std::size_t bytes);
   std::size_t mark() const { return used_; }
   void rewind_to(std::size_t mark) { used_ = mark; }
 
