@@ -61,12 +61,12 @@ double sum_exp(const T* x, std::int64_t n, T max) {
     V sum[4] = {};
     for (; i + 4 * w <= end; i += 4 * w) {
       REWIND_INDEPENDENT
-      for (std::int64_t j = 0; j < 4 * w; ++j) e[j] = math::exp(x[i + j] - max);
+      for (std::int64_t j = 0; j < 4 * w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
       for (int q = 0; q < 4; ++q) sum[q] += load<V>(e + q * w);
     }
     for (; i < end; i += w) {
       REWIND_INDEPENDENT
-      for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp(x[i + j] - max);
+      for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
       sum[0] += load<V>(e);
     }
     total += static_cast<double>(fold_lanes<T>((sum[0] + sum[1]) + (sum[2] + sum[3]), add));
@@ -74,7 +74,7 @@ double sum_exp(const T* x, std::int64_t n, T max) {
   if (full < n) {
     const std::int64_t again = full - last;
     REWIND_INDEPENDENT
-    for (std::int64_t j = 0; j < w; ++j) e[j] = j < again ? T(0) : math::exp(x[last + j] - max);
+    for (std::int64_t j = 0; j < w; ++j) e[j] = j < again ? T(0) : math::exp_of_difference(x[last + j] - max);
     total += static_cast<double>(fold_lanes<T>(load<V>(e), add));
   }
   return total;
@@ -126,7 +126,7 @@ void softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
     const T* from = x + r * classes;
     T* to = y + r * classes;
     const T m = lane_max(from, classes);
-    map_row(from, classes, to, [=](T v) { return math::exp(v - m); });
+    map_row(from, classes, to, [=](T v) { return math::exp_of_difference(v - m); });
     const T k = static_cast<T>(1 / lane_sum(to, classes));
     REWIND_INDEPENDENT
     for (std::int64_t c = 0; c < classes; ++c) to[c] *= k;
@@ -203,8 +203,8 @@ void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, 
     T* to = dx + r * classes;
     const T k = scale * g[g_per_row ? r : 0], whole = lse[r];
     const std::int64_t label = static_cast<std::int64_t>(labels[r]);
-    const T at_label = (math::exp(x[label] - whole) - peak) * k;
-    map_row(x, classes, to, [=](T v) { return (math::exp(v - whole) - spread) * k; });
+    const T at_label = (math::exp_of_difference(x[label] - whole) - peak) * k;
+    map_row(x, classes, to, [=](T v) { return (math::exp_of_difference(v - whole) - spread) * k; });
     to[label] = at_label;
   });
 }

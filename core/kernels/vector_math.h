@@ -33,6 +33,25 @@ REWIND_INLINE float exp(float x) {
 }
 REWIND_INLINE double exp(double x) { return std::exp(x); }
 
+/// exp(x) for x that is at most about 0, as behind the subtraction of a maximum: nothing overflows, and what would be below the
+/// normal numbers is 0.
+REWIND_INLINE float exp_of_difference(float x) {
+  constexpr float magic = 12582912.f;
+  const float shifted = x * 1.44269504088896341f + magic;
+  const float n = shifted - magic;
+  const std::uint32_t k = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = ((p * (r * r) + r) + 1.f) * std::bit_cast<float>((k + 127u) << 23);
+  return x < -87.f ? 0.f : y;
+}
+REWIND_INLINE double exp_of_difference(double x) { return std::exp(x); }
+
 REWIND_INLINE float log(float x) {
   const bool tiny = x < 0x1p-126f;
   const float scaled = x * 0x1p25f;
