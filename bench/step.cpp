@@ -18,7 +18,7 @@ namespace {
 struct Settings {
   std::string model = "mobilenet_v2", optimizer = "momentum", recompute = "vanilla", start, json;
   int batch = 16, size = 0, depth = 0, classes = 0, threads = rw::parallel::threads(), steps = 12;
-  bool plain = false;
+  bool plain = false, float64 = false;
 };
 
 // So low that rounding, which a deep net amplifies from step to step, does not hide whether another framework does the same steps.
@@ -56,6 +56,18 @@ class WithoutDropout final : public rw::nn::ModuleVisitor {
   }
 };
 
+/// Makes parameters and buffers of a net double.
+class ToFloat64 final : public rw::nn::ModuleVisitor, rw::nn::Fields {
+  void visit(const std::string&, rw::nn::Module& module) override { module.describe(*this); }
+  void parameter(std::string_view, rw::Tensor& t) override {
+    if (t.defined()) t = t.detach().to(rw::float64).set_requires_grad();
+  }
+  void buffer(std::string_view, rw::Tensor& t) override {
+    if (t.defined() && t.dtype() == rw::float32) t = t.to(rw::float64);
+  }
+  void child(std::string_view, rw::nn::Module&) override {}
+};
+
 void run(const Settings& s) {
   rw::parallel::set_threads(s.threads);
   rw::nn::Sequential net = rw::nn::models::make(s.model, {.classes = s.classes, .size = s.size, .depth = s.depth});
@@ -63,12 +75,17 @@ void run(const Settings& s) {
   WithoutDropout without;
   rw::nn::for_each_module(net, without);
   net.recompute(rw::Recompute::parse(s.recompute));
+  if (s.float64) {
+    ToFloat64 convert;
+    rw::nn::for_each_module(net, convert);
+  }
   auto optimizer = make_optimizer(s.optimizer, net.parameters());
   const rw::Shape shape = rw::nn::models::input_shape(s.model, s.batch, s.size);
   rw::Tensor x, y;
   {
     const rw::memory::CategoryScope input(rw::Category::input);
     x = rw::randn(shape);
+    if (s.float64) x = x.to(rw::float64);
     y = rw::empty({s.batch}, rw::int64);
     auto labels = y.mutate<std::int64_t>();
     for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int64_t>(i % 10);
@@ -119,6 +136,7 @@ int main(int argc, char** argv) {
   CLI::App app{"Times a training step"};
   app.add_option("--model", s.model);
   app.add_flag("--plain", s.plain, "one op after the other, without fusion");
+  app.add_flag("--float64", s.float64, "the same weights and data, computed in double: losses to compare without rounding");
   app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
   app.add_option("--size", s.size)->check(CLI::PositiveNumber);
   app.add_option("--depth", s.depth)->check(CLI::PositiveNumber);

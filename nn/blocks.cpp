@@ -94,6 +94,37 @@ void DepthwiseSeparable::describe(Fields& f) {
   f.child("pointwise", pointwise_);
 }
 
+PreActivationBottleneck::PreActivationBottleneck(PreActivationBottleneckOptions o)
+    : bn1_(o.in),
+      bn2_(o.width),
+      bn3_(o.width),
+      conv1_({.in = o.in, .out = o.width, .kernel = 1, .bias = false}),
+      conv2_({.in = o.width, .out = o.width, .kernel = 3, .stride = o.stride, .padding = 1, .bias = false}),
+      conv3_({.in = o.width, .out = 4 * o.width, .kernel = 1, .bias = false}) {
+  if (o.stride != 1 || o.in != 4 * o.width)
+    shortcut_.add("conv", Conv2d{{.in = o.in, .out = 4 * o.width, .kernel = 1, .stride = o.stride, .bias = false}});
+}
+
+schedule::Activation PreActivationBottleneck::pass(schedule::Activation x, bool statistics) {
+  const bool same_shape = shortcut_.size() == 0;
+  Tensor kept = same_shape ? x.x : Tensor();
+  Pending h = bn1_.pass(std::move(x), Epilogue::relu);
+  if (!same_shape) kept = static_cast<Conv2d&>(shortcut_[0]).pass(h, false).x;
+  schedule::Activation y = conv1_.pass(std::move(h), bn2_.training());
+  y = conv2_.pass(bn2_.pass(std::move(y), Epilogue::relu), bn3_.training());
+  return conv3_.pass(bn3_.pass(std::move(y), Epilogue::relu), statistics, std::move(kept));
+}
+
+void PreActivationBottleneck::describe(Fields& f) {
+  f.child("bn1", bn1_);
+  f.child("conv1", conv1_);
+  f.child("bn2", bn2_);
+  f.child("conv2", conv2_);
+  f.child("bn3", bn3_);
+  f.child("conv3", conv3_);
+  if (shortcut_.size() > 0) f.child("downsample", shortcut_[0]);
+}
+
 SqueezeExcite::SqueezeExcite(SqueezeExciteOptions o)
     : fc1_({.in = o.channels, .out = o.squeeze}),
       fc2_({.in = o.squeeze, .out = o.channels}),

@@ -73,6 +73,28 @@ class DepthwiseSeparable final : public Module {
   Sequential depthwise_, pointwise_;
 };
 
+struct PreActivationBottleneckOptions {
+  int in = 0;
+  int width = 0;  ///< of the convolutions in the middle; four times as many channels come out
+  int stride = 1;
+};
+/// h = relu(bn1(x)); conv3(relu(bn3(conv2(relu(bn2(conv1(h))))))) + shortcut, which is x itself, or a 1x1 convolution of h where
+/// the shape changes (He et al. 2016, "Identity mappings in deep residual networks").
+class PreActivationBottleneck final : public Module, public Normalising {
+ public:
+  explicit PreActivationBottleneck(PreActivationBottleneckOptions options);
+  Tensor forward(Tensor x) override { return pass({std::move(x)}, false).x; }
+  bool passes() const override { return fusing(); }
+  bool wants_statistics() const override { return bn1_.training(); }
+  schedule::Activation pass(schedule::Activation x, bool statistics) override;
+  void describe(Fields& f) override;
+
+ private:
+  BatchNorm2d bn1_, bn2_, bn3_;
+  Conv2d conv1_, conv2_, conv3_;
+  Sequential shortcut_;
+};
+
 struct SqueezeExciteOptions {
   int channels = 0;
   int squeeze = 0;  ///< channels in the middle

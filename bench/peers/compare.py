@@ -6,9 +6,9 @@
 
 Prints a Markdown table. JSON: {"machine", "threads", "pairs", "busy", "shipped", "nets": [{"name", "ours_ms", "theirs_ms",
 "ratio", "ratio_range", "ours_step_bytes", "theirs_step_bytes", "memory_ratio", "ours_rss_bytes", "theirs_rss_bytes",
-"loss_difference"}], "ops": [{"name", "ours_ms", "theirs_ms", "ratio", "ratio_range"}]}. Times are medians over the pairs of each
+"loss_difference", "loss_difference_float32"}], "ops": [{"name", "ours_ms", "theirs_ms", "ratio", "ratio_range"}]}. Times are medians over the pairs of each
 run's median; a ratio is the median of the pairs' ratios. Bytes are the peak of a step above the level between steps: counted
-here, the heap's there. The losses compared are those of the first two steps.
+here, the heap's there. The losses compared are those of the first two steps, in float64 and in float32.
 """
 import argparse
 import json
@@ -63,8 +63,8 @@ def compare_net(name, arguments, folder, a, scratch):
     model = [x for key in ("--model", "--depth") if key in arguments for x in (key, arguments[arguments.index(key) + 1])]
     steps = steps_of(arguments)
 
-    def ours():
-        run([folder / "step", *arguments, "--threads", a.threads, "--steps", steps, "--start", start, "--json", out])
+    def ours(*more, start=start, steps=steps):
+        run([folder / "step", *arguments, "--threads", a.threads, "--steps", steps, "--start", start, "--json", out, *more])
         return json.loads(out.read_text())
 
     def theirs(*more):
@@ -72,12 +72,17 @@ def compare_net(name, arguments, folder, a, scratch):
         command = ["/usr/bin/python3", HERE / "torch_step.py", *model, "--start", start, "--threads", a.threads, "--steps", steps]
         return json.loads(run([*command, *more]))
 
+    # Two losses: one before and one after all that a step does. In double, so that rounding, which a deep net amplifies, does
+    # not hide whether both sides do the same work; and as trained. Later losses show how training amplifies rounding.
+    def losses_apart(p, q):
+        return max(abs(p - q) for p, q in zip(p["losses"][:2], q["losses"][:2]))
+
     first = ours()
     metered = theirs("--meter", folder / "libheap_meter.so")
-    # Two: one before and one after all that a step does. Later ones show how training amplifies rounding.
-    difference = max(abs(p - q) for p, q in zip(first["losses"][:2], metered["losses"][:2]))
     pairs = [(ours(), theirs()) for _ in range(a.pairs)]
     ratios = [p["median_ms"] / q["median_ms"] for p, q in pairs]
+    theirs_in_double = theirs("--float64", "--steps", 1)
+    ours_in_double = ours("--float64", start=scratch / "start64", steps=1)
     return {
         "name": name,
         "ours_ms": statistics.median(p["median_ms"] for p, _ in pairs),
@@ -89,7 +94,8 @@ def compare_net(name, arguments, folder, a, scratch):
         "memory_ratio": first["step_bytes"] / metered["step_bytes"],
         "ours_rss_bytes": first["peak_rss_bytes"],
         "theirs_rss_bytes": pairs[0][1]["peak_rss_bytes"],
-        "loss_difference": difference,
+        "loss_difference": losses_apart(ours_in_double, theirs_in_double),
+        "loss_difference_float32": losses_apart(first, metered),
     }
 
 
@@ -137,9 +143,9 @@ def row(r):
     cells = [r["name"], text_ms(r["ours_ms"]), text_ms(r["theirs_ms"]), f"{r['ratio']:.2f} ({low:.2f} to {high:.2f})"]
     if "memory_ratio" in r:
         cells += [text_mb(r["ours_step_bytes"]), text_mb(r["theirs_step_bytes"]), f"{r['memory_ratio']:.2f}"]
-        cells += [f"{text_mb(r['ours_rss_bytes'])}, {text_mb(r['theirs_rss_bytes'])}", f"{r['loss_difference']:.1e}"]
+        cells += [f"{text_mb(r['ours_rss_bytes'])}, {text_mb(r['theirs_rss_bytes'])}", f"{r['loss_difference']:.1e}", f"{r['loss_difference_float32']:.1e}"]
     else:
-        cells += [""] * 5
+        cells += [""] * 6
     return "| " + " | ".join(cells) + " |"
 
 
@@ -162,8 +168,8 @@ def main():
     lines = [
         f"{result['machine']}; {a.threads} threads; {a.pairs} pairs; PyTorch {set_up}{busy}",
         "",
-        "| work | Rewind | PyTorch | time ratio | a step here | a step there | memory ratio | RSS here, there | losses differ by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| work | Rewind | PyTorch | time ratio | a step here | a step there | memory ratio | RSS here, there | losses differ by | in float32 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
 

@@ -85,6 +85,38 @@ def preresnet(depth, classes):
     return nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), GlobalPool(), nn.Linear(inputs, classes))
 
 
+class ShuffleUnit(nn.Module):
+    """Zhang et al. 2018, figure 2."""
+
+    def __init__(self, inputs, outputs, stride, groups_in, groups):
+        super().__init__()
+        made = outputs - inputs if stride == 2 else outputs
+        hidden = outputs // 4
+        self.groups, self.stride = groups, stride
+        self.reduce = nn.Sequential(*conv_norm(inputs, hidden, groups=groups_in, activation=nn.ReLU))
+        self.depthwise = nn.Sequential(*conv_norm(hidden, hidden, 3, stride, hidden))
+        self.expand = nn.Sequential(*conv_norm(hidden, made, groups=groups))
+
+    def forward(self, x):
+        h = self.reduce(x)
+        n, c, height, width = h.shape
+        h = h.view(n, self.groups, c // self.groups, height, width).transpose(1, 2).reshape(n, c, height, width)
+        h = self.expand(self.depthwise(h))
+        if self.stride == 2:
+            return F.relu(torch.cat((F.avg_pool2d(x, 3, 2, 1), h), 1), inplace=True)
+        return F.relu(x + h, inplace=True)
+
+
+def shufflenet_v1(classes, groups=3, first_stage=240):
+    layers, inputs = [*conv_norm(3, 24, 3, 2, activation=nn.ReLU), nn.MaxPool2d(3, 2, 1)], 24
+    for stage, units in enumerate((4, 8, 4)):
+        outputs = first_stage << stage
+        for i in range(units):
+            layers.append(ShuffleUnit(inputs, outputs, 2 if i == 0 else 1, 1 if stage == 0 and i == 0 else groups, groups))
+            inputs = outputs
+    return nn.Sequential(*layers, GlobalPool(), nn.Linear(inputs, classes))
+
+
 def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))
 
@@ -108,6 +140,8 @@ def build(name, depth):
         return mobilenet_v2(1000, False)
     if name == "mobilenet_v2_cifar":
         return mobilenet_v2(10, True)
+    if name == "shufflenet_v1":
+        return shufflenet_v1(1000)
     if name == "resnet18_cifar":
         return resnet18_cifar(10)
     if name == "preresnet":

@@ -16,6 +16,7 @@ parser.add_argument("--start", required=True, help="file written by bench/step -
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--steps", type=int, default=12)
 parser.add_argument("--shipped", action="store_true", help="as Debian ships it, not in its strongest set-up")
+parser.add_argument("--float64", action="store_true", help="compute in double")
 parser.add_argument("--meter", help="count heap bytes with this library")
 a = parser.parse_args()
 
@@ -60,6 +61,8 @@ def read_start(path):
 torch.set_num_threads(a.threads)
 model = build(a.model, a.depth)
 x, y = load(model, read_start(a.start))
+if a.float64:
+    model, x = model.double(), x.double()
 if not a.shipped and x.dim() == 4:
     model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
 else:

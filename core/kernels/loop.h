@@ -32,10 +32,19 @@ constexpr std::int64_t reduction_grain(std::int64_t n, std::int64_t least) {
 constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-/// f(i) for every i in [0, n), vectorised, in parallel pieces.
+/// The grain, whole units, that cuts n into even pieces, and an even number of them, of about `least`: a short last piece or an odd one
+/// would leave threads waiting.
+constexpr std::int64_t even_grain(std::int64_t n, std::int64_t least, std::int64_t unit) {
+  std::int64_t pieces = parallel::pieces(n, least);
+  if (pieces < 2) return max_of(1, n);
+  pieces += pieces % 2;
+  return parallel::pieces(parallel::pieces(n, pieces), unit) * unit;
+}
+
+/// f(i) for every i in [0, n), vectorised, in parallel pieces of about `grain`.
 template <class F>
 void for_each(std::int64_t n, std::int64_t grain, F f) {
-  parallel::for_range(n, grain, [f](std::int64_t begin, std::int64_t end) {
+  parallel::for_range(n, even_grain(n, grain, 64), [f](std::int64_t begin, std::int64_t end) {
     const F g = f;
     REWIND_INDEPENDENT
     for (std::int64_t i = begin; i < end; ++i) g(i);

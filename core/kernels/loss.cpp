@@ -11,11 +11,18 @@ namespace {
 
 constexpr std::int64_t light = parallel::light_grain;
 
+// Rows of a piece: whole vectors of them, where they are short.
+template <class T>
+std::int64_t row_grain(std::int64_t rows, std::int64_t classes) {
+  const std::int64_t least = max_of(1, heavy_grain / classes);
+  return even_grain(rows, least, least < lanes<T> ? 1 : lanes<T>);
+}
+
 // f(row) for every row of a matrix.
-template <class F>
+template <class T, class F>
 void for_rows(std::int64_t rows, std::int64_t classes, F f) {
   if (classes == 0) return;
-  parallel::for_range(rows, max_of(1, heavy_grain / classes), [=](std::int64_t begin, std::int64_t end) {
+  parallel::for_range(rows, row_grain<T>(rows, classes), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) f(r);
   });
 }
@@ -85,7 +92,7 @@ double sum_exp(const T* x, std::int64_t n, T max) {
 template <class T, class F>
 void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
   if (classes == 0) return;
-  parallel::for_range(rows, max_of(1, heavy_grain / classes), [=](std::int64_t begin, std::int64_t end) {
+  parallel::for_range(rows, row_grain<T>(rows, classes), [=](std::int64_t begin, std::int64_t end) {
     constexpr std::int64_t w = lanes<T>;
     for (std::int64_t row = begin; row < end; row += w) {
       const std::int64_t count = min_of(w, end - row);
@@ -122,7 +129,7 @@ void map_row(const T* x, std::int64_t n, T* to, F f) {
 
 template <class T>
 void softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
-  for_rows(rows, classes, [=](std::int64_t r) {
+  for_rows<T>(rows, classes, [=](std::int64_t r) {
     const T* from = x + r * classes;
     T* to = y + r * classes;
     const T m = lane_max(from, classes);
@@ -135,7 +142,7 @@ void softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
 
 template <class T>
 void softmax_backward(const T* y, const T* g, std::int64_t rows, std::int64_t classes, T* dx) {
-  for_rows(rows, classes, [=](std::int64_t r) {
+  for_rows<T>(rows, classes, [=](std::int64_t r) {
     const T *yr = y + r * classes, *gr = g + r * classes;
     T* to = dx + r * classes;
     const T dot = static_cast<T>(lane_sum<T>(
@@ -159,7 +166,7 @@ void log_softmax(const T* x, std::int64_t rows, std::int64_t classes, T* y) {
 
 template <class T>
 void log_softmax_backward(const T* y, const T* g, std::int64_t rows, std::int64_t classes, T* dx) {
-  for_rows(rows, classes, [=](std::int64_t r) {
+  for_rows<T>(rows, classes, [=](std::int64_t r) {
     const T *yr = y + r * classes, *gr = g + r * classes;
     T* to = dx + r * classes;
     const T sum = static_cast<T>(lane_sum(gr, classes));
@@ -198,7 +205,7 @@ template <class T, class Label>
 void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, std::int64_t rows, std::int64_t classes,
                             double smoothing, const T* g, bool g_per_row, T scale, T* dx) {
   const T spread = static_cast<T>(smoothing / static_cast<double>(classes)), peak = static_cast<T>(1 - smoothing) + spread;
-  for_rows(rows, classes, [=](std::int64_t r) {
+  for_rows<T>(rows, classes, [=](std::int64_t r) {
     const T* x = logits + r * classes;
     T* to = dx + r * classes;
     const T k = scale * g[g_per_row ? r : 0], whole = lse[r];

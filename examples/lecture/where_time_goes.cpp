@@ -105,7 +105,8 @@ int main(int argc, char** argv) {
         if (rows.empty()) rows.push_back(published(p));
         rows.push_back(shares(name, fused ? "fused" : "unfused", p));
       }
-    const std::string arguments = rw::str(rw::parallel::threads(), " ", batch, " mobilenet_v2:", size, " resnet18_cifar:32");
+    const std::string arguments =
+        rw::str(rw::parallel::threads(), " ", batch, " shufflenet_v1:", size, " mobilenet_v2:", size, " resnet18_cifar:32");
     for (const nlohmann::json& row : support::peer("classes.py", arguments)) rows.push_back(row);
 
     std::printf("          ");

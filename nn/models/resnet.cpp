@@ -7,42 +7,34 @@
 namespace rewind_lib::nn::models {
 namespace {
 
-/// relu(main + shortcut), where the shortcut is a 1x1 convolution if the shape changes.
-Residual block(Sequential main, int in, int out, int stride) {
-  Sequential shortcut;
+/// The i-th convolution of a block and its norm.
+void add_conv(Sequential& main, int i, Conv2dOptions conv) {
+  conv.padding = conv.kernel.h / 2;
+  conv.bias = false;
+  main.add(str("conv", i), Conv2d{conv});
+  main.add(str("bn", i), BatchNorm2d{conv.out});
+}
+
+/// relu(main + shortcut). main is two 3x3 convolutions, or, deep, a bottleneck: 1x1, 3x3 and 1x1, the last to four times the width.
+/// The shortcut is a 1x1 convolution where the shape changes.
+Residual block(int in, int width, int stride, bool deep) {
+  const int out = deep ? 4 * width : width;
+  Sequential main, shortcut;
+  add_conv(main, 1, {.in = in, .out = width, .kernel = deep ? 1 : 3, .stride = deep ? 1 : stride});
+  main.add(deep ? "relu1" : "relu", ReLU{});
+  add_conv(main, 2, {.in = width, .out = width, .kernel = 3, .stride = deep ? stride : 1});
+  if (deep) {
+    main.add("relu2", ReLU{});
+    add_conv(main, 3, {.in = width, .out = out, .kernel = 1});
+  }
   if (stride != 1 || in != out) shortcut = conv_norm({.in = in, .out = out, .kernel = 1, .stride = stride}, Activation::none);
   return Residual{std::move(main), std::move(shortcut), Activation::relu};
-}
-
-/// Two 3x3 convolutions.
-Residual basic_block(int in, int out, int stride) {
-  Sequential main;
-  main.add("conv1", Conv2d{{.in = in, .out = out, .kernel = 3, .stride = stride, .padding = 1, .bias = false}});
-  main.add("bn1", BatchNorm2d{out});
-  main.add("relu", ReLU{});
-  main.add("conv2", Conv2d{{.in = out, .out = out, .kernel = 3, .padding = 1, .bias = false}});
-  main.add("bn2", BatchNorm2d{out});
-  return block(std::move(main), in, out, stride);
-}
-
-/// 1x1, 3x3 and 1x1 convolutions, the last to four times the width.
-Residual bottleneck(int in, int width, int stride) {
-  Sequential main;
-  main.add("conv1", Conv2d{{.in = in, .out = width, .kernel = 1, .bias = false}});
-  main.add("bn1", BatchNorm2d{width});
-  main.add("relu1", ReLU{});
-  main.add("conv2", Conv2d{{.in = width, .out = width, .kernel = 3, .stride = stride, .padding = 1, .bias = false}});
-  main.add("bn2", BatchNorm2d{width});
-  main.add("relu2", ReLU{});
-  main.add("conv3", Conv2d{{.in = width, .out = 4 * width, .kernel = 1, .bias = false}});
-  main.add("bn3", BatchNorm2d{4 * width});
-  return block(std::move(main), in, 4 * width, stride);
 }
 
 /// Blocks of each stage (table 1).
 struct Depth {
   int depth;
-  bool deep;  ///< of bottlenecks instead of basic blocks
+  bool deep;
   int blocks[4];
 };
 constexpr Depth depths[] = {{18, false, {2, 2, 2, 2}},
@@ -68,7 +60,7 @@ Sequential resnet(ResNetOptions o) {
     Sequential layer;
     for (int i = 0, width = 64 << stage; i < d->blocks[stage]; ++i) {
       const int step = i == 0 && stage > 0 ? 2 : 1;
-      layer.add(d->deep ? bottleneck(in, width, step) : basic_block(in, width, step));
+      layer.add(block(in, width, step, d->deep));
       in = d->deep ? 4 * width : width;
     }
     net.add(str("layer", stage + 1), std::move(layer));

@@ -26,7 +26,7 @@ CLASSES = {
     "normalisation": "native_batch_norm",
     "element-wise": "add mul div sub clamp clamp_min hardtanh threshold relu fill zero",
     "data movement": "copy cat index_select gather",
-    "other": "sum mean _log_softmax _log_softmax_backward_data nll_loss_forward nll_loss max_pool2d_with_indices",
+    "other": "sum mean _log_softmax _log_softmax_backward_data nll_loss_forward nll_loss max_pool2d_with_indices avg_pool2d",
 }
 CLASS_OF = {name: kind for kind, names in CLASSES.items() for name in names.split()}
 
