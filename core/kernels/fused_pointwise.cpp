@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t forward_elements = 1 << 16;   // of a tile of x and y: 256 KiB
 constexpr int64_t backward_elements = 1 << 17;  // of G, z and dz: 512 KiB
 constexpr int64_t least_rows = 4 * block_m;
+constexpr int64_t least_shared_rows = 2 * block_m;  // where more would leave a thread without any
 constexpr int64_t most_rows = 40 * block_m;
 constexpr int64_t wanted_tiles = 16;
 constexpr int64_t most_pieces = 32;
@@ -36,7 +37,7 @@ struct Cut {
 
 Cut cut(int64_t rows, int64_t elements_a_row, int64_t elements, int64_t pieces) {
   const int64_t fit = std::clamp(elements / max_of(1, elements_a_row), least_rows, most_rows);
-  int64_t tiles = max_of(parallel::pieces(rows, fit), min_of(wanted_tiles, rows / least_rows));
+  int64_t tiles = max_of(parallel::pieces(rows, fit), min_of(wanted_tiles, rows / least_shared_rows));
   tiles = max_of(1, tiles);
   Cut c{};
   c.tile = max_of(block_m, parallel::pieces(parallel::pieces(rows, tiles), block_m) * block_m);
