@@ -138,7 +138,7 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
           if constexpr (Settled)
             if (dz != nullptr) store(dz + i + v * w, g);
           V d_x = g * scale[v];
-          if (add != nullptr) d_x = __builtin_assoc_barrier(d_x) + load<V>(add + i + v * w);
+          if (add != nullptr) d_x = rounded(d_x) + load<V>(add + i + v * w);
           stream(dx + i + v * w, d_x, past);
           a[v] += g;
           b[v] = multiply_add(g, d, b[v]);

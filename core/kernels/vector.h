@@ -94,6 +94,16 @@ inline V multiply_add(V a, V b, V c) {
     return a * b + c;
 }
 
+/// v, which no multiplication that made it is contracted with what is added to it. (Clang does not across statements.)
+template <class V>
+inline V rounded(V v) {
+#if defined(__clang__)
+  return v;
+#else
+  return __builtin_assoc_barrier(v);
+#endif
+}
+
 /// activate() for vectors as well.
 template <class V>
 inline V activate_lanes(Activation activation, V v) {

@@ -161,7 +161,8 @@ std::vector<std::pair<int64_t, double>> exhaustive(const Chain& chain, bool pers
     offer({.next = n}, {0, 0});
     Value goal{-1, 0};
     while (!queue.empty()) {
-      const auto [value, state] = queue.top();
+      const Value value = queue.top().value;  // clang 14 cannot capture bindings
+      const State state = queue.top().state;
       queue.pop();
       if (best.at(state.key()) < value) continue;
       if (state.next == 0) {

@@ -126,7 +126,8 @@ TEST_CASE_TEMPLATE("batch statistics agree with a two-pass reference, far from z
         mean.push_back(m);
         var.push_back(v / static_cast<double>(rows));
       }
-      INFO(rows, " x ", channels, " around ", static_cast<double>(offset));
+      const std::int64_t tall = rows, wide = channels;  // clang 14 cannot capture bindings
+      INFO(tall, " x ", wide, " around ", static_cast<double>(offset));
       CHECK(worst(b.mean, mean) < eps);
       CHECK(worst(b.var, var) < eps);
     }
@@ -164,7 +165,8 @@ TEST_CASE_TEMPLATE("batch norm with its activation agrees with a plain reference
           for (std::int64_t r = 0; r < rows; ++r)
             edx[b.at(r, c)] = gamma * rstd * (batch ? dz(r) - s1 / m - xhat(r) * s2 / m : dz(r));
         }
-        INFO(rows, " x ", channels, ", activation ", static_cast<int>(a), batch ? ", batch" : ", running");
+        const std::int64_t tall = rows, wide = channels;
+        INFO(tall, " x ", wide, ", activation ", static_cast<int>(a), batch ? ", batch" : ", running");
         CHECK(worst(y, ey) < eps);
         if (rows > 1) CHECK(worst(d.dx, edx) < eps);
         CHECK(worst(d.dgamma, edgamma) < eps);
@@ -239,7 +241,8 @@ TEST_CASE_TEMPLATE("layer norm agrees with a plain reference, in place and for a
         edx[r * w + c] = rs * (static_cast<double>(g[r * w + c]) * static_cast<double>(gamma[c]) - s1 -
                                (static_cast<double>(x[r * w + c]) - m) * rs * s2);
     }
-    INFO(rows, " x ", columns);
+    const std::int64_t tall = rows, wide = columns;
+    INFO(tall, " x ", wide);
     CHECK(worst(y, ey) < eps);
     CHECK(worst(dx, edx) < eps);
     CHECK(worst(dgamma, edgamma) < eps);
