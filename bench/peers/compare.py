@@ -6,9 +6,10 @@
 
 Prints a Markdown table. JSON: {"machine", "threads", "pairs", "busy", "shipped", "nets": [{"name", "ours_ms", "theirs_ms",
 "ratio", "ratio_range", "ours_step_bytes", "theirs_step_bytes", "memory_ratio", "ours_rss_bytes", "theirs_rss_bytes",
-"loss_difference", "loss_difference_float32"}], "ops": [{"name", "ours_ms", "theirs_ms", "ratio", "ratio_range"}]}. Times are medians over the pairs of each
-run's median; a ratio is the median of the pairs' ratios. Bytes are the peak of a step above the level between steps: counted
-here, the heap's there. The losses compared are those of the first two steps, in float64 and in float32.
+"loss_difference", "loss_difference_float32"}], "ops": [{"name", "ours_ms", "theirs_ms", "ratio", "ratio_range"}]}.
+Times are medians over the pairs of each run's median; a ratio is the median of the pairs' ratios. Bytes are the peak of a
+step above the level between steps: counted here, the heap's there. The losses compared are those of the first two steps, in
+float64 and in float32.
 """
 import argparse
 import json
@@ -143,7 +144,8 @@ def row(r):
     cells = [r["name"], text_ms(r["ours_ms"]), text_ms(r["theirs_ms"]), f"{r['ratio']:.2f} ({low:.2f} to {high:.2f})"]
     if "memory_ratio" in r:
         cells += [text_mb(r["ours_step_bytes"]), text_mb(r["theirs_step_bytes"]), f"{r['memory_ratio']:.2f}"]
-        cells += [f"{text_mb(r['ours_rss_bytes'])}, {text_mb(r['theirs_rss_bytes'])}", f"{r['loss_difference']:.1e}", f"{r['loss_difference_float32']:.1e}"]
+        cells += [f"{text_mb(r['ours_rss_bytes'])}, {text_mb(r['theirs_rss_bytes'])}"]
+        cells += [f"{r[key]:.1e}" for key in ("loss_difference", "loss_difference_float32")]
     else:
         cells += [""] * 6
     return "| " + " | ".join(cells) + " |"
@@ -168,7 +170,8 @@ def main():
     lines = [
         f"{result['machine']}; {a.threads} threads; {a.pairs} pairs; PyTorch {set_up}{busy}",
         "",
-        "| work | Rewind | PyTorch | time ratio | a step here | a step there | memory ratio | RSS here, there | losses differ by | in float32 |",
+        "| work | Rewind | PyTorch | time ratio | a step here | a step there | memory ratio | RSS here, there "
+        "| losses differ by | in float32 |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
