@@ -106,6 +106,19 @@ bool may_donate(const Tensor& t, const Spec& spec) {
          !(impl.requires_grad && t.is_leaf());
 }
 
+/// Places an output in the buffer of the first of the donors that nobody else holds. What is donated is held twice then, so once
+/// only.
+bool take_over(Inputs in, std::uint32_t donors, const Spec& spec, Tensor& to) {
+  for (std::size_t i = 0; i < in.size(); ++i)
+    if ((donors & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
+      retain(in[i].impl().storage);
+      to = Tensor::adopt(detail::new_impl(in[i].impl().storage, in[i].impl().offset, spec.shape, spec.dtype));
+      to.set_category(memory::current_category());
+      return true;
+    }
+  return false;
+}
+
 Tensor place_view(const Tensor& base, const Spec& spec) {
   Storage* s = base.impl().storage;
   retain(s);
@@ -176,7 +189,6 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   const std::uint32_t kept = recording ? plan.keeps.inputs : 0;
 
   for (Observer* o : c.observers) o->entering(op);
-  bool donated = false;
   for (int j = 0; j < specs.size(); ++j) {
     const Spec& spec = specs[j];
     Tensor& to = out[static_cast<std::size_t>(j)];
@@ -184,15 +196,8 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
       to = place_view(in[0], spec);
       continue;
     }
-    if (j == 0 && op.donates != 0 && c.donate)
-      for (std::size_t i = 0; i < in.size() && !donated; ++i)
-        if ((op.donates & ~kept & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
-          retain(in[i].impl().storage);
-          to = Tensor::adopt(detail::new_impl(in[i].impl().storage, in[i].impl().offset, spec.shape, spec.dtype));
-          to.set_category(memory::current_category());
-          donated = true;
-        }
-    if (j > 0 || !donated) to = empty(spec.shape, spec.dtype);
+    const std::uint32_t donors = c.donate ? (spec.takes | (j == 0 ? op.donates : 0)) & ~kept : 0;
+    if (donors == 0 || !take_over(in, donors, spec, to)) to = empty(spec.shape, spec.dtype);
   }
 
   Storage* workspace = nullptr;
@@ -202,8 +207,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
 
   const auto run = [&] {
     const Phase phase = op.kind == Kind::optimizer ? Phase::optimizer : c.phase;
-    const OpEvent event{op,        attr,      in, specs, out, workspace_bytes, donated, phase, location().module, c.gradient_of,
-                        recording, plan.keeps};
+    const OpEvent event{op, attr, in, specs, out, workspace_bytes, phase, location().module, c.gradient_of, recording, plan.keeps};
     for (Observer* o : c.observers) o->before(event);
     if (!DryLedger::active()) {
       op.forward(Forward(in, out, workspace == nullptr ? nullptr : workspace->data), attr);

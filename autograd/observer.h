@@ -17,7 +17,6 @@ struct OpEvent {
   const Specs& specs;
   std::span<const Tensor> out;
   std::size_t workspace_bytes;
-  bool donated;  ///< output 0 took over an input's buffer
   Phase phase;
   const char* module;       ///< module path, "" outside modules
   const char* gradient_of;  ///< in backward, the op whose vjp runs; else ""

@@ -26,6 +26,7 @@ struct Spec {
   Shape shape;
   DType dtype = float32;
   std::int64_t view_offset = -1;
+  std::uint32_t takes = 0;  ///< inputs whose buffer it may take over; OpDecl::donates says it of output 0, whatever the call
 };
 
 /// The outputs of an op, at most max_outputs. Only those that there are are made and copied: a small op feels the others.

@@ -208,10 +208,10 @@ struct FusedConvBackward {
     if (in[11].defined() && !(a.wanted.has(Wanted::x) && in[11].shape() == x && adds(x, w, a.forward)))
       fail(str(name, ": ", in[11].shape(), " can only be added to the gradient of a pointwise convolution's x, here ", x));
     Specs specs;
-    if (a.wanted.has(Wanted::x)) specs.push_back({x, dtype});
+    if (a.wanted.has(Wanted::x)) specs.push_back({.shape = x, .dtype = dtype, .takes = bit(11)});
     if (a.wanted.has(Wanted::w)) specs.push_back({w, dtype});
     if (a.wanted.has(Wanted::parameters)) specs.push_back({{4, x[3]}, dtype});
-    if (a.wanted.has(Wanted::residual)) specs.push_back({g, dtype});
+    if (a.wanted.has(Wanted::residual)) specs.push_back({.shape = g, .dtype = dtype, .takes = bit(0)});
     return specs;
   }
   /// Whether something can be added to the gradient of x on the way.
@@ -231,14 +231,16 @@ struct FusedConvBackward {
             .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
-    const FusedShape s = shape_of(in[5].shape(), in[10].shape(), a, in[6].defined(), in[1].defined());
+    FusedShape s = shape_of(in[5].shape(), in[10].shape(), a, in[6].defined(), in[1].defined());
+    s.add = in[11].defined();
     return out.size() > 0 && out[0].dtype == float32 ? kernels::fused_backward_workspace<float>(s)
                                                      : kernels::fused_backward_workspace<double>(s);
   }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      const FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1));
+      FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1));
+      s.add = f.has_input(11);
       const kernels::FusedGradient<T> g{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
       const kernels::FusedResult<T> out{a.wanted.out<T>(f, Wanted::x), a.wanted.out<T>(f, Wanted::w),
                                         a.wanted.out<T>(f, Wanted::parameters), a.wanted.out<T>(f, Wanted::residual), f.in<T>(11)};

@@ -25,6 +25,7 @@ struct FusedShape {
   bool dx = true;          ///< backward: the gradient of x is wanted
   bool dw = true;          ///< backward: the gradient of w is wanted
   bool residual = false;   ///< backward: that of a residual is wanted, which is G
+  bool add = false;        ///< backward: something is added to the gradient of x; pointwise convolutions only
 
   std::int64_t rows() const { return conv.n * conv.out_h() * conv.out_w(); }
 };
@@ -67,7 +68,7 @@ struct FusedResult {
   T* w = nullptr;           ///< as w
   T* parameters = nullptr;  ///< [4, C]: of gamma, beta, mean and var
   T* residual = nullptr;    ///< G itself, as y; may be the buffer of g
-  const T* add = nullptr;   ///< as x: added to the gradient of x. Pointwise convolutions only.
+  const T* add = nullptr;   ///< as x: added to the gradient of x, whose buffer it may be
 };
 
 template <class T>

@@ -1,5 +1,6 @@
 // 1x1 convolutions at stride 1: products over tiles of rows, the tile's x normalised and its y summed while in L2.
 
+#include <rewind/core/error.h>
 #include <rewind/core/kernels/fused_tile.h>
 #include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/parallel.h>
@@ -25,13 +26,13 @@ struct Cut {
 
   int64_t first(int64_t piece) const { return piece * grain; }
   int64_t last(int64_t piece, int64_t rows) const { return min_of(rows, first(piece) + grain); }
-  /// Brings in the rows of x that come after the tile at `begin`: the next tile's, or those of the piece that this thread is likely
-  /// to take next.
+  /// Brings in the rows of x, if there is one, that come after the tile at `begin`: the next tile's, or those of the piece that
+  /// this thread is likely to take next.
   template <class T>
   void foresee(Ahead& ahead, int64_t rows, int64_t piece, int64_t begin, const T* x, int64_t channels) const {
     int64_t next = begin + tile;
     if (next >= last(piece, rows)) next = first(piece + parallel::threads());
-    if (next < rows) ahead.add(x + next * channels, min_of(tile, rows - next) * channels);
+    if (x != nullptr && next < rows) ahead.add(x + next * channels, min_of(tile, rows - next) * channels);
   }
 };
 
@@ -83,7 +84,7 @@ struct BackwardPlan {
   double* sums;
   T *packed, *partials, *scratch;
   int64_t scratch_size;
-  bool past;  // dx is streamed, from a scratch in L2
+  bool apart;  // a tile of dx is made in a scratch in L2: what is added to it may lie where it goes, or it is streamed
   // dw: in partial sums, a piece of rows each; or, where these would be larger than G and z, in pieces of dw itself, once the tiles
   // have left G and z (in panels) behind as a whole.
   bool by_weight;
@@ -107,9 +108,9 @@ struct BackwardPlan {
     outputs = out < in ? out : parallel::pieces(parallel::pieces(out, wanted_tiles), block_m) * block_m;
     inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>) * block_n<T> : in;
     dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
-    past = s.pending && s.dx && streams<T>(in, rows * in);
+    apart = s.dx && (s.add || (s.pending && streams<T>(in, rows * in)));
     scratch_size =
-        tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) + (past ? c.tile * in : 0);
+        tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) + (apart ? c.tile * in : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -146,6 +147,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         T *to = y + begin * co, *out = past ? scratch + tile_scratch + (s.pending ? p.c.tile * ci : 0) : to;
         Ahead ahead;
         p.c.foresee(ahead, rows, piece, begin, in.x, ci);
+        p.c.foresee(ahead, rows, piece, begin, residual, co);
         gemm_tile(count, co, ci, a, ci, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = ci}, out, co, Epilogue<T>{},
                   scratch, &ahead);
         if (residual != nullptr) {
@@ -176,19 +178,20 @@ template <class T>
 void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
                         const FusedResult<T>& out, void* workspace) {
   Carver carver(workspace);
+  REWIND_CHECK(s.add == (out.add != nullptr));
   const BackwardPlan<T> p(s, carver);
   const int64_t ci = s.conv.c, co = s.conv.o, rows = s.rows();
   if (s.pending) p.affine.fill(in, ci);
   if (s.statistics) p.assembly.fill(gradient, co, rows);
   if (out.x != nullptr) pack_weight(co, ci, w, ci, false, p.packed);
-  const bool past = p.past && streams(out.x, ci, rows * ci);
+  const bool past = p.apart && s.pending && out.x != out.add && streams(out.x, ci, rows * ci);
   const T* whole_g = !s.statistics ? gradient.g : s.residual ? out.residual : p.whole_g;
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
       T* normalised = scratch + tile_scratch;
       T* tile_dx = normalised + (s.pending ? p.c.tile * ci : 0);
-      T* tile_g = tile_dx + (p.past ? p.c.tile * ci : 0);
+      T* tile_g = tile_dx + (p.apart ? p.c.tile * ci : 0);
       double* sums = s.pending ? p.sums + piece * 2 * ci : nullptr;
       for (int64_t c = 0; sums != nullptr && c < 2 * ci; ++c) sums[c] = 0;
       T* dw = p.c.pieces > 1 ? p.partials + piece * ci * co : out.w;
@@ -200,6 +203,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         p.c.foresee(ahead, rows, piece, begin, gradient.g, co);
         if (s.statistics) p.c.foresee(ahead, rows, piece, begin, gradient.y, co);
         p.c.foresee(ahead, rows, piece, begin, in.x, ci);
+        p.c.foresee(ahead, rows, piece, begin, out.add, ci);
         if (s.statistics) {
           T* to = s.residual ? out.residual + begin * co : p.by_weight ? p.whole_g + begin * co : tile_g;
           assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
@@ -218,7 +222,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
                       scratch, &ahead);
         }
         if (out.x == nullptr) continue;
-        T *dx = out.x + begin * ci, *da = past ? tile_dx : dx;
+        T *dx = out.x + begin * ci, *da = p.apart ? tile_dx : dx;
         gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, da, ci, Epilogue<T>{},
                   scratch, &ahead);
         const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
@@ -227,7 +231,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
                              static_cast<T*>(nullptr), more, past);
         } else if (more != nullptr) {
           REWIND_INDEPENDENT
-          for (int64_t i = 0; i < count * ci; ++i) dx[i] += more[i];
+          for (int64_t i = 0; i < count * ci; ++i) dx[i] = da[i] + more[i];
         }
       }
       if (past) stream_end();
