@@ -3,8 +3,8 @@
 //
 // 3x3 windows over many channels go by Winograd's transform. Otherwise, at stride 1 the windows of a line overlap in that scratch
 // like rows of a matrix, and are read where they lie; dx is then a convolution of G with the kernel turned around, and both
-// gradients assemble G a tile at a time. Else windows are laid out as rows of a product, and backward assembles G once, takes dx
-// from conv2d_backward_input and differentiates it in place.
+// gradients assemble G a tile at a time: the same one, where y is as large as x. Else windows are laid out as rows of a product,
+// and backward assembles G once, takes dx from conv2d_backward_input and differentiates it in place.
 
 #include <rewind/core/kernels/conv.h>
 #include <rewind/core/kernels/fused_tile.h>
@@ -25,12 +25,14 @@ constexpr int64_t most_lines = 256;  // rows of y in a tile
 constexpr int64_t wanted_tiles = 16;
 constexpr int64_t most_pieces = 32;
 constexpr int64_t partial_elements = 1 << 22;
-constexpr int64_t least_width = 6;  // of a line whose windows are read in place
+constexpr int64_t sums_elements = 1 << 18;  // of a dw by the transform, that a worker makes at once: 1 MiB, for L2
+constexpr int64_t least_width = 6;          // of a line whose windows are read in place
 
 /// Whether windows are read where they lie: at stride 1 those of a line overlap, like rows of a matrix with C elements from
 /// row to row. Else they are laid out first.
 bool in_place(const ConvShape& g) {
-  return own_microkernel && g.sh == 1 && g.sw == 1 && g.ph < g.kh && g.pw < g.kw && g.out_w() >= least_width;
+  return own_microkernel && g.sh == 1 && g.sw == 1 && g.ph < g.kh && g.pw < g.kw &&
+         (g.out_w() >= least_width || winograd::covers(g));
 }
 
 /// Whether windows are so small that all of one fits the panel of a product: then dw is made from windows that are laid out, since
@@ -63,6 +65,13 @@ int64_t packed_weights(const ConvShape& g) {
   return by_transform(g) ? winograd::packed_size(g) : packed_size(g.kh * g.kw * g.c, g.o);
 }
 
+/// Calls pass(first, outputs) for the outputs that are made at once, one pass over x after the other.
+template <class F>
+void for_outputs(const ConvShape& g, F pass) {
+  const int64_t step = by_transform(g) ? winograd::outputs_at_once(g) : g.o;
+  for (int64_t first = 0; first < g.o; first += step) pass(first, min_of(step, g.o - first));
+}
+
 /// Tiles of `lines` rows of y (of N OH), pieces of whole tiles.
 struct Cut {
   int64_t lines, grain, pieces;
@@ -88,6 +97,19 @@ struct Cut {
   }
   int64_t patch_size() const { return patch_rows * patch_row; }
 };
+
+/// Outputs of dw that are made at once. By the transform few, where channels are many: x is transformed for them again.
+int64_t weight_block(const ConvShape& g) {
+  if (!by_transform(g)) return max_of(1, g.o);
+  return min_of(g.o, max_of(32, sums_elements / winograd::sums_size({.c = g.c, .o = 1}) / 32 * 32));
+}
+
+/// Pieces of y whose parts of dw are made on their own and added up.
+int64_t weight_pieces(const ConvShape& g) {
+  const int64_t blocks = parallel::pieces(g.o, weight_block(g));
+  if (blocks > 1) return parallel::pieces(wanted_tiles, blocks);
+  return std::clamp<int64_t>(partial_elements / (g.o * g.kh * g.kw * g.c), 8, most_pieces);
+}
 
 /// The rows of x under a tile, normalised and padded.
 template <class T>
@@ -187,8 +209,50 @@ struct ForwardPlan {
     if (s.statistics) moments = Moments<T>::carve(carver, g.o, c.pieces);
     packed = carver.take<T>(packed_weights(g));
     const int64_t laid_out = in_place(g) ? 0 : c.lines * g.out_w() * c.taps_at_once * g.c;
-    scratch_size = c.patch_size() + (by_transform(g) ? winograd::scratch_size(g) : tile_scratch + laid_out);
+    scratch_size = c.patch_size() + (by_transform(g) ? winograd::scratch_size(g, c.lines) : tile_scratch + laid_out);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
+  }
+};
+
+/// The convolution that makes so many of the outputs.
+ConvShape part_of(ConvShape g, int64_t outputs) {
+  g.o = outputs;
+  return g;
+}
+
+/// dw of some lines, from x's patch where it lies.
+template <class T>
+struct WeightSums {
+  const ConvShape& c;
+  T* dw;
+  T *sums, *scratch;  // of the transform; else of products
+  bool transformed;
+
+  /// own: where the transform keeps its sums, with its scratch behind them unless that is given.
+  WeightSums(const ConvShape& shape, T* out, T* own, T* product_scratch, T* transform_scratch = nullptr)
+      : c(shape), dw(out), sums(own), scratch(product_scratch), transformed(by_transform(shape)) {
+    if (transformed) scratch = transform_scratch != nullptr ? transform_scratch : own + winograd::sums_size(c);
+  }
+  /// Elements of own. lines: of a tile, where the scratch is there.
+  static int64_t size(const ConvShape& shape, int64_t lines) {
+    if (!by_transform(shape)) return 0;
+    return winograd::sums_size(shape) + (lines > 0 ? winograd::scratch_size(shape, lines) : 0);
+  }
+  /// g: the same lines of G, with as many columns as the patch, zeros where a window would reach over the end of a line.
+  void add(const Patch<T>& x, const LinesA<T>& g, int64_t begin, int64_t lines, bool accumulate, Ahead* ahead) const {
+    if (transformed) return winograd::weight_tile(c, x.windows(lines), g, accumulate, sums, scratch, ahead);
+    const int64_t pitch = x.cut.patch_row / c.c;
+    for (int64_t l = 0; l < lines;) {  // the lines of one image follow each other
+      const int64_t some = min_of(lines - l, c.out_h() - (begin + l) % c.out_h());
+      for (int64_t kh = 0; kh < c.kh; ++kh)
+        gemm_tile(c.o, c.kw * c.c, (some - 1) * pitch + c.out_w(), g.data + g.begin[l], c.o, true,
+                  TileB<T>{.data = x.data + x.top[l] + kh * x.cut.patch_row, .ld = c.c, .in_place = few_outputs(c)},
+                  dw + kh * c.kw * c.c, c.kh * c.kw * c.c, Epilogue<T>{.accumulate = accumulate || l > 0}, scratch, ahead);
+      l += some;
+    }
+  }
+  void finish() const {
+    if (transformed) winograd::weight_gradient(c, sums, dw);
   }
 };
 
@@ -198,18 +262,17 @@ struct BackwardPlan {
   ConvShape around;  // dx as a convolution
   Affine<T> affine{};
   Assembly<T> assembly{};
-  bool partial;          // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
-  bool in_place;         // dx; else by conv2d_backward_input
-  bool lay_out = false;  // windows, for dw, in rows of so many columns
-  int64_t columns = 0;
+  bool partial;                    // dw in partial sums; else by conv2d_backward_weight, from x normalised as a whole
+  bool in_place;                   // dx; else by conv2d_backward_input
+  bool lay_out = false;            // windows, for dw, in rows of so many columns
+  bool together = false;           // dw and dx from each tile of G and x, while it is in L2
+  int64_t columns = 0, block = 0;  // of dw's outputs
   int64_t scratch_size, input_scratch_size, rows_grain, rows_pieces;
   double* sums;
   T *assembled, *partials, *scratch, *normalised, *weight_workspace, *packed, *input_workspace;
 
   BackwardPlan(const FusedShape& s, Carver& carver)
-      : c(s.conv, std::clamp<int64_t>(partial_elements / weight_size(s), 8, most_pieces)),
-        d(turned(s.conv), most_pieces),
-        around(turned(s.conv)) {
+      : c(s.conv, weight_pieces(s.conv)), d(turned(s.conv), most_pieces), around(turned(s.conv)) {
     const ConvShape& g = s.conv;
     if (s.pending) affine = Affine<T>::carve(carver, g.c);
     if (s.statistics) assembly = Assembly<T>::carve(carver, g.o);
@@ -219,9 +282,13 @@ struct BackwardPlan {
     assembled = s.statistics && !by_tile ? carver.take<T>(s.rows() * g.o) : nullptr;
     const int64_t fold = line_of(g.c) / g.c, pixels = g.n * g.h * g.w;
     rows_grain = parallel::pieces(max_of(parallel::light_grain / g.c, parallel::pieces(pixels, most_pieces)), fold) * fold;
-    rows_pieces = in_place ? d.pieces : parallel::pieces(pixels, rows_grain);
+    lay_out = one_panel<T>(g) || !fused::in_place(g);
+    block = weight_block(g);
+    together =
+        s.dw && s.dx && partial && in_place && !lay_out && block == g.o && around.h == g.h && around.w == g.w && c.lines == d.lines;
+    rows_pieces = together ? c.pieces : in_place ? d.pieces : parallel::pieces(pixels, rows_grain);
     sums = s.pending ? carver.take<double>(max_of(1, rows_pieces) * 2 * g.c) : nullptr;
-    // dw, then dx, in the same memory.
+    // dw, then dx, in the same memory, unless they are made together.
     Carver first = carver, second = carver;
     if (!s.dw) {
       scratch_size = 0;
@@ -229,20 +296,22 @@ struct BackwardPlan {
     } else if (partial) {
       partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
       columns = one_panel<T>(g) ? panel_width<T>(c.taps_at_once * g.c) : c.taps_at_once * g.c;
-      lay_out = one_panel<T>(g) || !fused::in_place(g);
       const int64_t laid_out = c.lines * g.out_w() * (columns + (assembled == nullptr && s.statistics ? g.o : 0));
-      scratch_size = tile_scratch + c.patch_size() + block_n<T> + (lay_out ? laid_out : c.lines * c.patch_row / g.c * g.o);
+      const int64_t lines_of_g = together ? 0 : c.lines * c.patch_row / g.c * block;
+      scratch_size = tile_scratch + c.patch_size() + block_n<T> +
+                     (lay_out ? laid_out : lines_of_g + WeightSums<T>::size(part_of(g, block), together ? 0 : c.lines));
       scratch = first.template take<T>(parallel::threads() * scratch_size);
     } else {
       normalised = s.pending ? first.template take<T>(pixels * g.c) : nullptr;
       weight_workspace = first.template take<T>(conv2d_backward_weight_workspace(g));
     }
+    if (together) second = first;
     if (!s.dx) {
       packed = input_workspace = nullptr;
       input_scratch_size = 0;
     } else if (in_place) {
       packed = second.template take<T>(packed_weights(around));
-      input_scratch_size = d.patch_size() + (by_transform(around) ? winograd::scratch_size(around) : 0);
+      input_scratch_size = d.patch_size() + (by_transform(around) ? winograd::scratch_size(around, d.lines) : 0);
       input_workspace = second.template take<T>(parallel::threads() * input_scratch_size);
     } else {
       input_workspace = second.template take<T>(conv2d_backward_input_workspace(g));
@@ -257,38 +326,36 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
                      const BackwardPlan<T>& p) {
   const ConvShape& c = s.conv;
   const int64_t all = c.n * c.out_h(), width = c.out_w(), taps = c.kh * c.kw, size = p.weight_size(s);
+  const int64_t blocks = parallel::pieces(c.o, p.block);
   const bool by_tile = p.assembled == nullptr && s.statistics;
-  const auto rows_of_g = [&](int64_t line, int64_t lines, T* to) {  // whole lines
-    const int64_t at = line * width * c.o, count = lines * width * c.o;
-    if (by_tile)
-      assemble(p.assembly, c.o, count, gradient.g + at, gradient.y + at, to);
-    else
-      std::copy_n(g + at, count, to);
-  };
-  parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
+  parallel::for_pieces(p.c.pieces * blocks, [&](int64_t task, int worker) {
+    const int64_t piece = task / blocks, first_output = task % blocks * p.block;
     T* scratch = p.scratch + worker * p.scratch_size;
     Patch<T> patch(c, p.c, scratch + tile_scratch);
     T* behind = scratch + tile_scratch + p.c.patch_size() + block_n<T>;
-    T* out = p.c.pieces > 1 ? p.partials + piece * size : dw;
+    T* out = (p.c.pieces > 1 ? p.partials + piece * size : dw) + first_output * taps * c.c;
     const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
     if (!p.lay_out) {
-      // G with as many columns as the patch: zeros where a window would reach over the end of a line.
-      const int64_t pitch = p.c.patch_row / c.c;
-      std::fill_n(behind, p.c.lines * pitch * c.o, T(0));
+      const ConvShape part = part_of(c, min_of(p.block, c.o - first_output));
+      const int64_t row = p.c.patch_row / c.c * part.o;
+      int64_t lines_of_g[most_lines];
+      for (int64_t l = 0; l < p.c.lines; ++l) lines_of_g[l] = l * row;
+      const LinesA<T> rows{.data = behind, .begin = lines_of_g, .jump = row};
+      const WeightSums<T> sums(part, out, behind + p.c.lines * row, scratch);
+      std::fill_n(behind, p.c.lines * row, T(0));
       for (int64_t begin = first; begin < last; begin += p.c.lines) {
         const int64_t lines = min_of(p.c.lines, last - begin);
         patch.template load<act>(in, p.affine, begin, begin + lines);
-        for (int64_t l = 0; l < lines; ++l) rows_of_g(begin + l, 1, behind + l * pitch * c.o);
-        for (int64_t l = 0; l < lines;) {  // the lines of one image follow each other in the patch
-          const int64_t some = min_of(lines - l, c.out_h() - (begin + l) % c.out_h());
-          for (int64_t kh = 0; kh < c.kh; ++kh)
-            gemm_tile(c.o, c.kw * c.c, (some - 1) * pitch + width, behind + l * pitch * c.o, c.o, true,
-                      TileB<T>{.data = patch.data + patch.top[l] + kh * p.c.patch_row, .ld = c.c, .in_place = few_outputs(c)},
-                      out + kh * c.kw * c.c, taps * c.c, Epilogue<T>{.accumulate = begin > first || l > 0}, scratch);
-          l += some;
+        for (int64_t l = 0; l < lines; ++l) {
+          const int64_t at = (begin + l) * width * c.o + first_output;
+          if (by_tile)
+            assemble_part(p.assembly, first_output, part.o, c.o, width, gradient.g + at, gradient.y + at, behind + l * row);
+          else
+            for (int64_t i = 0; i < width; ++i) std::copy_n(g + at + i * c.o, part.o, behind + l * row + i * part.o);
         }
+        sums.add(patch, rows, begin, lines, begin > first, nullptr);
       }
-      return;
+      return sums.finish();
     }
     T* columns = behind;
     T* assembled = columns + p.c.lines * width * p.columns;
@@ -297,7 +364,8 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
       patch.template load<act>(in, p.affine, begin, begin + lines);
       const T* from = g + begin * width * c.o;
       if (by_tile) {
-        rows_of_g(begin, lines, assembled);
+        const int64_t at = begin * width * c.o;
+        assemble(p.assembly, c.o, lines * width * c.o, gradient.g + at, gradient.y + at, assembled);
         from = assembled;
       }
       for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
@@ -323,46 +391,104 @@ void differentiate_rows(const Affine<T>& affine, int64_t channels, int64_t at, i
     differentiate<act>(affine, channels, min_of(step, at + n - i), in.x + i, dx + i, dx + i, sums, sums + channels);
 }
 
+/// The weights for some channels of dx in place.
+template <class T>
+void pack_turned(const ConvShape& c, const T* w, int64_t first, int64_t channels, const BackwardPlan<T>& p) {
+  if (by_transform(p.around)) return winograd::pack_weight(p.around, w, true, first, channels, p.packed);
+  const int64_t taps = c.kh * c.kw, k = taps * c.o, grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
+  parallel::for_range(panel_count<T>(c.c), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < taps; ++t)
+      pack(k, c.c, t * c.o, c.o, w + (taps - 1 - t) * c.c, taps * c.c, false, p.packed, begin, end);
+  });
+}
+
+/// Lines of G, assembled, as the patch under a tile of dx.
+template <class T>
+void load_gradient(const FusedShape& s, const FusedGradient<T>& gradient, const T* g, const BackwardPlan<T>& p, int64_t begin,
+                   int64_t end, Patch<T>& patch) {
+  if (p.assembled == nullptr && s.statistics)
+    patch.load(begin, end, [&](int64_t at, int64_t count, T* to) {
+      assemble(p.assembly, s.conv.o, count, gradient.g + at, gradient.y + at, to);
+    });
+  else
+    patch.template load<Activation::none>(FusedInput<T>{.x = g}, p.affine, begin, end);
+}
+
+/// dx of some lines, from the patch of G under them: some of its channels; the last ones end it.
+template <Activation act, class T>
+void input_tile(const FusedShape& s, const FusedInput<T>& in, const BackwardPlan<T>& p, const Patch<T>& patch, int64_t begin,
+                int64_t lines, int64_t first_channel, int64_t channels, T* dx, double* sums, T* scratch) {
+  const ConvShape& c = s.conv;
+  const int64_t at = begin * c.w * c.c;
+  if (by_transform(p.around))
+    winograd::lines_tile(p.around, patch.windows(lines), p.packed, first_channel, channels, dx + at, Epilogue<T>{}, scratch);
+  else
+    lines_tile(patch.windows(lines), c.c, p.packed, dx + at, c.c, Epilogue<T>{});
+  if (s.pending && first_channel + channels == c.c) differentiate_rows<act>(p.affine, c.c, at, lines * c.w * c.c, in, dx, sums);
+}
+
 template <Activation act, class T>
 void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient, const T* g, T* dx,
                     const BackwardPlan<T>& p) {
-  const ConvShape &c = s.conv, &around = p.around;
-  const int64_t taps = c.kh * c.kw, k = taps * c.o, all = c.n * c.h, line = c.w * c.c;
-  const bool transformed = by_transform(around);
-  const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
-  if (transformed)
-    winograd::pack_weight(around, w, true, p.packed);
-  else
-    parallel::for_range(panel_count<T>(c.c), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t t = 0; t < taps; ++t)
-        pack(k, c.c, t * c.o, c.o, w + (taps - 1 - t) * c.c, taps * c.c, false, p.packed, begin, end);
+  const ConvShape& c = s.conv;
+  for_outputs(p.around, [&](int64_t first_channel, int64_t channels) {
+    pack_turned(c, w, first_channel, channels, p);
+    parallel::for_pieces(p.d.pieces, [&](int64_t piece, int worker) {
+      T* scratch = p.input_workspace + worker * p.input_scratch_size;
+      Patch<T> patch(p.around, p.d, scratch);
+      double* sums = s.pending ? p.sums + piece * 2 * c.c : nullptr;
+      if (sums != nullptr) std::fill_n(sums, 2 * c.c, 0.0);
+      const int64_t first = piece * p.d.grain, last = min_of(c.n * c.h, first + p.d.grain);
+      for (int64_t begin = first; begin < last; begin += p.d.lines) {
+        const int64_t lines = min_of(p.d.lines, last - begin);
+        load_gradient(s, gradient, g, p, begin, begin + lines, patch);
+        input_tile<act>(s, in, p, patch, begin, lines, first_channel, channels, dx, sums, scratch + p.d.patch_size());
+      }
     });
-  parallel::for_pieces(p.d.pieces, [&](int64_t piece, int worker) {
-    T* scratch = p.input_workspace + worker * p.input_scratch_size;
-    Patch<T> patch(around, p.d, scratch);
+  });
+}
+
+/// dw and dx from each tile: the patch of G under dx holds the rows that dw wants, padded as it wants them.
+template <Activation act, class T>
+void both_gradients(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
+                    const FusedResult<T>& out, const BackwardPlan<T>& p) {
+  const ConvShape &c = s.conv, &around = p.around;
+  const int64_t all = c.n * c.h, size = p.weight_size(s), inside = around.ph * p.d.patch_row + around.pw * c.o;
+  pack_turned(c, w, 0, c.c, p);
+  parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
+    T* scratch = p.scratch + worker * p.scratch_size;
+    T* input_scratch = p.input_workspace + worker * p.input_scratch_size;
+    Patch<T> x(c, p.c, scratch + tile_scratch), g(around, p.d, input_scratch);
+    const WeightSums<T> weight_sums(c, p.c.pieces > 1 ? p.partials + piece * size : out.w,
+                                    scratch + tile_scratch + p.c.patch_size() + block_n<T>, scratch,
+                                    input_scratch + p.d.patch_size());
     double* sums = s.pending ? p.sums + piece * 2 * c.c : nullptr;
     if (sums != nullptr) std::fill_n(sums, 2 * c.c, 0.0);
-    const int64_t first = piece * p.d.grain, last = min_of(all, first + p.d.grain);
-    for (int64_t begin = first; begin < last; begin += p.d.lines) {
-      const int64_t lines = min_of(p.d.lines, last - begin);
-      if (p.assembled == nullptr && s.statistics)
-        patch.load(begin, begin + lines, [&](int64_t at, int64_t count, T* to) {
-          assemble(p.assembly, c.o, count, gradient.g + at, gradient.y + at, to);
-        });
-      else
-        patch.template load<Activation::none>(FusedInput<T>{.x = g}, p.affine, begin, begin + lines);
-      if (transformed)
-        winograd::lines_tile(around, patch.windows(lines), p.packed, dx + begin * line, Epilogue<T>{}, scratch + p.d.patch_size());
-      else
-        lines_tile(patch.windows(lines), c.c, p.packed, dx + begin * line, c.c, Epilogue<T>{});
-      if (s.pending) differentiate_rows<act>(p.affine, c.c, begin * line, lines * line, in, dx, sums);
+    const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
+    for (int64_t begin = first; begin < last; begin += p.c.lines) {
+      const int64_t lines = min_of(p.c.lines, last - begin), next = begin + lines;
+      Ahead ahead;
+      if (next < last) {
+        const int64_t row = c.w * c.c, row_g = c.w * c.o, more = min_of(p.c.lines, last - next);
+        ahead.add(in.x + next * row, more * row);
+        ahead.add(gradient.g + next * row_g, more * row_g);
+        if (s.statistics) ahead.add(gradient.y + next * row_g, more * row_g);
+      }
+      load_gradient(s, gradient, gradient.g, p, begin, next, g);
+      x.template load<act>(in, p.affine, begin, next);
+      LinesA<T> rows = g.windows(lines);
+      rows.data += inside;
+      weight_sums.add(x, rows, begin, lines, begin > first, &ahead);
+      input_tile<act>(s, in, p, g, begin, lines, 0, c.c, out.x, sums, input_scratch + p.d.patch_size());
     }
+    weight_sums.finish();
   });
+  if (p.c.pieces > 1) add_partials(size, p.c.pieces, p.partials, out.w);
 }
 
 }  // namespace
 
-bool weight_in_pieces(const ConvShape& g) { return g.o * g.kh * g.kw * g.c * 8 <= partial_elements; }
+bool weight_in_pieces(const ConvShape& g) { return by_transform(g) || g.o * g.kh * g.kw * g.c * 8 <= partial_elements; }
 bool covers_plain(const ConvShape& g) {
   return g.groups == 1 && g.dh == 1 && g.dw == 1 && g.n > 0 && g.h > 0 && g.c > 0 && g.o > 0 && g.out_h() > 0 && in_place(g) &&
          in_place(turned(g)) && weight_in_pieces(g);
@@ -385,44 +511,47 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
   if (s.pending) p.affine.fill(in, g.c);
   const bool transformed = by_transform(g);
   const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
-  if (transformed)
-    winograd::pack_weight(g, w, false, p.packed);
-  else
-    parallel::for_range(panel_count<T>(g.o), grain,
-                        [&](int64_t begin, int64_t end) { pack(k, g.o, int64_t{0}, k, w, k, true, p.packed, begin, end); });
-  with(in.activation, [&]<Activation act>() {
-    parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
-      T* scratch = p.scratch + worker * p.scratch_size;
-      T *own = scratch + p.c.patch_size(), *columns = own + tile_scratch;
-      Patch<T> patch(g, p.c, scratch);
-      const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
-      for (int64_t begin = first; begin < last; begin += p.c.lines) {
-        const int64_t lines = min_of(p.c.lines, last - begin), count = lines * width;
-        T* out = y + begin * width * g.o;
-        patch.template load<act>(in, p.affine, begin, begin + lines);
-        if (transformed)
-          winograd::lines_tile(g, patch.windows(lines), p.packed, out, epilogue, own);
-        else if (in_place(g))
-          lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
-        for (int64_t tap = 0; tap < taps && !in_place(g); tap += p.c.taps_at_once) {
-          const int64_t some = min_of(p.c.taps_at_once, taps - tap), depth = some * g.c;
-          patch.unfold(lines, tap, some, columns, depth);
-          gemm_tile(count, g.o, depth, columns, depth, false,
-                    TileB<T>{.data = p.packed, .packed = true, .packed_k = k, .k_begin = tap * g.c}, out, g.o,
-                    Epilogue<T>{.bias = tap + some == taps ? epilogue.bias : nullptr,
-                                .activation = tap + some == taps ? epilogue.activation : Activation::none,
-                                .accumulate = tap > 0},
-                    own);
+  for_outputs(g, [&](int64_t first_output, int64_t outputs) {
+    if (transformed)
+      winograd::pack_weight(g, w, false, first_output, outputs, p.packed);
+    else
+      parallel::for_range(panel_count<T>(g.o), grain,
+                          [&](int64_t begin, int64_t end) { pack(k, g.o, int64_t{0}, k, w, k, true, p.packed, begin, end); });
+    with(in.activation, [&]<Activation act>() {
+      parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
+        T* scratch = p.scratch + worker * p.scratch_size;
+        T *own = scratch + p.c.patch_size(), *columns = own + tile_scratch;
+        Patch<T> patch(g, p.c, scratch);
+        const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
+        for (int64_t begin = first; begin < last; begin += p.c.lines) {
+          const int64_t lines = min_of(p.c.lines, last - begin), count = lines * width;
+          T* out = y + begin * width * g.o;
+          patch.template load<act>(in, p.affine, begin, begin + lines);
+          if (transformed)
+            winograd::lines_tile(g, patch.windows(lines), p.packed, first_output, outputs, out, epilogue, own);
+          else if (in_place(g))
+            lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
+          for (int64_t tap = 0; tap < taps && !in_place(g); tap += p.c.taps_at_once) {
+            const int64_t some = min_of(p.c.taps_at_once, taps - tap), depth = some * g.c;
+            patch.unfold(lines, tap, some, columns, depth);
+            gemm_tile(count, g.o, depth, columns, depth, false,
+                      TileB<T>{.data = p.packed, .packed = true, .packed_k = k, .k_begin = tap * g.c}, out, g.o,
+                      Epilogue<T>{.bias = tap + some == taps ? epilogue.bias : nullptr,
+                                  .activation = tap + some == taps ? epilogue.activation : Activation::none,
+                                  .accumulate = tap > 0},
+                      own);
+          }
+          if (first_output + outputs < g.o) continue;
+          if (residual != nullptr) {
+            const T* from = residual + begin * width * g.o;
+            REWIND_INDEPENDENT
+            for (int64_t i = 0; i < count * g.o; ++i) out[i] += from[i];
+          }
+          if (!s.statistics) continue;
+          if (begin == first) p.moments.begin(piece, out + (lines / 2 * width + width / 2) * g.o);
+          p.moments.add(piece, count * g.o, out);
         }
-        if (residual != nullptr) {
-          const T* from = residual + begin * width * g.o;
-          REWIND_INDEPENDENT
-          for (int64_t i = 0; i < count * g.o; ++i) out[i] += from[i];
-        }
-        if (!s.statistics) continue;
-        if (begin == first) p.moments.begin(piece, out + (lines / 2 * width + width / 2) * g.o);
-        p.moments.add(piece, count * g.o, out);
-      }
+      });
     });
   });
   if (s.statistics)
@@ -456,6 +585,7 @@ void dense_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, co
     g = p.assembled;
   }
   with(in.activation, [&]<Activation act>() {
+    if (p.together) return both_gradients<act>(s, in, w, gradient, out, p);
     if (out.w != nullptr && p.partial) {
       weight_gradient<act>(s, in, gradient, g, out.w, p);
     } else if (out.w != nullptr) {

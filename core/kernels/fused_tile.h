@@ -269,6 +269,14 @@ void assemble(const Assembly<T>& p, int64_t channels, int64_t n, const T* g, con
     });
 }
 
+/// As assemble(), of `width` channels from `first` on: rows of g and y are `ld` elements apart, those of out follow each other.
+template <class T>
+void assemble_part(const Assembly<T>& p, int64_t first, int64_t width, int64_t ld, int64_t rows, const T* g, const T* y, T* out) {
+  if (width == ld) return assemble(p, ld, rows * ld, g, y, out);
+  const Assembly<T> part{p.mean + first, p.slope + first, p.constant + first};
+  for (int64_t i = 0; i < rows; ++i) assemble(part, width, width, g + i * ld, y + i * ld, out + i * width);
+}
+
 /// The sums of differentiate() a piece, added in order, as gradients of gamma, beta, mean and var.
 template <class T>
 void finish_parameters(const FusedInput<T>& in, int64_t channels, int64_t pieces, double* sums, T* out) {

@@ -78,6 +78,8 @@ const std::vector<Chain>& chains() {
       {{4, 5, 5, 8}, {{{8, 1, 1, 8}, {.stride = 2}, Epilogue::none}, {{9, 2, 3, 8}, {.padding = {0, 1}}, Epilogue::relu}}},
       {{1, 40, 33, 2}, {{{3, 3, 2}, {.padding = 1}}, {{5, 3, 3, 2}, {.stride = 2, .padding = 1}}}},
       {{2, 6, 6, 96}, {{{96, 3, 3, 96}, {.padding = 1}}, {{96, 3, 3, 96}, {.padding = 1}, Epilogue::relu}}},
+      {{3, 4, 6, 16}, {{{48, 3, 3, 16}, {.padding = 1}}, {{16, 3, 3, 48}, {.padding = 1}, Epilogue::relu}}, true},
+      {{2, 4, 4, 288}, {{{512, 3, 3, 288}, {.padding = 1}, Epilogue::relu}, {{160, 3, 3, 512}, {.padding = 1}}}},
       {{2, 4, 4, 256}, {{{256, 1, 1, 256}}, {{300, 3, 3, 256}, {.padding = 1}, Epilogue::relu}}},
   };
   return list;

@@ -385,25 +385,48 @@ TEST_CASE_TEMPLATE("convolutions by Winograd's transform equal naive loops", T, 
   check(2, 8, 10, 32, 32, 0, 0);
   check(1, 6, 8, 32, 32, 2, 1);
   check(3, 4, 6, 160, 64, 1, 1);
+  check(2, 8, 6, 16, 48, 1, 1);    // half a panel
+  check(3, 4, 6, 160, 160, 1, 1);  // dw in blocks of outputs
+  check(2, 4, 4, 288, 512, 1, 1);  // outputs in passes
 }
 
-// The transform adds before it multiplies. Error of y, root mean square over that of the direct sum (from images of an odd size,
-// which go by it), and the largest in units of the largest y.
+// The transform adds before it multiplies. Errors, root mean square, beside those of the direct sum (for images of an odd size,
+// which go by it).
 TEST_CASE("Winograd's transform in float loses at most a bit beside the direct sum") {
-  const auto error = [](int64_t side, int64_t channels) {
-    const ConvShape s{.n = 2, .h = side, .w = side, .c = channels, .o = channels, .kh = 3, .kw = 3, .ph = 1, .pw = 1};
-    const auto x = randoms<float>(s.n * side * side * channels), w = randoms<float>(channels * 9 * channels);
-    std::vector<float> y(x.size()), workspace(static_cast<std::size_t>(conv2d_forward_workspace(s)));
-    conv2d_forward<float>(s, x.data(), w.data(), nullptr, Activation::none, y.data(), workspace.data());
-    const std::vector<double> exact = convolve(s, x, w, y).y;
-    double squares = 0;
-    for (std::size_t i = 0; i < y.size(); ++i) squares += std::pow(static_cast<double>(y[i]) - exact[i], 2);
-    return std::sqrt(squares / static_cast<double>(y.size()));
+  struct Errors {
+    double y, dx, dw;
   };
-  for (const int64_t channels : {32, 128}) {
-    const double direct = error(9, channels), transformed = error(10, channels);
-    MESSAGE(channels, " channels: ", direct, " and by the transform ", transformed);
-    CHECK(transformed < 2 * direct);
+  const auto errors = [](int64_t side, int64_t channels) {
+    const ConvShape s{.n = 2, .h = side, .w = side, .c = channels, .o = channels, .kh = 3, .kw = 3, .ph = 1, .pw = 1};
+    const int64_t images = s.n * side * side * channels, weights = channels * 9 * channels;
+    const auto x = randoms<float>(images), w = randoms<float>(weights), dy = randoms<float>(images);
+    const Sums exact = convolve(s, x, w, dy);
+    const auto error = [](const std::vector<float>& got, const std::vector<double>& want) {
+      double squares = 0;
+      for (std::size_t i = 0; i < got.size(); ++i) squares += std::pow(static_cast<double>(got[i]) - want[i], 2);
+      return std::sqrt(squares / static_cast<double>(got.size()));
+    };
+    return Errors{
+        error(run<float>(
+                  images, [&] { return conv2d_forward_workspace(s); },
+                  [&](float* y, float* ws) { conv2d_forward<float>(s, x.data(), w.data(), nullptr, Activation::none, y, ws); }),
+              exact.y),
+        error(run<float>(
+                  images, [&] { return conv2d_backward_input_workspace(s); },
+                  [&](float* dx, float* ws) { conv2d_backward_input<float>(s, dy.data(), w.data(), dx, ws); }),
+              exact.dx),
+        error(run<float>(
+                  weights, [&] { return conv2d_backward_weight_workspace(s); },
+                  [&](float* dw, float* ws) { conv2d_backward_weight<float>(s, x.data(), dy.data(), dw, ws); }),
+              exact.dw)};
+  };
+  for (const int64_t channels : {16, 32, 128}) {
+    const Errors direct = errors(9, channels), transformed = errors(10, channels);
+    MESSAGE(channels, " channels: y ", direct.y, " and by the transform ", transformed.y, ", dx ", direct.dx, " and ",
+            transformed.dx, ", dw ", direct.dw, " and ", transformed.dw);
+    CHECK(transformed.y < 2 * direct.y);
+    CHECK(transformed.dx < 2 * direct.dx);
+    CHECK(transformed.dw < 2 * direct.dw);
   }
 }
 
