@@ -152,6 +152,16 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
     for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = T(0);
 }
 
+// Brings in what is written soon: by the time that a deep product is made, it is there.
+constexpr int64_t deep_product = 64;
+template <class T>
+[[gnu::noinline]] void ask_for(const T* c, int64_t ldc, int64_t rows, int64_t columns) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; j += line) __builtin_prefetch(c + i * ldc + j, 1);
+  asm volatile("");  // else nothing seems to happen here, and calls are dropped
+}
+
 // All rows of C against one panel, rows of which are ldb elements apart.
 template <class T>
 void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
@@ -163,12 +173,14 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
     for (int64_t j = 0; j < n; ++j) bias_row[j] = bias[j];
     bias = bias_row;
   }
+  const bool deep = k.run * k.segments >= deep_product;
   for (int64_t i = 0; i < m; i += block_m) {
     const int64_t rows = std::min(block_m, m - i);
     const T* from = transpose_a ? a + i : a + i * lda;
     const Micro<T> kernel = micro_for<T>(rows, width, transpose_a);
     T* out = c + i * ldc;
     if (n == width || finish.half) {
+      if (deep) ask_for(out, ldc, rows, width);
       kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
       continue;
     }
