@@ -41,7 +41,7 @@ Cut cut(int64_t rows, int64_t elements_a_row, int64_t elements, int64_t pieces) 
   int64_t tiles = max_of(parallel::pieces(rows, fit), min_of(wanted_tiles, rows / least_shared_rows));
   tiles = max_of(1, tiles);
   Cut c{};
-  c.tile = max_of(block_m, parallel::pieces(parallel::pieces(rows, tiles), block_m) * block_m);
+  c.tile = max_of(1, parallel::pieces(rows, tiles));
   tiles = parallel::pieces(rows, c.tile);
   c.grain = max_of(1, parallel::pieces(tiles, pieces)) * c.tile;
   c.pieces = parallel::pieces(rows, c.grain);

@@ -174,8 +174,10 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
     bias = bias_row;
   }
   const bool deep = k.run * k.segments >= deep_product;
-  for (int64_t i = 0; i < m; i += block_m) {
-    const int64_t rows = std::min(block_m, m - i);
+  const int64_t blocks = std::max<int64_t>(1, (m + block_m - 1) / block_m);
+  const int64_t rows_a_block = (m + blocks - 1) / blocks;  // about the same in each: a block of a single row is slow
+  for (int64_t i = 0; i < m; i += rows_a_block) {
+    const int64_t rows = std::min(rows_a_block, m - i);
     const T* from = transpose_a ? a + i : a + i * lda;
     const Micro<T> kernel = micro_for<T>(rows, width, transpose_a);
     T* out = c + i * ldc;
