@@ -27,44 +27,46 @@ void for_rows(std::int64_t rows, std::int64_t classes, F f) {
   });
 }
 
-// x[n], or what counts for nothing in `whole` behind it, so that there is a vector of it; n says how many there are then.
-template <class T>
-const T* fill_up(const T* x, std::int64_t& n, T* whole) {
-  constexpr std::int64_t w = lanes<T>;
-  if (n >= w) return x;
-  for (std::int64_t i = 0; i < w; ++i) whole[i] = i < n ? x[i] : -std::numeric_limits<T>::infinity();
-  n = w;
-  return whole;
+// Rows are taken in groups of w = lanes<T>. Their columns are, as far as whole vectors of a row go, taken by the row; the few that
+// are left over, a column at a time, a vector of rows.
+
+// f(row, count) for groups of rows, the last ones smaller.
+template <class T, class F>
+void for_groups(std::int64_t rows, std::int64_t classes, F f) {
+  if (classes == 0) return;
+  parallel::for_range(rows, row_grain<T>(rows, classes), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; row += lanes<T>) f(row, min_of(lanes<T>, end - row));
+  });
 }
 
+template <class T>
+constexpr std::int64_t whole_vectors(std::int64_t classes) {
+  return classes / lanes<T> * lanes<T>;
+}
+
+// The largest of x[n], n whole vectors.
 template <class T>
 T row_max(const T* x, std::int64_t n) {
   using V = Vector<T>;
   constexpr std::int64_t w = lanes<T>;
-  T whole[w];
-  x = fill_up(x, n, whole);
-  const std::int64_t last = n - w;  // the last vector may overlap the one before
-  V m = load<V>(x + last), m2 = m;
-  for (std::int64_t i = 0; i < last; i += 2 * w) {
+  if (n == 0) return -std::numeric_limits<T>::infinity();
+  V m = load<V>(x), m2 = m;
+  for (std::int64_t i = 0; i < n; i += 2 * w) {
     m = larger(m, load<V>(x + i));
-    m2 = larger(m2, load<V>(x + min_of(i + w, last)));
+    m2 = larger(m2, load<V>(x + min_of(i + w, n - w)));
   }
   return fold_lanes<T>(larger(m, m2), [](auto a, auto b) { return larger(a, b); });
 }
 
-// Sum of exp(x - max) over a row.
+// Sum of exp(x[i] - max), i < n, n whole vectors.
 template <class T>
 double sum_exp(const T* x, std::int64_t n, T max) {
   using V = Vector<T>;
   constexpr std::int64_t w = lanes<T>, block = 256 * w;
-  T whole[w];
-  x = fill_up(x, n, whole);
-  const std::int64_t last = n - w, full = n / w * w;
-  const auto add = [](auto a, auto b) { return a + b; };
   double total = 0;
   T e[4 * w];
-  for (std::int64_t i = 0; i < full;) {
-    const std::int64_t end = min_of(full, i + block);
+  for (std::int64_t i = 0; i < n;) {
+    const std::int64_t end = min_of(n, i + block);
     V sum[4] = {};
     for (; i + 4 * w <= end; i += 4 * w) {
       REWIND_INDEPENDENT
@@ -76,34 +78,34 @@ double sum_exp(const T* x, std::int64_t n, T max) {
       for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
       sum[0] += load<V>(e);
     }
-    total += static_cast<double>(fold_lanes<T>((sum[0] + sum[1]) + (sum[2] + sum[3]), add));
-  }
-  if (full < n) {
-    const std::int64_t again = full - last;
-    REWIND_INDEPENDENT
-    for (std::int64_t j = 0; j < w; ++j) e[j] = j < again ? T(0) : math::exp_of_difference(x[last + j] - max);
-    total += static_cast<double>(fold_lanes<T>(load<V>(e), add));
+    total += static_cast<double>(fold_lanes<T>((sum[0] + sum[1]) + (sum[2] + sum[3]), [](auto a, auto b) { return a + b; }));
   }
   return total;
 }
 
-// f(row, max, log of the sum of exp(x - max)) for every row of a matrix. Some rows at a time, a pass after the other, so that
+// f(row, max, log of the sum of exp(x - max)) for every row of a matrix. A group at a time, a pass after the other, so that
 // what one row has to wait for does not hold up the next.
 template <class T, class F>
 void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
-  if (classes == 0) return;
-  parallel::for_range(rows, row_grain<T>(rows, classes), [=](std::int64_t begin, std::int64_t end) {
+  for_groups<T>(rows, classes, [=](std::int64_t row, std::int64_t count) {
     constexpr std::int64_t w = lanes<T>;
-    for (std::int64_t row = begin; row < end; row += w) {
-      const std::int64_t count = min_of(w, end - row);
-      T max[w], log_sum[w];
-      for (std::int64_t r = 0; r < count; ++r) max[r] = row_max(x + (row + r) * classes, classes);
-      for (std::int64_t r = 0; r < w; ++r)
-        log_sum[r] = r < count ? static_cast<T>(sum_exp(x + (row + r) * classes, classes, max[r])) : T(1);
+    const std::int64_t whole = whole_vectors<T>(classes);
+    const T* group = x + row * classes;
+    T max[w], log_sum[w];
+    for (std::int64_t r = 0; r < w; ++r) max[r] = r < count ? row_max(group + r * classes, whole) : T(0);
+    for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
-      for (std::int64_t r = 0; r < w; ++r) log_sum[r] = math::log(log_sum[r]);
-      for (std::int64_t r = 0; r < count; ++r) f(row + r, max[r], log_sum[r]);
+      for (std::int64_t r = 0; r < count; ++r) max[r] = larger(max[r], group[r * classes + c]);
     }
+    for (std::int64_t r = 0; r < w; ++r)
+      log_sum[r] = r < count ? static_cast<T>(sum_exp(group + r * classes, whole, max[r])) : T(1);
+    for (std::int64_t c = whole; c < classes; ++c) {
+      REWIND_INDEPENDENT
+      for (std::int64_t r = 0; r < count; ++r) log_sum[r] += math::exp_of_difference(group[r * classes + c] - max[r]);
+    }
+    REWIND_INDEPENDENT
+    for (std::int64_t r = 0; r < w; ++r) log_sum[r] = math::log(log_sum[r]);
+    for (std::int64_t r = 0; r < count; ++r) f(row + r, max[r], log_sum[r]);
   });
 }
 
@@ -205,14 +207,32 @@ template <class T, class Label>
 void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, std::int64_t rows, std::int64_t classes,
                             double smoothing, const T* g, bool g_per_row, T scale, T* dx) {
   const T spread = static_cast<T>(smoothing / static_cast<double>(classes)), peak = static_cast<T>(1 - smoothing) + spread;
-  for_rows<T>(rows, classes, [=](std::int64_t r) {
-    const T* x = logits + r * classes;
-    T* to = dx + r * classes;
-    const T k = scale * g[g_per_row ? r : 0], whole = lse[r];
-    const std::int64_t label = static_cast<std::int64_t>(labels[r]);
-    const T at_label = (math::exp_of_difference(x[label] - whole) - peak) * k;
-    map_row(x, classes, to, [=](T v) { return (math::exp_of_difference(v - whole) - spread) * k; });
-    to[label] = at_label;
+  for_groups<T>(rows, classes, [=](std::int64_t row, std::int64_t count) {
+    constexpr std::int64_t w = lanes<T>;
+    const std::int64_t whole = whole_vectors<T>(classes);
+    const T* x = logits + row * classes;
+    T* to = dx + row * classes;
+    T sum[w], k[w], at_label[w];
+    for (std::int64_t r = 0; r < w; ++r) {
+      const std::int64_t from = min_of(r, count - 1);
+      sum[r] = lse[row + from];
+      k[r] = scale * g[g_per_row ? row + from : 0];
+      at_label[r] = x[from * classes + static_cast<std::int64_t>(labels[row + from])] - sum[r];
+    }
+    REWIND_INDEPENDENT
+    for (std::int64_t r = 0; r < w; ++r) at_label[r] = (math::exp_of_difference(at_label[r]) - peak) * k[r];
+    for (std::int64_t r = 0; r < count; ++r)
+      for (std::int64_t c = 0; c < whole; c += w) {
+        REWIND_INDEPENDENT
+        for (std::int64_t j = c; j < c + w; ++j)
+          to[r * classes + j] = (math::exp_of_difference(x[r * classes + j] - sum[r]) - spread) * k[r];
+      }
+    for (std::int64_t c = whole; c < classes; ++c) {
+      REWIND_INDEPENDENT
+      for (std::int64_t r = 0; r < count; ++r)
+        to[r * classes + c] = (math::exp_of_difference(x[r * classes + c] - sum[r]) - spread) * k[r];
+    }
+    for (std::int64_t r = 0; r < count; ++r) to[r * classes + static_cast<std::int64_t>(labels[row + r])] = at_label[r];
   });
 }
 
