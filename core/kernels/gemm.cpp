@@ -20,7 +20,10 @@ constexpr int64_t wanted_pieces = 16;
 // Rows times depth (or width) that a tile holds in cache.
 constexpr int64_t tile_elements = 1 << 16;
 constexpr int64_t max_tile_m = 40 * block_m;
-constexpr int64_t min_tile_m = 4 * block_m;
+constexpr int64_t min_tile_m = 2 * block_m;
+// Columns of a tile, where there are several across.
+constexpr int64_t wide_tile_n = 128;
+constexpr int64_t most_across = 4;
 constexpr int64_t min_tile_k = 2 * block_k;
 // The partial sums of a long reduction may take this many elements.
 constexpr int64_t max_partials = 1 << 20;
@@ -38,9 +41,12 @@ Plan plan(const GemmShape& s) {
   Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false};
   const int64_t per_batch = s.m * s.n * s.k;
   if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
-    // Rows first: as many as fit the cache, but enough tiles to share.
+    // Rows first: as many as fit the cache, but enough tiles to share, which are about square where columns are many, since a tile
+    // packs the B under it.
     const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch);
-    p.tile_m = std::clamp(round_up(tile_elements / std::max(s.n, std::min(s.k, block_k)), block_m), min_tile_m, max_tile_m);
+    const int64_t across = std::clamp<int64_t>(s.n / wide_tile_n, 1, std::min<int64_t>(most_across, wanted));
+    const int64_t width = parallel::pieces(s.n, across);
+    p.tile_m = std::clamp(round_up(tile_elements / std::max(width, std::min(s.k, block_k)), block_m), min_tile_m, max_tile_m);
     const bool split = s.batch == 1 && s.k >= 2 * min_tile_k && s.k >= 2 * std::max(s.m, s.n) && s.m * s.n * 2 <= max_partials;
     if (split) {
       // A long reduction: rows stay whole, k is cut.
@@ -48,7 +54,9 @@ Plan plan(const GemmShape& s) {
       const int64_t cuts = std::min({wanted_pieces, max_partials / (s.m * s.n), s.k / min_tile_k});
       p.tile_k = round_up(parallel::pieces(s.k, cuts), block_k);
     } else {
-      p.tile_m = std::min(p.tile_m, std::max(min_tile_m, round_up(parallel::pieces(s.m, wanted), block_m)));
+      const int64_t down = parallel::pieces(wanted, across);
+      p.tile_m = std::min(p.tile_m, std::max(min_tile_m, parallel::pieces(s.m, down)));
+      p.tile_m = parallel::pieces(s.m, parallel::pieces(s.m, p.tile_m));
       // Then columns, where rows are few.
       const int64_t rows = parallel::pieces(s.m, p.tile_m);
       if (rows < wanted)
