@@ -44,9 +44,11 @@ class Team {
     const std::unique_lock busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
     while (workers_ < size - 1) {
+      std::thread([this, me = workers_ + 1] { work(me); }).detach();
       ++workers_;
-      std::thread([this, me = workers_] { work(me); }).detach();
     }
+    // What starting takes in memory is taken here, and not whenever a busy machine lets the thread begin.
+    while (begun_.load(std::memory_order_acquire) < workers_) std::this_thread::yield();
     // Close the old job first. A straggler that saw its last ticket would else take a piece of it by the count of the new one.
     const std::uint64_t old = ticket_.load(std::memory_order_relaxed) >> 32, job = old + 1;
     ticket_.store(old << 32 | closed, std::memory_order_relaxed);
@@ -96,6 +98,7 @@ class Team {
 
   [[noreturn]] void work(int me) {
     omp_set_num_threads(1);  // for an OpenBLAS that is built on OpenMP: it runs on the thread that calls it
+    begun_.fetch_add(1, std::memory_order_release);
     std::uint64_t seen = 0;
     while (true) {
       std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
@@ -116,6 +119,7 @@ class Team {
 
   std::mutex busy_;
   int workers_ = 0;
+  std::atomic<int> begun_{0};
   std::atomic<detail::Body> body_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<int> size_{1};
