@@ -96,6 +96,15 @@ struct Cut {
     patch_row = max_of((width - 1) * g.sw + g.kw, g.w + g.pw) * g.c;
   }
   int64_t patch_size() const { return patch_rows * patch_row; }
+
+  /// Brings in the lines of x, `row` elements each, that come after the tile at `begin`: the next tile's, or those of the piece
+  /// that this thread is likely to take next.
+  template <class T>
+  void foresee(Ahead& ahead, int64_t all, int64_t piece, int64_t begin, const T* x, int64_t row) const {
+    int64_t next = begin + lines;
+    if (next >= min_of(all, (piece + 1) * grain)) next = (piece + parallel::threads()) * grain;
+    if (next < all) ahead.add(x + next * row, min_of(lines, all - next) * row);
+  }
 };
 
 /// Outputs of dw that are made at once. By the transform few, where channels are many: x is transformed for them again.
@@ -417,11 +426,11 @@ void load_gradient(const FusedShape& s, const FusedGradient<T>& gradient, const 
 /// dx of some lines, from the patch of G under them: some of its channels; the last ones end it.
 template <Activation act, class T>
 void input_tile(const FusedShape& s, const FusedInput<T>& in, const BackwardPlan<T>& p, const Patch<T>& patch, int64_t begin,
-                int64_t lines, int64_t first_channel, int64_t channels, T* dx, double* sums, T* scratch) {
+                int64_t lines, int64_t first_channel, int64_t channels, T* dx, double* sums, T* scratch, Ahead* ahead) {
   const ConvShape& c = s.conv;
   const int64_t at = begin * c.w * c.c;
   if (by_transform(p.around))
-    winograd::lines_tile(p.around, patch.windows(lines), p.packed, first_channel, channels, dx + at, Epilogue<T>{}, scratch);
+    winograd::lines_tile(p.around, patch.windows(lines), p.packed, first_channel, channels, dx + at, Epilogue<T>{}, scratch, ahead);
   else
     lines_tile(patch.windows(lines), c.c, p.packed, dx + at, c.c, Epilogue<T>{});
   if (s.pending && first_channel + channels == c.c) differentiate_rows<act>(p.affine, c.c, at, lines * c.w * c.c, in, dx, sums);
@@ -442,7 +451,7 @@ void input_gradient(const FusedShape& s, const FusedInput<T>& in, const T* w, co
       for (int64_t begin = first; begin < last; begin += p.d.lines) {
         const int64_t lines = min_of(p.d.lines, last - begin);
         load_gradient(s, gradient, g, p, begin, begin + lines, patch);
-        input_tile<act>(s, in, p, patch, begin, lines, first_channel, channels, dx, sums, scratch + p.d.patch_size());
+        input_tile<act>(s, in, p, patch, begin, lines, first_channel, channels, dx, sums, scratch + p.d.patch_size(), nullptr);
       }
     });
   });
@@ -466,20 +475,18 @@ void both_gradients(const FusedShape& s, const FusedInput<T>& in, const T* w, co
     if (sums != nullptr) std::fill_n(sums, 2 * c.c, 0.0);
     const int64_t first = piece * p.c.grain, last = min_of(all, first + p.c.grain);
     for (int64_t begin = first; begin < last; begin += p.c.lines) {
-      const int64_t lines = min_of(p.c.lines, last - begin), next = begin + lines;
-      Ahead ahead;
-      if (next < last) {
-        const int64_t row = c.w * c.c, row_g = c.w * c.o, more = min_of(p.c.lines, last - next);
-        ahead.add(in.x + next * row, more * row);
-        ahead.add(gradient.g + next * row_g, more * row_g);
-        if (s.statistics) ahead.add(gradient.y + next * row_g, more * row_g);
-      }
-      load_gradient(s, gradient, gradient.g, p, begin, next, g);
-      x.template load<act>(in, p.affine, begin, next);
+      const int64_t lines = min_of(p.c.lines, last - begin);
+      Ahead ahead;  // dx's lines of this tile, then what the next one reads
+      ahead.add(out.x + begin * c.w * c.c, lines * c.w * c.c);
+      p.c.foresee(ahead, all, piece, begin, gradient.g, c.w * c.o);
+      if (s.statistics) p.c.foresee(ahead, all, piece, begin, gradient.y, c.w * c.o);
+      p.c.foresee(ahead, all, piece, begin, in.x, c.w * c.c);
+      load_gradient(s, gradient, gradient.g, p, begin, begin + lines, g);
+      x.template load<act>(in, p.affine, begin, begin + lines);
       LinesA<T> rows = g.windows(lines);
       rows.data += inside;
       weight_sums.add(x, rows, begin, lines, begin > first, &ahead);
-      input_tile<act>(s, in, p, g, begin, lines, 0, c.c, out.x, sums, input_scratch + p.d.patch_size());
+      input_tile<act>(s, in, p, g, begin, lines, 0, c.c, out.x, sums, input_scratch + p.d.patch_size(), &ahead);
     }
     weight_sums.finish();
   });
@@ -526,9 +533,12 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
         for (int64_t begin = first; begin < last; begin += p.c.lines) {
           const int64_t lines = min_of(p.c.lines, last - begin), count = lines * width;
           T* out = y + begin * width * g.o;
+          Ahead ahead;  // y's lines of this tile, which the products come before, and x's of the next
+          ahead.add(out, count * g.o);
+          if (g.h == g.out_h()) p.c.foresee(ahead, all, piece, begin, in.x, g.w * g.c);
           patch.template load<act>(in, p.affine, begin, begin + lines);
           if (transformed)
-            winograd::lines_tile(g, patch.windows(lines), p.packed, first_output, outputs, out, epilogue, own);
+            winograd::lines_tile(g, patch.windows(lines), p.packed, first_output, outputs, out, epilogue, own, &ahead);
           else if (in_place(g))
             lines_tile(patch.windows(lines), g.o, p.packed, out, g.o, epilogue);
           for (int64_t tap = 0; tap < taps && !in_place(g); tap += p.c.taps_at_once) {

@@ -193,7 +193,7 @@ void pack_weight(const ConvShape& s, const T* w, bool turned, int64_t first_outp
 
 template <class T>
 void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t first_output, int64_t outputs, T* y,
-                const Epilogue<T>& epilogue, T* scratch) {
+                const Epilogue<T>& epilogue, T* scratch, Ahead* ahead) {
   const int64_t across = a.width / 2, tiles = a.lines / 2 * across, row = a.width * s.o, chunk = chunk_of(s, tiles);
   T *in = scratch + tile_scratch, *out = in + chunk * points * s.c;
   const Epilogue<T> of_outputs{.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_output,
@@ -208,7 +208,7 @@ void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t
     for (int64_t p = 0; p < points; ++p)
       gemm_tile(count, outputs, s.c, in + p * chunk * s.c, s.c, false,
                 TileB<T>{.data = packed + p * s.c * outputs, .packed = true, .packed_k = s.c}, out + p * chunk * outputs, outputs,
-                Epilogue<T>{}, scratch);
+                Epilogue<T>{}, scratch, ahead);
     for (int64_t t = 0; t < count; ++t) {
       const int64_t line = (first + t) / across * 2, column = (first + t) % across * 2;
       transform_output(out + t * outputs, chunk * outputs, outputs, of_outputs, y + line * row + column * s.o + first_output, s.o,
@@ -263,7 +263,7 @@ void weight_gradient(const ConvShape& s, const T* sums, T* dw) {
   template void pack_weight<T>(const ConvShape&, const T*, bool, int64_t, int64_t, T*);                     \
   template void weight_tile<T>(const ConvShape&, const LinesA<T>&, const LinesA<T>&, bool, T*, T*, Ahead*); \
   template void weight_gradient<T>(const ConvShape&, const T*, T*);                                         \
-  template void lines_tile<T>(const ConvShape&, const LinesA<T>&, const T*, int64_t, int64_t, T*, const Epilogue<T>&, T*);
+  template void lines_tile<T>(const ConvShape&, const LinesA<T>&, const T*, int64_t, int64_t, T*, const Epilogue<T>&, T*, Ahead*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)
 #undef REWIND_INSTANTIATE

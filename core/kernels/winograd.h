@@ -42,6 +42,6 @@ void weight_gradient(const ConvShape& shape, const T* sums, T* dw);
 /// As lines_tile, for an even number of lines, which follow each other two by two in an image, and some of the outputs.
 template <class T>
 void lines_tile(const ConvShape& shape, const LinesA<T>& a, const T* packed, std::int64_t first_output, std::int64_t outputs, T* y,
-                const Epilogue<T>& epilogue, T* scratch);
+                const Epilogue<T>& epilogue, T* scratch, Ahead* ahead);
 
 }  // namespace rewind_lib::kernels::winograd
