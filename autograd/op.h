@@ -32,7 +32,7 @@ struct Spec {
 /// The outputs of an op, at most max_outputs. Only those that there are are made and copied: a small op feels the others.
 class Specs {
  public:
-  static constexpr int max_outputs = 4;
+  static constexpr int max_outputs = 7;
   Specs() {}
   Specs(std::initializer_list<Spec> specs) {
     for (const Spec& s : specs) push_back(s);

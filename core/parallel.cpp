@@ -1,6 +1,7 @@
 // A team of our own instead of `omp parallel for`: an OpenMP region ends with a barrier that every thread of the team has to
 // reach, also one that got no work because the machine was busy elsewhere, and then costs a time slice of somebody else's.
-// Here whoever is running takes pieces, and the caller waits only for pieces that were begun. See docs/decisions/0010.
+// Here whoever is running takes pieces, and the caller waits only for pieces that were begun, and once for its helpers to have
+// started. See docs/decisions/0010.
 // OpenMP remains what OpenBLAS may be built on, and has to be kept to one thread.
 
 #include <rewind/core/error.h>

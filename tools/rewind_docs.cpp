@@ -15,7 +15,7 @@ class Collect final : public rw::SampleSink {
  public:
   explicit Collect(const rw::OpDecl& op) : op_(op) {}
 
-  std::string example;
+  std::string example, takes;
   rw::Saves saves;
 
   void add_raw(std::vector<rw::Tensor> inputs, const void* attr) override {
@@ -26,7 +26,14 @@ class Collect final : public rw::SampleSink {
     example.clear();
     for (const auto& t : inputs) example += rw::str(example.empty() ? "" : ", ", t.defined() ? rw::str(t.shape()) : "none");
     example += " ->";
-    for (const auto& spec : op_.infer(inputs, attr)) example += rw::str(" ", spec.shape);
+    const rw::Specs specs = op_.infer(inputs, attr);
+    takes.clear();
+    for (int j = 0; j < specs.size(); ++j) {
+      example += rw::str(" ", specs[j].shape);
+      for (int i = 0; i < 32; ++i)
+        if ((specs[j].takes & rw::bit(i)) != 0)
+          takes += rw::str(takes.empty() ? "output " : ", output ", j, " may be in that of input ", i);
+    }
     if (op_.saves != nullptr) saves = op_.saves(attr, ~std::uint32_t{0});
   }
   void error_raw(std::vector<rw::Tensor>, const void*, std::string) override {}
@@ -44,7 +51,7 @@ std::string list(const char* what, std::uint32_t mask) {
 }
 
 void write(std::ostream& out, std::span<const rw::OpDecl* const> ops) {
-  out << "| op | kind | for example | saves | buffer of output 0 | gradient |\n|---|---|---|---|---|---|\n";
+  out << "| op | kind | for example | saves | buffers | gradient |\n|---|---|---|---|---|---|\n";
   for (const rw::OpDecl* op : ops) {
     Collect sample(*op);
     op->samples(sample);
@@ -52,8 +59,10 @@ void write(std::ostream& out, std::span<const rw::OpDecl* const> ops) {
     const std::string outputs = list("outputs", sample.saves.outputs);
     if (!outputs.empty()) saves += (saves.empty() ? "" : "; ") + outputs;
     out << "| `" << op->name << "` | " << rw::name_of(op->kind) << " | " << sample.example << " | " << saves << " | "
-        << (op->mutates != 0 ? list("changes input", op->mutates) : list("may be that of input", op->donates)) << " | "
-        << (op->no_gradient == nullptr ? "yes" : op->no_gradient) << " |\n";
+        << (op->mutates != 0   ? list("changes input", op->mutates)
+            : op->donates != 0 ? list("output 0 may be in that of input", op->donates)
+                               : sample.takes)
+        << " | " << (op->no_gradient == nullptr ? "yes" : op->no_gradient) << " |\n";
   }
 }
 

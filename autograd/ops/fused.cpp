@@ -93,14 +93,6 @@ kernels::FusedInput<T> pending_of(const Forward& f, int x, const FusedAttr& a) {
           pending ? ops::activation_of(a.epilogue) : kernels::Activation::none};
 }
 
-/// Hands over [4, C], the gradients of gamma, beta, mean and var, for inputs x, mean, var, gamma, beta from number x on.
-void give_parameters(Vjp& v, int x, const Tensor& all) {
-  const auto row = [&](int i) { return reshape(slice(all, 0, i, i + 1), Shape{all.shape()[1]}); };
-  constexpr int input[] = {3, 4, 1, 2};
-  for (int i = 0; i < 4; ++i)
-    if (v.needs(x + input[i])) v.give(x + input[i], row(i));
-}
-
 struct Case {
   Shape x, w;
   Pair stride = 1, padding = 0;
@@ -164,15 +156,26 @@ constexpr const char* no_second_derivative =
     "the gradients of fused convolutions are single kernels; for second derivatives use conv2d() and batch_norm(), or turn "
     "fusion off: net.fuse(false)";
 
-/// What fused_conv2d_backward makes, in this order: the gradients of x, w, of [gamma, beta, mean, var], and of a residual.
+/// The gradients that an op makes, in this order.
 struct Wanted {
-  static constexpr int x = 0, w = 1, parameters = 2, residual = 3;
+  static constexpr int x = 0, mean = 1, var = 2, gamma = 3, beta = 4, w = 5, residual = 6;
+  static constexpr std::uint32_t norm = bit(mean) | bit(var) | bit(gamma) | bit(beta);
   std::uint32_t bits;
   bool has(int which) const { return (bits & bit(which)) != 0; }
+  int count() const { return std::popcount(bits); }
   int slot(int which) const { return std::popcount(bits & (bit(which) - 1)); }
   template <class T>
   T* out(const Forward& f, int which) const {
     return has(which) ? f.out<T>(slot(which)) : nullptr;
+  }
+  template <class T>
+  kernels::NormGradient<T> norm_out(const Forward& f) const {
+    return {out<T>(f, gamma), out<T>(f, beta), out<T>(f, mean), out<T>(f, var)};
+  }
+  /// Hands those of a normalisation over to the inputs from number `first` (x) on.
+  void give_norm(Vjp& v, int first, std::span<Tensor> out) const {
+    for (const int i : {mean, var, gamma, beta})
+      if (has(i)) v.give(first + i, std::move(out[static_cast<std::size_t>(slot(i))]));
   }
 };
 
@@ -201,16 +204,17 @@ struct FusedConvBackward {
           fail(str(name, ": input ", i, " must be [", y[3], "], one element a channel of g ", g));
       if (!in[3].defined() || !(in[3].shape() == y)) fail(str(name, ": y must have the shape of g ", g));
     }
-    if (a.wanted.has(Wanted::parameters) && !(in[6].defined() && a.wanted.has(Wanted::x)))
-      fail(str(name, ": gradients of parameters need a normalisation and the gradient of x ", x));
+    if ((a.wanted.bits & Wanted::norm) != 0 && !(in[6].defined() && a.wanted.has(Wanted::x)))
+      fail(str(name, ": gradients of a normalisation need one, and that of x ", x));
     if (a.wanted.has(Wanted::residual) && !in[1].defined())
       fail(str(name, ": the gradient of a residual needs those of the statistics; without them it is g ", g));
     if (in[11].defined() && !(a.wanted.has(Wanted::x) && in[11].shape() == x && adds(x, w, a.forward)))
       fail(str(name, ": ", in[11].shape(), " can only be added to the gradient of a pointwise convolution's x, here ", x));
     Specs specs;
     if (a.wanted.has(Wanted::x)) specs.push_back({.shape = x, .dtype = dtype, .takes = bit(11)});
+    for (const int i : {Wanted::mean, Wanted::var, Wanted::gamma, Wanted::beta})
+      if (a.wanted.has(i)) specs.push_back({Shape{x[3]}, dtype});
     if (a.wanted.has(Wanted::w)) specs.push_back({w, dtype});
-    if (a.wanted.has(Wanted::parameters)) specs.push_back({{4, x[3]}, dtype});
     if (a.wanted.has(Wanted::residual)) specs.push_back({.shape = g, .dtype = dtype, .takes = bit(0)});
     return specs;
   }
@@ -242,8 +246,8 @@ struct FusedConvBackward {
       FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1));
       s.add = f.has_input(11);
       const kernels::FusedGradient<T> g{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
-      const kernels::FusedResult<T> out{a.wanted.out<T>(f, Wanted::x), a.wanted.out<T>(f, Wanted::w),
-                                        a.wanted.out<T>(f, Wanted::parameters), a.wanted.out<T>(f, Wanted::residual), f.in<T>(11)};
+      const kernels::FusedResult<T> out{a.wanted.out<T>(f, Wanted::x), a.wanted.out<T>(f, Wanted::w), a.wanted.norm_out<T>(f),
+                                        a.wanted.out<T>(f, Wanted::residual), f.in<T>(11)};
       kernels::fused_backward(s, pending_of<T>(f, 5, a.forward), f.in<T>(10), g, out, f.workspace<std::byte>());
     });
   }
@@ -254,10 +258,11 @@ struct FusedConvBackward {
         const FusedAttr a = attr_of(k, ++number);
         std::vector<Tensor> in = inputs_of(k, a, number);
         const Shape y = check_convolution(name, k.x, k.w, a, in[1].defined()), o{y[3]};
-        std::uint32_t bits = number % 5 == 1 ? bit(0) : number % 5 == 2 ? bit(1) : bit(0) | bit(1);
-        if (in[1].defined() && (bits & bit(0)) != 0) bits |= bit(2);
+        std::uint32_t bits = number % 5 == 1 ? bit(Wanted::x) : number % 5 == 2 ? bit(Wanted::w) : bit(Wanted::x) | bit(Wanted::w);
+        if (in[1].defined() && (bits & bit(Wanted::x)) != 0)
+          bits |= number % 7 == 3 ? bit(Wanted::gamma) | bit(Wanted::var) : Wanted::norm;
         std::vector<Tensor> all{sample(y, -1, 1, 5), {}, {}, {}, {}, in[0], in[1], in[2], in[3], in[4], in[5], {}};
-        if ((bits & bit(0)) != 0 && number % 3 != 0 && adds(k.x, k.w, a)) all[11] = sample(k.x, -1, 1, 10);
+        if ((bits & bit(Wanted::x)) != 0 && number % 3 != 0 && adds(k.x, k.w, a)) all[11] = sample(k.x, -1, 1, 10);
         if (number % 4 != 2) {
           if (number % 3 == 0) bits |= bit(Wanted::residual);
           all[1] = sample(o, -1, 1, 6);
@@ -268,12 +273,14 @@ struct FusedConvBackward {
         s.add(std::move(all), {a, {bits}});
       }
     const Tensor g = sample({1, 2, 2, 3}), x = sample({1, 2, 2, 2}), w = sample({3, 1, 1, 2});
-    s.error({sample({1, 2, 3, 3}), {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {3}}, "makes [1, 2, 2, 3]");
-    s.error({g, sample({2}), sample({3}), g, sample({3}), x, {}, {}, {}, {}, w, {}}, {{}, {3}}, "input 1 must be [3]");
-    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {4}}, "gradients of parameters need a normalisation");
-    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {11}}, "without them it is g [1, 2, 2, 3]");
-    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, g}, {{}, {3}}, "can only be added to the gradient of a pointwise");
-    s.error({g, {}, {}, {}, {}, {}, {}, {}, {}, {}, w, {}}, {{}, {3}}, "input 5 is undefined");
+    s.error({sample({1, 2, 3, 3}), {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {bit(Wanted::x)}}, "makes [1, 2, 2, 3]");
+    s.error({g, sample({2}), sample({3}), g, sample({3}), x, {}, {}, {}, {}, w, {}}, {{}, {bit(Wanted::x)}}, "input 1 must be [3]");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {bit(Wanted::gamma)}}, "gradients of a normalisation need one");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, {}}, {{}, {bit(Wanted::x) | bit(Wanted::residual)}},
+            "without them it is g [1, 2, 2, 3]");
+    s.error({g, {}, {}, {}, {}, x, {}, {}, {}, {}, w, g}, {{}, {bit(Wanted::x)}},
+            "can only be added to the gradient of a pointwise");
+    s.error({g, {}, {}, {}, {}, {}, {}, {}, {}, {}, w, {}}, {{}, {bit(Wanted::x)}}, "input 5 is undefined");
   }
 };
 
@@ -320,9 +327,10 @@ struct FusedConv {
     return {.inputs = residual_only && !a.statistics ? 0 : std::uint32_t{0x3f}, .outputs = a.statistics ? bit(0) | bit(1) : 0};
   }
   static void vjp(Vjp& v, const Attr& a) {
-    std::uint32_t wanted = v.needs(5) ? bit(Wanted::w) : 0;
-    for (int i = 0; i < 5; ++i)
-      if (v.needs(i)) wanted |= bit(Wanted::x) | (i > 0 ? bit(Wanted::parameters) : 0);
+    std::uint32_t wanted = 0;  // inputs 0 to 5 have the numbers of their gradients
+    for (int i = 0; i < 6; ++i)
+      if (v.needs(i)) wanted |= bit(i);
+    if ((wanted & Wanted::norm) != 0) wanted |= bit(Wanted::x);
     Tensor in[12];
     const bool statistics = a.statistics && (v.has_grad(1) || v.has_grad(2));
     in[0] = v.grad(0);
@@ -341,14 +349,14 @@ struct FusedConv {
       if (v.input_shape(i).rank() > 0) in[5 + i] = v.input(i);
     if (v.needs(0) && FusedConvBackward::adds(v.input_shape(0), v.input_shape(5), a)) in[11] = v.take_given(0);
     const FusedConvBackward::Attr attr{a, {wanted}};
-    Tensor out[4];
-    apply(ops::fused_conv2d_backward_op, in, &attr, {out, static_cast<std::size_t>(std::popcount(wanted))});
-    for (Tensor& t : in) t = Tensor();
     const Wanted w = attr.wanted;
+    Tensor out[Specs::max_outputs];
+    apply(ops::fused_conv2d_backward_op, in, &attr, {out, static_cast<std::size_t>(w.count())});
+    for (Tensor& t : in) t = Tensor();
     if (w.has(Wanted::residual)) v.give(6, std::move(out[w.slot(Wanted::residual)]));
     if (w.has(Wanted::w)) v.give(5, std::move(out[w.slot(Wanted::w)]));
-    if (w.has(Wanted::parameters)) give_parameters(v, 0, out[w.slot(Wanted::parameters)]);
-    if (v.needs(0)) v.give(0, std::move(out[w.slot(Wanted::x)]));
+    w.give_norm(v, 0, out);
+    if (v.needs(0)) v.give(0, std::move(out[0]));
   }
   static void samples(Samples<Attr> s) {
     int number = 0;
@@ -412,12 +420,11 @@ struct SettleGradient {
   static constexpr std::uint32_t donates = bit(6);
   struct Attr {
     SettleAttr forward;
-    bool shortcut;    ///< its gradient is wanted
-    bool parameters;  ///< those of gamma, beta, mean and var are
+    Wanted wanted;  ///< x always; residual: the gradient of the shortcut
   };
 
-  /// x, mean, var, gamma, beta, what the forward made (with shortcut and epilogue only), g -> the gradients of x, then of
-  /// the shortcut, then [4, C]: of gamma, beta, mean and var.
+  /// x, mean, var, gamma, beta, what the forward made (with shortcut and epilogue only), g -> the gradients of x, of its
+  /// normalisation, then of the shortcut.
   static Specs infer(Inputs in, const Attr& a) {
     for (const std::size_t i : {0, 6})
       if (!in[i].defined()) fail(str(name, ": input ", i, " is undefined"));
@@ -428,8 +435,9 @@ struct SettleGradient {
       if (in[i].defined() && !(in[i].shape() == x))
         fail(str(name, ": input ", i, " must have the shape of x ", x, ", not ", in[i].shape()));
     Specs specs{{x, dtype}};
-    if (a.shortcut) specs.push_back({x, dtype});
-    if (a.parameters) specs.push_back({{4, x[-1]}, dtype});
+    for (const int i : {Wanted::mean, Wanted::var, Wanted::gamma, Wanted::beta})
+      if (a.wanted.has(i)) specs.push_back({Shape{x[-1]}, dtype});
+    if (a.wanted.has(Wanted::residual)) specs.push_back({x, dtype});
     return specs;
   }
   static Cost cost(Inputs in, const Specs&, const Attr&) { return {.flops = 8 * in[0].numel()}; }
@@ -443,8 +451,8 @@ struct SettleGradient {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
       kernels::settle_backward(rows_of(x), x[-1], settle_input<T>(f, 0, a.forward.eps, a.forward.epilogue), f.in<T>(5), f.in<T>(6),
-                               f.out<T>(0), a.shortcut ? f.out<T>(1) : nullptr,
-                               a.parameters ? f.out<T>(a.shortcut ? 2 : 1) : nullptr, f.workspace<std::byte>());
+                               f.out<T>(0), a.wanted.out<T>(f, Wanted::residual), a.wanted.norm_out<T>(f),
+                               f.workspace<std::byte>());
     });
   }
   static void samples(Samples<Attr> s) {
@@ -458,13 +466,14 @@ struct SettleGradient {
         if (number % 5 != 0) in[4] = sample(c, -0.77, 3.3, 4);
         const Epilogue e = static_cast<Epilogue>(number % 3);
         if (shortcut && e != Epilogue::none) in[5] = sample(shape, 0, 6, 5);
-        s.add(std::move(in), {{1e-3, e, shortcut}, shortcut, number % 4 != 0});
+        const std::uint32_t norm = number % 4 == 0 ? 0 : number % 4 == 1 ? bit(Wanted::var) | bit(Wanted::beta) : Wanted::norm;
+        s.add(std::move(in), {{1e-3, e, shortcut}, {bit(Wanted::x) | norm | (shortcut ? bit(Wanted::residual) : 0)}});
       }
     const Tensor x = sample({2, 3}), c = sample({3}), none;
-    s.error({x, c, c, none, none, none, sample({3, 2})}, {}, "input 6 must have the shape of x [2, 3]");
-    s.error({x, c, none, none, none, none, x}, {}, "needs a mean and a variance");
-    s.error({x, c, c, sample({2}), none, none, x}, {}, "gamma must have shape [3]");
-    s.error({x, c, c, none, none, none, none}, {}, "input 6 is undefined");
+    s.error({x, c, c, none, none, none, sample({3, 2})}, {{}, {bit(Wanted::x)}}, "input 6 must have the shape of x [2, 3]");
+    s.error({x, c, none, none, none, none, x}, {{}, {bit(Wanted::x)}}, "needs a mean and a variance");
+    s.error({x, c, c, sample({2}), none, none, x}, {{}, {bit(Wanted::x)}}, "gamma must have shape [3]");
+    s.error({x, c, c, none, none, none, none}, {{}, {bit(Wanted::x)}}, "input 6 is undefined");
   }
   static const std::vector<Shape>& shapes() {
     static const std::vector<Shape> list{{1, 1},    {2, 3},  {40, 1},      {5, 17},       {33, 8},     {3, 24},
@@ -521,7 +530,7 @@ struct Settle {
       if (v.needs(i)) needs |= bit(i);
     const bool norm = (needs & 0x1f) != 0, shortcut = (needs & 0x3e0) != 0;
     Tensor g = v.grad(0), z;  // z: the gradient of the sum, before the activation
-    Tensor out[3];
+    Tensor out[Specs::max_outputs];
     if (norm || a.masks()) {
       Tensor in[7];
       if (a.masks()) in[5] = v.output(0);  // made again from the inputs, so before they are moved out
@@ -529,11 +538,12 @@ struct Settle {
         if (v.input_shape(i).rank() > 0) in[i] = v.input(i);
       if (shortcut && !a.masks()) z = g;
       in[6] = std::move(g);
-      const bool parameters = (needs & 0x1e) != 0, makes_z = shortcut && a.masks();
-      const SettleGradient::Attr attr{a, makes_z, parameters};
-      apply(ops::settle_gradient_op, in, &attr, {out, std::size_t{1} + (makes_z ? 1 : 0) + (parameters ? 1 : 0)});
-      if (makes_z) z = std::move(out[1]);
-      if (parameters) give_parameters(v, 0, out[makes_z ? 2 : 1]);
+      const bool makes_z = shortcut && a.masks();
+      const Wanted wanted{bit(Wanted::x) | (needs & Wanted::norm) | (makes_z ? bit(Wanted::residual) : 0)};
+      const SettleGradient::Attr attr{a, wanted};
+      apply(ops::settle_gradient_op, in, &attr, {out, static_cast<std::size_t>(wanted.count())});
+      if (makes_z) z = std::move(out[wanted.slot(Wanted::residual)]);
+      wanted.give_norm(v, 0, out);
     } else {
       z = std::move(g);
     }
@@ -542,14 +552,14 @@ struct Settle {
   }
   static void give_shortcut(Vjp& v, const Attr& a, std::uint32_t needs, Tensor z) {
     if (!a.shortcut_pending) return v.give(5, std::move(z));
-    Tensor in[7], out[2];
+    Tensor in[7], out[Specs::max_outputs];
     for (int i = 0; i < 5; ++i)
       if (v.input_shape(5 + i).rank() > 0) in[i] = v.input(5 + i);
     in[6] = std::move(z);
-    const bool parameters = (needs & 0x3c0) != 0;
-    const SettleGradient::Attr attr{{a.shortcut_eps, a.shortcut_epilogue}, false, parameters};
-    apply(ops::settle_gradient_op, in, &attr, {out, parameters ? std::size_t{2} : std::size_t{1}});
-    if (parameters) give_parameters(v, 5, out[1]);
+    const Wanted wanted{bit(Wanted::x) | (needs >> 5 & Wanted::norm)};
+    const SettleGradient::Attr attr{{a.shortcut_eps, a.shortcut_epilogue}, wanted};
+    apply(ops::settle_gradient_op, in, &attr, {out, static_cast<std::size_t>(wanted.count())});
+    wanted.give_norm(v, 5, out);
     if (v.needs(5)) v.give(5, std::move(out[0]));
   }
   static void samples(Samples<Attr> s) {

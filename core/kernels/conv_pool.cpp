@@ -45,10 +45,13 @@ int64_t pitch_of(const ConvShape& c) {
   return parallel::pieces(c.o, lanes<T> / 2) * (lanes<T> / 2);
 }
 
+/// Whether a whole convolution by the transform, pooled afterwards, has so few multiplications that it is the faster one.
+bool transform_pays(const ConvShape& c) { return winograd::covers(c) && c.c >= 32 && c.o >= 32; }
+
 /// Whether an image of the convolution's result stays in the cache until it is pooled.
 template <class T>
 bool in_cache(const ConvShape& c) {
-  return simple(c) && !winograd::covers(c) && c.out_h() <= most_lines && c.out_h() * c.out_w() * pitch_of<T>(c) <= image_elements &&
+  return simple(c) && !transform_pays(c) && c.out_h() <= most_lines && c.out_h() * c.out_w() * pitch_of<T>(c) <= image_elements &&
          Padded(c).size <= image_elements;
 }
 

@@ -136,7 +136,7 @@ std::size_t settle_backward_workspace(std::int64_t rows, std::int64_t channels) 
 
 template <class T>
 void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* z, const T* g, T* dx, T* dshortcut,
-                     T* parameters, void* workspace) {
+                     const NormGradient<T>& norm, void* workspace) {
   fused::Carver carver(workspace);
   const SettlePlan<T> p(rows, channels, carver);
   p.affine.fill(in, channels);
@@ -151,7 +151,7 @@ void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<
                                         z == nullptr ? nullptr : z + i, dshortcut == nullptr ? nullptr : dshortcut + i);
     });
   });
-  if (parameters != nullptr) fused::finish_parameters(in, channels, p.pieces, p.sums, parameters);
+  fused::finish_norm(in, channels, p.pieces, p.sums, norm);
 }
 
 #define REWIND_INSTANTIATE(T)                                                                                         \
@@ -165,7 +165,8 @@ void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<
   template std::size_t settle_forward_workspace<T>(std::int64_t);                                                     \
   template void settle_forward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const FusedInput<T>&, T*, void*); \
   template std::size_t settle_backward_workspace<T>(std::int64_t, std::int64_t);                                      \
-  template void settle_backward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const T*, const T*, T*, T*, T*, void*);
+  template void settle_backward<T>(std::int64_t, std::int64_t, const FusedInput<T>&, const T*, const T*, T*, T*,      \
+                                   const NormGradient<T>&, void*);
 REWIND_INSTANTIATE(float)
 REWIND_INSTANTIATE(double)
 #undef REWIND_INSTANTIATE

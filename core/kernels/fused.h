@@ -61,14 +61,21 @@ struct FusedGradient {
   const T *g_mean = nullptr, *g_var = nullptr;
 };
 
-/// What is wanted: each may be null, but parameters need x.
+/// The gradients of a normalisation, [C] each; each may be null.
+template <class T>
+struct NormGradient {
+  T *gamma = nullptr, *beta = nullptr, *mean = nullptr, *var = nullptr;
+  bool any() const { return gamma != nullptr || beta != nullptr || mean != nullptr || var != nullptr; }
+};
+
+/// What is wanted: each may be null, but the normalisation's need x.
 template <class T>
 struct FusedResult {
-  T* x = nullptr;           ///< [N, H, W, C]
-  T* w = nullptr;           ///< as w
-  T* parameters = nullptr;  ///< [4, C]: of gamma, beta, mean and var
-  T* residual = nullptr;    ///< G itself, as y; may be the buffer of g
-  const T* add = nullptr;   ///< as x: added to the gradient of x, whose buffer it may be
+  T* x = nullptr;  ///< [N, H, W, C]
+  T* w = nullptr;  ///< as w
+  NormGradient<T> norm{};
+  T* residual = nullptr;   ///< G itself, as y; may be the buffer of g
+  const T* add = nullptr;  ///< as x: added to the gradient of x, whose buffer it may be
 };
 
 template <class T>
@@ -99,11 +106,11 @@ void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T
                     void* workspace);
 
 /// z: what the forward made, where it had a shortcut and an activation; else null. dx may be the buffer of g; dshortcut
-/// (the gradient before the activation) and parameters ([4, C]: of gamma, beta, mean and var) may be null.
+/// (the gradient before the activation) may be null.
 template <class T>
 std::size_t settle_backward_workspace(std::int64_t rows, std::int64_t channels);
 template <class T>
 void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<T>& in, const T* z, const T* g, T* dx, T* dshortcut,
-                     T* parameters, void* workspace);
+                     const NormGradient<T>& norm, void* workspace);
 
 }  // namespace rewind_lib::kernels

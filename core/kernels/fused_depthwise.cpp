@@ -471,7 +471,7 @@ void depthwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         run.template operator()<false>();
     });
   if (out.w != nullptr) add_partials(s.conv.kh * s.conv.kw * channels, p.c.pieces, p.partials, out.w);
-  if (out.parameters != nullptr) finish_parameters(in, channels, p.c.pieces, p.sums, out.parameters);
+  finish_norm(in, channels, p.c.pieces, p.sums, out.norm);
 }
 
 #define REWIND_INSTANTIATE(T)                                                                                         \

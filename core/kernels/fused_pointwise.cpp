@@ -26,13 +26,10 @@ struct Cut {
 
   int64_t first(int64_t piece) const { return piece * grain; }
   int64_t last(int64_t piece, int64_t rows) const { return min_of(rows, first(piece) + grain); }
-  /// Brings in the rows of x, if there is one, that come after the tile at `begin`: the next tile's, or those of the piece that
-  /// this thread is likely to take next.
-  template <class T>
-  void foresee(Ahead& ahead, int64_t rows, int64_t piece, int64_t begin, const T* x, int64_t channels) const {
-    int64_t next = begin + tile;
-    if (next >= last(piece, rows)) next = first(piece + parallel::threads());
-    if (x != nullptr && next < rows) ahead.add(x + next * channels, min_of(tile, rows - next) * channels);
+  /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this thread is likely to take
+  /// next.
+  int64_t next(int64_t rows, int64_t piece, int64_t begin) const {
+    return begin + tile < last(piece, rows) ? begin + tile : first(piece + parallel::threads());
   }
 };
 
@@ -146,8 +143,9 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         }
         T *to = y + begin * co, *out = past ? scratch + tile_scratch + (s.pending ? p.c.tile * ci : 0) : to;
         Ahead ahead;
-        p.c.foresee(ahead, rows, piece, begin, in.x, ci);
-        p.c.foresee(ahead, rows, piece, begin, residual, co);
+        const int64_t next = p.c.next(rows, piece, begin);
+        foresee(ahead, in.x, ci, rows, next, p.c.tile);
+        foresee(ahead, residual, co, rows, next, p.c.tile);
         gemm_tile(count, co, ci, a, ci, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = ci}, out, co, Epilogue<T>{},
                   scratch, &ahead);
         if (residual != nullptr) {
@@ -200,10 +198,11 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         const int64_t count = min_of(p.c.tile, last - begin);
         const T *g = gradient.g + begin * co, *x = in.x + begin * ci;
         Ahead ahead;
-        p.c.foresee(ahead, rows, piece, begin, gradient.g, co);
-        if (s.statistics) p.c.foresee(ahead, rows, piece, begin, gradient.y, co);
-        p.c.foresee(ahead, rows, piece, begin, in.x, ci);
-        p.c.foresee(ahead, rows, piece, begin, out.add, ci);
+        const int64_t next = p.c.next(rows, piece, begin);
+        foresee(ahead, gradient.g, co, rows, next, p.c.tile);
+        if (s.statistics) foresee(ahead, gradient.y, co, rows, next, p.c.tile);
+        foresee(ahead, in.x, ci, rows, next, p.c.tile);
+        foresee(ahead, out.add, ci, rows, next, p.c.tile);
         if (s.statistics) {
           T* to = s.residual ? out.residual + begin * co : p.by_weight ? p.whole_g + begin * co : tile_g;
           assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
@@ -246,7 +245,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
     });
   else if (out.w != nullptr && p.c.pieces > 1)
     add_partials(ci * co, p.c.pieces, p.partials, out.w);
-  if (out.parameters != nullptr) finish_parameters(in, ci, p.c.pieces, p.sums, out.parameters);
+  finish_norm(in, ci, p.c.pieces, p.sums, out.norm);
 }
 
 #define REWIND_INSTANTIATE(T)                                                                                         \

@@ -6,6 +6,7 @@
 #include <rewind/core/kernels/fused.h>
 #include <rewind/core/kernels/gemm.h>
 #include <rewind/core/kernels/loop.h>
+#include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/kernels/vector.h>
 
 #include <cmath>
@@ -279,7 +280,8 @@ void assemble_part(const Assembly<T>& p, int64_t first, int64_t width, int64_t l
 
 /// The sums of differentiate() a piece, added in order, as gradients of gamma, beta, mean and var.
 template <class T>
-void finish_parameters(const FusedInput<T>& in, int64_t channels, int64_t pieces, double* sums, T* out) {
+void finish_norm(const FusedInput<T>& in, int64_t channels, int64_t pieces, double* sums, const NormGradient<T>& out) {
+  if (!out.any()) return;
   for (int64_t p = 1; p < pieces; ++p)
     for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += sums[p * 2 * channels + c];
   if (pieces == 0)
@@ -287,10 +289,10 @@ void finish_parameters(const FusedInput<T>& in, int64_t channels, int64_t pieces
   for (int64_t c = 0; c < channels; ++c) {
     const double rstd = 1 / std::sqrt(static_cast<double>(in.var[c]) + in.eps);
     const double scale = in.gamma == nullptr ? rstd : rstd * static_cast<double>(in.gamma[c]);
-    out[c] = static_cast<T>(sums[channels + c] * rstd);
-    out[channels + c] = static_cast<T>(sums[c]);
-    out[2 * channels + c] = static_cast<T>(-scale * sums[c]);
-    out[3 * channels + c] = static_cast<T>(-0.5 * scale * rstd * rstd * sums[channels + c]);
+    if (out.gamma != nullptr) out.gamma[c] = static_cast<T>(sums[channels + c] * rstd);
+    if (out.beta != nullptr) out.beta[c] = static_cast<T>(sums[c]);
+    if (out.mean != nullptr) out.mean[c] = static_cast<T>(-scale * sums[c]);
+    if (out.var != nullptr) out.var[c] = static_cast<T>(-0.5 * scale * rstd * rstd * sums[channels + c]);
   }
 }
 
@@ -305,6 +307,12 @@ void add_partials(int64_t n, int64_t pieces, const T* partials, T* out) {
       for (int64_t i = begin; i < end; ++i) out[i] += from[i];
     }
   });
+}
+
+/// Brings in rows of x, `row` elements each, from `next` on, at most `some` of `all`; x may be null.
+template <class T>
+void foresee(Ahead& ahead, const T* x, int64_t row, int64_t all, int64_t next, int64_t some) {
+  if (x != nullptr && next < all) ahead.add(x + next * row, min_of(some, all - next) * row);
 }
 
 /// Whether dw is made in partial sums, for pieces of y.

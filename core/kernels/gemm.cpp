@@ -21,9 +21,8 @@ constexpr int64_t wanted_pieces = 16;
 constexpr int64_t tile_elements = 1 << 16;
 constexpr int64_t max_tile_m = 40 * block_m;
 constexpr int64_t min_tile_m = 2 * block_m;
-// Columns of a tile, where there are several across.
-constexpr int64_t wide_tile_n = 128;
-constexpr int64_t most_across = 4;
+constexpr int64_t least_tile_n = 128;  // where there are several across
+constexpr int64_t most_tile_n = 256;
 constexpr int64_t min_tile_k = 2 * block_k;
 // The partial sums of a long reduction may take this many elements.
 constexpr int64_t max_partials = 1 << 20;
@@ -41,10 +40,11 @@ Plan plan(const GemmShape& s) {
   Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false};
   const int64_t per_batch = s.m * s.n * s.k;
   if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
-    // Rows first: as many as fit the cache, but enough tiles to share, which are about square where columns are many, since a tile
-    // packs the B under it.
+    // Not much wider than high, since a tile packs the B under it: at most 256 columns, and less where there would be no fourth
+    // tile.
     const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch);
-    const int64_t across = std::clamp<int64_t>(s.n / wide_tile_n, 1, std::min<int64_t>(most_across, wanted));
+    const int64_t across =
+        std::max(std::clamp<int64_t>(s.n / least_tile_n, 1, std::min<int64_t>(4, wanted)), parallel::pieces(s.n, most_tile_n));
     const int64_t width = parallel::pieces(s.n, across);
     p.tile_m = std::clamp(round_up(tile_elements / std::max(width, std::min(s.k, block_k)), block_m), min_tile_m, max_tile_m);
     const bool split = s.batch == 1 && s.k >= 2 * min_tile_k && s.k >= 2 * std::max(s.m, s.n) && s.m * s.n * 2 <= max_partials;
@@ -57,10 +57,8 @@ Plan plan(const GemmShape& s) {
       const int64_t down = parallel::pieces(wanted, across);
       p.tile_m = std::min(p.tile_m, std::max(min_tile_m, parallel::pieces(s.m, down)));
       p.tile_m = parallel::pieces(s.m, parallel::pieces(s.m, p.tile_m));
-      // Then columns, where rows are few.
-      const int64_t rows = parallel::pieces(s.m, p.tile_m);
-      if (rows < wanted)
-        p.tile_n = std::max(2 * block_n_max, round_up(parallel::pieces(s.n, parallel::pieces(wanted, rows)), block_n_max));
+      const int64_t columns = std::max(across, parallel::pieces(wanted, parallel::pieces(s.m, p.tile_m)));
+      if (columns > 1) p.tile_n = std::max(2 * block_n_max, round_up(parallel::pieces(s.n, columns), block_n_max));
     }
     p.tile_m = std::min(p.tile_m, s.m);
     p.tile_n = std::min(p.tile_n, s.n);

@@ -5,6 +5,7 @@
 // broadcast needs no packing: this is what makes tall and narrow products fast). Elsewhere OpenBLAS, which chooses its
 // kernels at run time.
 
+#include <rewind/core/error.h>
 #include <rewind/core/kernels/gemm.h>
 #include <rewind/core/kernels/vector.h>
 
@@ -18,7 +19,7 @@ inline constexpr bool own_microkernel = true;
 inline constexpr bool own_microkernel = false;
 #endif
 
-/// Rows of the register block; tiles are best a multiple of it.
+/// Most rows of the register block; those of a tile go to its blocks evenly.
 inline constexpr std::int64_t block_m = vector_bytes == 64 ? 12 : 6;
 /// Depth of a panel: 24 KiB, for half of L1.
 inline constexpr std::int64_t block_k = 192;
@@ -73,7 +74,9 @@ class Ahead {
   /// Adds n elements, to come after those that were added before. At most four times.
   template <class T>
   void add(const T* from, std::int64_t n) {
-    if (from != nullptr && n > 0) runs_[count_++] = {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(from + n)};
+    if (from == nullptr || n <= 0) return;
+    REWIND_CHECK(count_ < 4);
+    runs_[count_++] = {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(from + n)};
   }
   Run& run() {
     while (now_ + 1 < count_ && runs_[now_].at >= runs_[now_].end) ++now_;

@@ -10,15 +10,16 @@ using std::int64_t;
 
 constexpr int64_t points = 16;  // of a transformed tile
 constexpr int64_t channel_step = 16;
+constexpr int64_t most_channels = 2048;
 constexpr int64_t most_weights = 512 * 512;        // C O
 constexpr int64_t most_packed = most_weights / 2;  // of these that are transformed at once: less than they take untransformed
 constexpr int64_t chunk_elements = 1 << 18;        // of transformed tiles of x and y: 1 MiB, for L2
 constexpr int64_t least_chunk = 8 * block_m;       // tiles, for each time that the weights are read
 
-// Of `tiles`, that are transformed at once.
-int64_t chunk_of(const ConvShape& s, int64_t tiles) {
-  const int64_t most = max_of(least_chunk, chunk_elements / (points * (s.c + outputs_at_once(s))));
-  return parallel::pieces(tiles, parallel::pieces(tiles, most));
+// Of `tiles`, that are transformed at once for so many outputs.
+int64_t chunk_of(const ConvShape& s, int64_t tiles, int64_t outputs) {
+  const int64_t most = max_of(least_chunk, chunk_elements / (points * (s.c + outputs)));
+  return parallel::pieces(tiles, max_of(1, parallel::pieces(tiles, most)));
 }
 
 // B^T d of a column, and A^T m.
@@ -147,7 +148,8 @@ void transform_weight(Tap tap, V out[points]) {
 bool covers(const ConvShape& s) {
   return own_microkernel && s.kh == 3 && s.kw == 3 && s.sh == 1 && s.sw == 1 && s.dh == 1 && s.dw == 1 && s.groups == 1 &&
          s.out_h() > 0 && s.out_w() > 0 && s.out_h() % 2 == 0 && s.out_w() % 2 == 0 && s.c > 0 && s.o > 0 &&
-         s.c % channel_step == 0 && s.o % channel_step == 0 && s.c * s.o <= most_weights;
+         s.c % channel_step == 0 && s.o % channel_step == 0 && s.c <= most_channels && s.o <= most_channels &&
+         s.c * s.o <= most_weights;
 }
 
 std::int64_t outputs_at_once(const ConvShape& s) {
@@ -157,36 +159,39 @@ std::int64_t outputs_at_once(const ConvShape& s) {
 std::int64_t packed_size(const ConvShape& s) { return points * s.c * outputs_at_once(s); }
 std::int64_t sums_size(const ConvShape& s) { return points * s.c * s.o; }
 std::int64_t scratch_size(const ConvShape& s, std::int64_t lines) {
-  return tile_scratch + chunk_of(s, max_of(1, lines / 2 * (s.out_w() / 2))) * points * (s.c + outputs_at_once(s));
+  // No less for fewer lines, or outputs, whose chunk may be the larger one.
+  const int64_t a_tile = points * (s.c + outputs_at_once(s)), tiles = lines / 2 * (s.out_w() / 2);
+  return tile_scratch + min_of(tiles * a_tile, max_of(least_chunk * a_tile, chunk_elements));
 }
 
 template <class T>
 void pack_weight(const ConvShape& s, const T* w, bool turned, int64_t first_output, int64_t outputs, T* packed) {
   using V = Vector<T>;
   constexpr int64_t w_lanes = lanes<T>;
-  const int64_t panels = panel_count<T>(outputs), blocks = s.c / w_lanes, point = s.c * outputs;
+  const int64_t panels = panel_count<T>(outputs), blocks = s.c / w_lanes, a_point = s.c * outputs;
   parallel::for_range(
       panels * blocks, max_of(1, parallel::light_grain / (points * w_lanes * block_n<T>)), [&](int64_t begin, int64_t end) {
-        V at[points];
+        V transformed[points];
         T square[points][block_n<T> * w_lanes];  // [O, C]
         for (int64_t i = begin; i < end; ++i) {
-          const int64_t at_panel = i / blocks * block_n<T>, width = min_of(block_n<T>, outputs - at_panel);
-          const int64_t first = first_output + at_panel, from = i % blocks * w_lanes;
-          T* panel = packed + at_panel * s.c;
+          const int64_t in_packed = i / blocks * block_n<T>, width = min_of(block_n<T>, outputs - in_packed);
+          const int64_t first = first_output + in_packed, from = i % blocks * w_lanes;
+          T* panel = packed + in_packed * s.c;
           if (turned) {  // w [C, 3, 3, O], seen from its other end
             for (int64_t c = from; c < from + w_lanes; ++c)
               for (int64_t o = 0; o < width; o += w_lanes) {
-                transform_weight([&](int a, int b) { return load<V>(w + ((c * 3 + 2 - a) * 3 + 2 - b) * s.o + first + o); }, at);
-                for (int64_t p = 0; p < points; ++p) store(panel + p * point + c * width + o, at[p]);
+                transform_weight([&](int a, int b) { return load<V>(w + ((c * 3 + 2 - a) * 3 + 2 - b) * s.o + first + o); },
+                                 transformed);
+                for (int64_t p = 0; p < points; ++p) store(panel + p * a_point + c * width + o, transformed[p]);
               }
             continue;
           }
           for (int64_t o = 0; o < width; ++o) {
-            transform_weight([&](int a, int b) { return load<V>(w + (((first + o) * 3 + a) * 3 + b) * s.c + from); }, at);
-            for (int64_t p = 0; p < points; ++p) store(square[p] + o * w_lanes, at[p]);
+            transform_weight([&](int a, int b) { return load<V>(w + (((first + o) * 3 + a) * 3 + b) * s.c + from); }, transformed);
+            for (int64_t p = 0; p < points; ++p) store(square[p] + o * w_lanes, transformed[p]);
           }
           for (int64_t p = 0; p < points; ++p)
-            pack(s.c, width, from, w_lanes, square[p], w_lanes, true, panel + p * point, int64_t{0}, int64_t{1});
+            pack(s.c, width, from, w_lanes, square[p], w_lanes, true, panel + p * a_point, int64_t{0}, int64_t{1});
         }
       });
 }
@@ -194,7 +199,8 @@ void pack_weight(const ConvShape& s, const T* w, bool turned, int64_t first_outp
 template <class T>
 void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t first_output, int64_t outputs, T* y,
                 const Epilogue<T>& epilogue, T* scratch, Ahead* ahead) {
-  const int64_t across = a.width / 2, tiles = a.lines / 2 * across, row = a.width * s.o, chunk = chunk_of(s, tiles);
+  const int64_t across = a.width / 2, tiles = a.lines / 2 * across, row = a.width * s.o;
+  const int64_t chunk = chunk_of(s, tiles, outputs);
   T *in = scratch + tile_scratch, *out = in + chunk * points * s.c;
   const Epilogue<T> of_outputs{.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_output,
                                .activation = epilogue.activation};
@@ -219,7 +225,7 @@ void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t
 
 template <class T>
 void weight_tile(const ConvShape& s, const LinesA<T>& x, const LinesA<T>& g, bool accumulate, T* sums, T* scratch, Ahead* ahead) {
-  const int64_t across = x.width / 2, tiles = x.lines / 2 * across, chunk = chunk_of(s, tiles);
+  const int64_t across = x.width / 2, tiles = x.lines / 2 * across, chunk = chunk_of(s, tiles, s.o);
   T *in = scratch + tile_scratch, *out = in + chunk * points * s.c;
   for (int64_t first = 0; first < tiles; first += chunk) {
     const int64_t count = min_of(chunk, tiles - first);

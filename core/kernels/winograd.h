@@ -13,8 +13,8 @@
 
 namespace rewind_lib::kernels::winograd {
 
-/// Whether the transform serves a shape: 3x3 at stride 1, an even y, and so many channels that products outweigh transforms, but
-/// not so many that the transformed weights leave the caches.
+/// Whether the transform serves a shape: 3x3 at stride 1, an even y, channels in sixteens, and not so many that the transformed
+/// weights leave the last cache.
 bool covers(const ConvShape& shape);
 
 /// Outputs whose weights are transformed at once, where all of them would take more memory than is well spent.

@@ -380,7 +380,9 @@ TEST_CASE_TEMPLATE("convolutions by Winograd's transform equal naive loops", T, 
     check_conv<T>(s);
   };
   check(2, 8, 8, 32, 64, 1, 1);
-  check(1, 38, 36, 64, 32, 1, 1);  // tiles by more than one chunk
+  check(1, 38, 36, 64, 32, 1, 1);
+  check(1, 2, 202, 96, 96, 1, 1);  // 101 tiles in chunks of 51 and 50
+  check(2, 80, 80, 80, 80, 1, 1);  // the last tile of lines is smaller, and its chunk larger
   check(5, 2, 6, 96, 32, 1, 1);    // images smaller than a tile of lines
   check(2, 8, 10, 32, 32, 0, 0);
   check(1, 6, 8, 32, 32, 2, 1);

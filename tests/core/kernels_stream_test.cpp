@@ -62,8 +62,12 @@ std::vector<std::vector<T>> fused(const FusedShape& s, bool aligned) {
   fused_forward<T>(s, input, w.data(), nullptr, y.data(), statistics.data(), statistics.data() + c.o, workspace.data());
   const FusedGradient<T> gradient{
       .g = g.data(), .y = y.data(), .mean = statistics.data(), .g_mean = g_mean.data(), .g_var = g_var.data()};
-  fused_backward<T>(s, input, w.data(), gradient, {.x = dx.data(), .w = dw.data(), .parameters = parameters.data()},
-                    workspace.data());
+  fused_backward<T>(
+      s, input, w.data(), gradient,
+      {.x = dx.data(),
+       .w = dw.data(),
+       .norm = {parameters.data(), parameters.data() + c.c, parameters.data() + 2 * c.c, parameters.data() + 3 * c.c}},
+      workspace.data());
   return {y.values(), dx.values(), statistics, dw, parameters};
 }
 
