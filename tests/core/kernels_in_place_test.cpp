@@ -1,6 +1,8 @@
 // A pointwise convolution's backward may write over what it reads: the gradient of a residual over g, that of x over what is added
 // to it. With the same bits as beside them, by any number of threads.
 
+#include "numbers.h"
+
 #include <rewind/core/kernels/fused.h>
 #include <rewind/core/parallel.h>
 
@@ -13,14 +15,6 @@ using namespace rewind::kernels;
 using std::int64_t;
 
 namespace {
-
-template <class T>
-std::vector<T> numbers(int64_t n, int seed) {
-  std::vector<T> v(static_cast<std::size_t>(n));
-  for (std::size_t i = 0; i < v.size(); ++i)
-    v[i] = static_cast<T>((i * 7919 + static_cast<std::size_t>(seed) * 104729) % 1009) / 500 - 1;
-  return v;
-}
 
 /// dx, G, dw and the gradients of the normalisation.
 template <class T>

@@ -1,5 +1,7 @@
 // Results that are larger than the caches are stored past them, where they are aligned: with the same bits as those that are not.
 
+#include "numbers.h"
+
 #include <rewind/core/kernels/depthwise.h>
 #include <rewind/core/kernels/fused.h>
 #include <rewind/core/kernels/vector.h>
@@ -33,14 +35,6 @@ class Array {
   std::vector<std::byte> bytes_;
   T* begin_;
 };
-
-template <class T>
-std::vector<T> numbers(int64_t n, int seed) {
-  std::vector<T> v(static_cast<std::size_t>(n));
-  for (std::size_t i = 0; i < v.size(); ++i)
-    v[i] = static_cast<T>((i * 7919 + static_cast<std::size_t>(seed) * 104729) % 1009) / 500 - 1;
-  return v;
-}
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
