@@ -168,6 +168,10 @@ struct Wanted {
   T* out(const Forward& f, int which) const {
     return has(which) ? f.out<T>(slot(which)) : nullptr;
   }
+  void add_norm(Specs& specs, std::int64_t channels, DType dtype) const {
+    for (const int i : {mean, var, gamma, beta})
+      if (has(i)) specs.push_back({Shape{channels}, dtype});
+  }
   template <class T>
   kernels::NormGradient<T> norm_out(const Forward& f) const {
     return {out<T>(f, gamma), out<T>(f, beta), out<T>(f, mean), out<T>(f, var)};
@@ -212,20 +216,20 @@ struct FusedConvBackward {
       fail(str(name, ": ", in[11].shape(), " can only be added to the gradient of a pointwise convolution's x, here ", x));
     Specs specs;
     if (a.wanted.has(Wanted::x)) specs.push_back({.shape = x, .dtype = dtype, .takes = bit(11)});
-    for (const int i : {Wanted::mean, Wanted::var, Wanted::gamma, Wanted::beta})
-      if (a.wanted.has(i)) specs.push_back({Shape{x[3]}, dtype});
+    a.wanted.add_norm(specs, x[3], dtype);
     if (a.wanted.has(Wanted::w)) specs.push_back({w, dtype});
     if (a.wanted.has(Wanted::residual)) specs.push_back({.shape = g, .dtype = dtype, .takes = bit(0)});
     return specs;
   }
   /// Whether something can be added to the gradient of x on the way.
   static bool adds(const Shape& x, const Shape& w, const FusedAttr& a) { return kernels::is_pointwise(geometry(x, w, a, false)); }
-  static FusedShape shape_of(const Shape& x, const Shape& w, const Attr& a, bool pending, bool statistics) {
+  static FusedShape shape_of(const Shape& x, const Shape& w, const Attr& a, bool pending, bool statistics, bool add) {
     FusedShape s = geometry(x, w, a.forward, pending);
     s.statistics = statistics;
     s.dx = a.wanted.has(Wanted::x);
     s.dw = a.wanted.has(Wanted::w);
     s.residual = a.wanted.has(Wanted::residual);
+    s.add = add;
     return s;
   }
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
@@ -235,16 +239,14 @@ struct FusedConvBackward {
             .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {
-    FusedShape s = shape_of(in[5].shape(), in[10].shape(), a, in[6].defined(), in[1].defined());
-    s.add = in[11].defined();
+    const FusedShape s = shape_of(in[5].shape(), in[10].shape(), a, in[6].defined(), in[1].defined(), in[11].defined());
     return out.size() > 0 && out[0].dtype == float32 ? kernels::fused_backward_workspace<float>(s)
                                                      : kernels::fused_backward_workspace<double>(s);
   }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1));
-      s.add = f.has_input(11);
+      const FusedShape s = shape_of(f.in_shape(5), f.in_shape(10), a, f.has_input(6), f.has_input(1), f.has_input(11));
       const kernels::FusedGradient<T> g{f.in<T>(0), f.in<T>(3), f.in<T>(4), f.in<T>(1), f.in<T>(2)};
       const kernels::FusedResult<T> out{a.wanted.out<T>(f, Wanted::x), a.wanted.out<T>(f, Wanted::w), a.wanted.norm_out<T>(f),
                                         a.wanted.out<T>(f, Wanted::residual), f.in<T>(11)};
@@ -435,8 +437,7 @@ struct SettleGradient {
       if (in[i].defined() && !(in[i].shape() == x))
         fail(str(name, ": input ", i, " must have the shape of x ", x, ", not ", in[i].shape()));
     Specs specs{{x, dtype}};
-    for (const int i : {Wanted::mean, Wanted::var, Wanted::gamma, Wanted::beta})
-      if (a.wanted.has(i)) specs.push_back({Shape{x[-1]}, dtype});
+    a.wanted.add_norm(specs, x[-1], dtype);
     if (a.wanted.has(Wanted::residual)) specs.push_back({x, dtype});
     return specs;
   }
