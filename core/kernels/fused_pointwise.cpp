@@ -59,6 +59,7 @@ struct ForwardPlan {
   Moments<T> moments{};
   T *packed, *scratch;
   int64_t scratch_size;
+  bool dots;
   bool past;  // y is streamed, from a scratch in L2
 
   ForwardPlan(const FusedShape& s, Carver& carver) {
@@ -66,7 +67,8 @@ struct ForwardPlan {
     c = cut(s.rows(), in + out, forward_elements, most_pieces);
     if (s.pending) affine = Affine<T>::carve(carver, in);
     if (s.statistics) moments = Moments<T>::carve(carver, out, c.pieces);
-    packed = carver.take<T>(packed_size(in, out));
+    dots = dots_pay(s.rows(), c.tile, in);
+    packed = dots ? nullptr : carver.take<T>(packed_size(in, out));
     past = s.statistics && streams<T>(out, s.rows() * out);
     scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (past ? c.tile * out : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
@@ -128,7 +130,9 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
   const ForwardPlan<T> p(s, carver);
   const int64_t ci = s.conv.c, co = s.conv.o, rows = s.rows();
   if (s.pending) p.affine.fill(in, ci);
-  pack_weight(ci, co, w, ci, true, p.packed);
+  if (!p.dots) pack_weight(ci, co, w, ci, true, p.packed);
+  const TileB<T> weight = p.dots ? TileB<T>{.data = w, .ld = ci, .transposed = true, .dots = true}
+                                 : TileB<T>{.data = p.packed, .packed = true, .packed_k = ci};
   const bool past = p.past && streams(y, co, rows * co);
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
@@ -146,8 +150,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         const int64_t next = p.c.next(rows, piece, begin);
         foresee(ahead, in.x, ci, rows, next, p.c.tile);
         foresee(ahead, residual, co, rows, next, p.c.tile);
-        gemm_tile(count, co, ci, a, ci, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = ci}, out, co, Epilogue<T>{},
-                  scratch, &ahead);
+        gemm_tile(count, co, ci, a, ci, false, weight, out, co, Epilogue<T>{}, scratch, &ahead);
         if (residual != nullptr) {
           const T* from = residual + begin * co;
           REWIND_INDEPENDENT

@@ -1,6 +1,5 @@
 #include <rewind/core/kernels/gemm.h>
 
-#include <rewind/core/kernels/blas.h>
 #include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/parallel.h>
 
@@ -26,18 +25,16 @@ constexpr int64_t most_tile_n = 256;
 constexpr int64_t min_tile_k = 2 * block_k;
 // The partial sums of a long reduction may take this many elements.
 constexpr int64_t max_partials = 1 << 20;
-// Fewer rows than this against a transposed B are dot products: B would be packed to be used once.
-constexpr int64_t min_rows_to_pack = 4;
 
 struct Plan {
   int64_t tile_m, tile_n, tile_k;
   int64_t tiles_m, tiles_n, tiles_k;
-  bool pack_b;
+  bool pack_b, dots;
   int64_t tiles(const GemmShape& s) const { return tiles_m * tiles_n * tiles_k * s.batch; }
 };
 
 Plan plan(const GemmShape& s) {
-  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false};
+  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false, false};
   const int64_t per_batch = s.m * s.n * s.k;
   if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
     // Not much wider than high, since a tile packs the B under it: at most 256 columns, and less where there would be no fourth
@@ -66,7 +63,9 @@ Plan plan(const GemmShape& s) {
   p.tiles_m = parallel::pieces(s.m, p.tile_m);
   p.tiles_n = parallel::pieces(s.n, p.tile_n);
   p.tiles_k = std::max<int64_t>(1, parallel::pieces(s.k, p.tile_k));
-  p.pack_b = own_microkernel && s.transpose_b && p.tiles_m > 1 && p.tiles_k == 1 && (s.batch == 1 || s.stride_b == 0);
+  const bool whole = p.tiles_k == 1;
+  p.dots = s.transpose_b && !s.transpose_a && whole && dots_pay(s.m, p.tile_m, s.k);
+  p.pack_b = own_microkernel && s.transpose_b && !p.dots && p.tiles_m > 1 && whole && (s.batch == 1 || s.stride_b == 0);
   return p;
 }
 
@@ -117,8 +116,10 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
       if (p.pack_b)
         tile_b = {.data = packed + j * s.k, .packed = true, .packed_k = s.k};
       else
-        tile_b = {
-            .data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j), .ld = ldb, .transposed = s.transpose_b};
+        tile_b = {.data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j),
+                  .ld = ldb,
+                  .transposed = s.transpose_b,
+                  .dots = p.dots};
       T* own = scratch + worker * tile_scratch;
       if (p.tiles_k > 1) {
         gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, partials + tk * s.m * s.n + i * s.n + j, s.n,
@@ -128,12 +129,7 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
       Epilogue<T> finish = epilogue;
       if (finish.bias != nullptr) finish.bias += j;
       T* out = c + batch * s.stride_c + i * ldc + j;
-      if (own_microkernel && s.transpose_b && !p.pack_b && rows < min_rows_to_pack && depth > 0 && finish.bias == nullptr &&
-          finish.activation == Activation::none)
-        blas_gemm(s.transpose_a, true, rows, columns, depth, tile_a, lda, tile_b.data, ldb, finish.accumulate ? T(1) : T(0), out,
-                  ldc);
-      else
-        gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, out, ldc, finish, own);
+      gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, out, ldc, finish, own);
     }
   });
 

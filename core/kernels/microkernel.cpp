@@ -153,7 +153,7 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
 }
 
 // Brings in what is written soon: by the time that a deep product is made, it is there.
-constexpr int64_t deep_product = 64;
+constexpr int64_t deep_product = 48;
 template <class T>
 [[gnu::noinline]] void ask_for(const T* c, int64_t ldc, int64_t rows, int64_t columns) {
   constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
@@ -197,6 +197,105 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
   }
 }
 
+// Sums of pairs of neighbours: of those in a, then of those in b.
+template <class V, std::size_t... I>
+V add_pairs(V a, V b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, static_cast<int>(2 * I)...) + __builtin_shufflevector(a, b, static_cast<int>(2 * I + 1)...);
+}
+
+// Products against a transposed B that is read as it lies, in a stream: the depth goes along the lanes of a vector, which are added
+// up at the end, for as many elements of C at a time as a vector has lanes.
+constexpr int dot_columns = 4;
+template <class T>
+inline constexpr int dot_rows = lanes<T> / dot_columns;
+
+// from, from + 1, ...
+template <class V, class T>
+V ascending(T from) {
+  V v;
+  for (std::size_t i = 0; i < sizeof(V) / sizeof(T); ++i) v[i] = from + static_cast<T>(i);
+  return v;
+}
+
+// C[rows, n <= dot_columns] = A B^T (+ C) (+ bias).
+template <class T, int rows>
+void dot_block(int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias,
+               Finish finish) {
+  using V = Vector<T>;
+  constexpr int w = lanes<T>;
+  static_assert(dot_rows<T> * dot_columns == w);
+  V acc[w] = {};
+  const T* const last = b + (n - 1) * ldb;  // in place of the columns that are missing
+  const T* const row_b[dot_columns] = {b, n > 1 ? b + ldb : last, n > 2 ? b + 2 * ldb : last, last};
+  for (int64_t p = 0; p < k; p += w) {
+    const int64_t at = std::min(p, k - w);
+    V x[rows], y[dot_columns];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) x[r] = load<V>(a + r * lda + at);
+#pragma GCC unroll 4
+    for (int q = 0; q < dot_columns; ++q) y[q] = load<V>(row_b[q] + at);
+    if (at < p) {
+      // The last vector overlaps the one before. What was added is masked on both sides: it may be infinite.
+      const V depth = ascending<V>(static_cast<T>(at - p));
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) x[r] = depth < 0 ? V{} : x[r];
+#pragma GCC unroll 4
+      for (int q = 0; q < dot_columns; ++q) y[q] = depth < 0 ? V{} : y[q];
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < dot_columns; ++q)
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) acc[r * dot_columns + q] += x[r] * y[q];
+  }
+#pragma GCC unroll 8
+  for (int left = w / 2; left > 0; left /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < left; ++i) acc[i] = add_pairs(acc[2 * i], acc[2 * i + 1], std::make_index_sequence<w>{});
+  alignas(vector_bytes) T sums[w];
+  store(sums, acc[0]);
+  using Row = typename VectorOf<T, dot_columns * sizeof(T)>::type;
+  for (int r = 0; r < rows; ++r) {
+    T* const out = c + r * ldc;
+    T* const sum = sums + r * dot_columns;
+    if (n == dot_columns) {
+      Row y = load<Row>(sum);
+      if (finish.load_c) y += load<Row>(out);
+      if (bias != nullptr) y += load<Row>(bias);
+      store(out, activate_lanes(finish.activation, y));
+      continue;
+    }
+    for (int64_t q = 0; q < n; ++q) {
+      if (finish.load_c) sum[q] += out[q];
+      if (bias != nullptr) sum[q] += bias[q];
+      out[q] = activate(finish.activation, sum[q]);
+    }
+  }
+}
+
+template <class T>
+using Dots = void (*)(int64_t, int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish);
+
+template <class T, std::size_t... R>
+constexpr std::array<Dots<T>, sizeof...(R)> dot_table(std::index_sequence<R...>) {
+  return {dot_block<T, static_cast<int>(R) + 1>...};
+}
+
+template <class T>
+void dots_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
+               const Epilogue<T>& epilogue) {
+  static constexpr auto kernels = dot_table<T>(std::make_index_sequence<static_cast<std::size_t>(dot_rows<T>)>{});
+  const Finish finish{epilogue.accumulate, epilogue.activation};
+  const int64_t blocks = (m + dot_rows<T> - 1) / dot_rows<T>;
+  for (int64_t j = 0; j < n; j += dot_columns) {
+    const T* bias = epilogue.bias != nullptr ? epilogue.bias + j : nullptr;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t i = m * block / blocks, rows = m * (block + 1) / blocks - i;
+      kernels[static_cast<std::size_t>(rows - 1)](std::min<int64_t>(dot_columns, n - j), k, a + i * lda, lda, b + j * ldb, ldb,
+                                                  c + i * ldc + j, ldc, bias, finish);
+    }
+  }
+}
+
 // Into L2. Blocks of a column-wise A are read a few columns of many rows at a time, which hardware does not foresee.
 template <class T>
 void prefetch(const T* a, int64_t lda, int64_t rows, int64_t columns) {
@@ -208,6 +307,7 @@ void prefetch(const T* a, int64_t lda, int64_t rows, int64_t columns) {
 template <class T>
 void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
               const Epilogue<T>& epilogue, T* scratch, Ahead& ahead) {
+  if (b.dots) return dots_tile(m, n, k, a, lda, b.data, b.ld, c, ldc, epilogue);
   for (int64_t p = 0; p == 0 || p < k; p += block_k) {
     const int64_t depth = std::min(block_k, k - p);
     const bool last = p + depth >= k;

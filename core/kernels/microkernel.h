@@ -62,7 +62,15 @@ struct TileB {
   std::int64_t packed_k = 0;
   std::int64_t k_begin = 0;
   bool in_place = false;  ///< a matrix that needs no packing: few rows of A meet it, and its rows may be read to a panel's end
+  bool dots = false;      ///< transposed, A is not: read as it lies, the elements of C are dot products
 };
+
+/// Whether TileB::dots pays for `rows` rows, in tiles of `tile_rows`: where B would be packed for few rows, or where a product is
+/// so deep that the packed one stores and loads C several times. A tile of A stays in L2.
+constexpr bool dots_pay(std::int64_t rows, std::int64_t tile_rows, std::int64_t k) {
+  constexpr std::int64_t deep = 512, rows_to_pack_for = 3, elements = 1 << 17;
+  return own_microkernel && k >= lanes<float> && tile_rows * k <= elements && (k >= deep || k >= rows_to_pack_for * rows);
+}
 
 /// Memory that is wanted soon, to be brought into L2 while a product runs: a line at every step of its inner loop, since more
 /// at once would hold up the product's own loads.

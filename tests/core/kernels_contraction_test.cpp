@@ -326,6 +326,32 @@ TEST_CASE_TEMPLATE("products that are cut into tiles have the same bits for any 
   check_gemm<T>({.m = 1, .n = 1, .k = 100000, .transpose_a = true}, false, Activation::none, false);
 }
 
+TEST_CASE_TEMPLATE("few rows against a transposed matrix are dot products", T, float, double) {
+  for (int i = 0; i < 60; ++i) {
+    GemmShape s{.m = pick(1, 20), .n = pick(1, 70), .k = 0, .transpose_b = true};
+    s.k = pick(3 * s.m + 16, 3 * s.m + 150);
+    s.lda = s.k + pick(0, 3), s.ldb = s.k + pick(0, 3), s.ldc = s.n + pick(0, 3);
+    REQUIRE(dots_pay(s.m, s.m, s.k) == own_microkernel);
+    check_gemm<T>(s, pick(0, 1) == 1, any_activation(), pick(0, 1) == 1);
+  }
+  check_gemm<T>({.m = 130, .n = 131, .k = 517, .transpose_b = true}, true, Activation::relu6, false);  // deep, and cut
+  check_gemm<T>({.m = 3, .n = 5, .k = 20, .transpose_b = true, .batch = 7, .stride_a = 60, .stride_b = 0, .stride_c = 15}, false,
+                Activation::none, true);
+}
+
+// The last vector of a row overlaps the one before it.
+TEST_CASE_TEMPLATE("a dot product is infinite where an element is, and NaN only from NaN", T, float, double) {
+  const T infinity = std::numeric_limits<T>::infinity();
+  const GemmShape s{.m = 2, .n = 3, .k = 33, .transpose_b = true};
+  for (int64_t at = 0; at < s.k; ++at) {
+    std::vector<T> a(66, T(1)), b(99, T(1)), c(6), workspace(static_cast<std::size_t>(gemm_workspace(s)));
+    a[static_cast<std::size_t>(at)] = infinity;
+    b[static_cast<std::size_t>(s.k + at)] = infinity;
+    gemm<T>(s, a.data(), b.data(), c.data(), workspace.data());
+    CHECK(c == std::vector<T>{infinity, infinity, infinity, T(33), infinity, T(33)});
+  }
+}
+
 TEST_CASE("BLAS is asked for one thread and tells what it is") {
   const BlasInfo info = blas_info();
   CHECK(std::string(info.config).size() > 0);
