@@ -6,16 +6,14 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <utility>
 
 namespace rewind_lib {
 
-// Sits in front of each block's bytes and fills one alignment unit, so that the bytes behind it are aligned.
-struct alignas(Arena::alignment) Arena::Block {
-  std::size_t size;  // header included, a multiple of alignment
-  Block* previous;   // the block that ends where this begins
-  Block* bin_next;   // free blocks only
-  Block* bin_previous;
-  bool free;
+struct Arena::Slab {
+  static constexpr int count = 127;
+  Slab* next;
+  Block records[count];
 };
 
 Arena::Arena(std::size_t reserve) {
@@ -39,7 +37,20 @@ Arena::Arena(std::size_t reserve) {
 Arena::~Arena() {
   if (base_ != nullptr) munmap(base_, reserved_);
   std::free(touched_);
+  while (slabs_ != nullptr) std::free(std::exchange(slabs_, slabs_->next));
 }
+
+Arena::Block* Arena::take_record() {
+  if (unused_ == nullptr) {
+    auto* slab = static_cast<Slab*>(std::aligned_alloc(alignof(Slab), sizeof(Slab)));
+    if (slab == nullptr) return nullptr;
+    slab->next = std::exchange(slabs_, slab);
+    for (Block& record : slab->records) give_record(&record);
+  }
+  return std::exchange(unused_, unused_->bin_next);
+}
+
+void Arena::give_record(Block* block) { block->bin_next = std::exchange(unused_, block); }
 
 // Bins are `fine` steps between powers of two: a block of b bytes is in bin_of(b), and every block of a higher bin is larger.
 int Arena::bin_of(std::size_t bytes) {
@@ -72,9 +83,13 @@ void Arena::unlink(Block* block) {
   block->free = false;
 }
 
-Arena::Block* Arena::next(Block* block) const {
-  auto* end = reinterpret_cast<std::byte*>(block) + block->size;
-  return end == top_ ? nullptr : reinterpret_cast<Block*>(end);
+// Makes one of a block and the next. Both are in no bin.
+void Arena::join_next(Block* block) {
+  Block* after = block->next;
+  block->size += after->size;
+  block->next = after->next;
+  (block->next != nullptr ? block->next->previous : last_) = block;
+  give_record(after);
 }
 
 // Best fit: the smallest block of the first bin that holds one large enough. Ties go to the lower address, which keeps
@@ -84,7 +99,8 @@ Arena::Block* Arena::find(std::size_t bytes) {
   while (true) {
     Block* best = nullptr;
     for (Block* b = bins_[bin]; b != nullptr; b = b->bin_next)
-      if (b->size >= bytes && (best == nullptr || b->size < best->size || (b->size == best->size && b < best))) best = b;
+      if (b->size >= bytes && (best == nullptr || b->size < best->size || (b->size == best->size && b->data < best->data)))
+        best = b;
     if (best != nullptr) return best;
     int word = ++bin / 64;
     if (word >= coarse * fine / 64) return nullptr;
@@ -123,68 +139,56 @@ void Arena::make_resident(const std::byte* begin, const std::byte* end, std::siz
   }
 }
 
-void* Arena::allocate(std::size_t bytes, std::size_t allowed) {
-  const std::size_t size = sizeof(Block) + (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+Arena::Block* Arena::allocate(std::size_t bytes, std::size_t allowed) {
+  // A unit more than asked for: tensors of 2^n bytes that lie one behind the other would else share their cache sets, place by
+  // place.
+  const std::size_t size = alignment + (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   Block* block = find(size);
+  Block* record = nullptr;  // of the rest, or of a new block
+  if (block == nullptr || block->size - size >= 2 * alignment) {
+    record = take_record();
+    if (record == nullptr) return nullptr;
+  }
   if (block != nullptr) {
     unlink(block);
-    auto* begin = reinterpret_cast<std::byte*>(block);
-    if (block->size - size >= 2 * alignment) {
-      auto* rest = reinterpret_cast<Block*>(begin + size);
-      make_resident(begin, begin + size + sizeof(Block), allowed);
-      rest->size = block->size - size;
-      rest->previous = block;
+    if (record != nullptr) {
+      *record = {block->data + size, block->size - size, block, block->next, nullptr, nullptr, true};
+      (block->next != nullptr ? block->next->previous : last_) = record;
       block->size = size;
-      if (Block* after = next(rest)) {
-        after->previous = rest;
-      } else {
-        last_ = rest;
-      }
-      link(rest);
-    } else {
-      make_resident(begin, begin + block->size, allowed);
+      block->next = record;
+      link(record);
     }
   } else {
-    if (base_ == nullptr || size > static_cast<std::size_t>(base_ + reserved_ - top_)) return nullptr;
-    block = reinterpret_cast<Block*>(top_);
+    if (base_ == nullptr || size > static_cast<std::size_t>(base_ + reserved_ - top_)) {
+      give_record(record);
+      return nullptr;
+    }
+    block = record;
+    *block = {top_, size, last_, nullptr, nullptr, nullptr, false};
+    if (last_ != nullptr) last_->next = block;
+    last_ = block;
     top_ += size;
     high_ = std::max(high_, top_);
-    make_resident(top_ - size, top_, allowed);
-    block->size = size;
-    block->previous = last_;
-    block->free = false;
-    last_ = block;
   }
-  return block + 1;
+  make_resident(block->data, block->data + block->size, allowed);
+  return block;
 }
 
-void Arena::deallocate(void* data) {
-  Block* block = static_cast<Block*>(data) - 1;
-  if (Block* after = next(block); after != nullptr && after->free) {
+void Arena::deallocate(Block* block) {
+  if (Block* after = block->next; after != nullptr && after->free) {
     unlink(after);
-    block->size += after->size;
-    if (Block* beyond = next(block)) {
-      beyond->previous = block;
-    } else {
-      last_ = block;
-    }
+    join_next(block);
   }
   if (Block* before = block->previous; before != nullptr && before->free) {
     unlink(before);
-    before->size += block->size;
+    join_next(before);
     block = before;
-    if (Block* beyond = next(block)) {
-      beyond->previous = block;
-    } else {
-      last_ = block;
-    }
   }
-  if (block == last_) {
-    last_ = block->previous;
-    top_ = reinterpret_cast<std::byte*>(block);
-  } else {
-    link(block);
-  }
+  if (block != last_) return link(block);
+  last_ = block->previous;
+  if (last_ != nullptr) last_->next = nullptr;
+  top_ = block->data;
+  give_record(block);
 }
 
 // Whole units inside [begin, end).
@@ -209,7 +213,7 @@ void Arena::give_back(std::size_t unit, std::size_t target) {
   if (resident_ > target) give_back(top_, base_ + high, unit, target);
   for (int bin = coarse * fine - 1; bin >= bin_of(unit) && resident_ > target; --bin)
     for (Block* b = bins_[bin]; b != nullptr && resident_ > target; b = b->bin_next)
-      give_back(reinterpret_cast<std::byte*>(b + 1), reinterpret_cast<std::byte*>(b) + b->size, unit, target);
+      give_back(b->data, b->data + b->size, unit, target);
 }
 
 void Arena::purge(std::size_t target) {
@@ -219,19 +223,19 @@ void Arena::purge(std::size_t target) {
 
 void Arena::check() const {
   const std::byte* at = base_;
+  const Block* first = last_;
+  while (first != nullptr && first->previous != nullptr) first = first->previous;
   const Block* previous = nullptr;
   std::size_t free_blocks = 0;
-  while (at != top_) {
-    const auto* block = reinterpret_cast<const Block*>(at);
-    REWIND_CHECK(block->size >= 2 * alignment && block->size % alignment == 0);
+  for (const Block* block = first; block != nullptr; block = block->next) {
+    REWIND_CHECK(block->data == at && block->size >= 2 * alignment && block->size % alignment == 0);
     REWIND_CHECK(block->previous == previous);
     REWIND_CHECK(!(block->free && previous != nullptr && previous->free));
     free_blocks += block->free ? 1 : 0;
     previous = block;
     at += block->size;
-    REWIND_CHECK(at <= top_);
   }
-  REWIND_CHECK(previous == last_);
+  REWIND_CHECK(at == top_ && previous == last_);
   REWIND_CHECK(last_ == nullptr || !last_->free);
   std::size_t binned = 0;
   for (int bin = 0; bin < coarse * fine; ++bin) {

@@ -23,10 +23,20 @@ class Arena {
   /// The least that is given back, where whole chunks are not enough.
   static constexpr std::size_t granule = chunk / 32;
 
+  /// A part of the range. These records lie apart from the bytes and close together: in front of the bytes, each of them would be
+  /// a line fetched from memory whenever a neighbour is allocated or freed.
+  struct alignas(64) Block {
+    std::byte* data;
+    std::size_t size;        // a multiple of alignment
+    Block *previous, *next;  // that end where this begins, and the other way round
+    Block *bin_previous, *bin_next;
+    bool free;
+  };
+
   /// 64-byte aligned memory of at least `bytes`, or nullptr when the range is used up. Where that would make more than
   /// `allowed` bytes resident, free memory elsewhere is given back before, as far as there is any.
-  void* allocate(std::size_t bytes, std::size_t allowed = ~std::size_t{0});
-  void deallocate(void* data);
+  Block* allocate(std::size_t bytes, std::size_t allowed = ~std::size_t{0});
+  void deallocate(Block* block);
 
   /// Bytes that have been touched and not been given back.
   std::size_t resident() const { return resident_; }
@@ -36,14 +46,16 @@ class Arena {
   void check() const;
 
  private:
-  struct Block;
+  struct Slab;
   static constexpr int fine_bits = 4, fine = 1 << fine_bits, coarse = 48;
 
   static int bin_of(std::size_t bytes);
   Block* find(std::size_t bytes);
   void link(Block* block);
   void unlink(Block* block);
-  Block* next(Block* block) const;
+  Block* take_record();
+  void give_record(Block* block);
+  void join_next(Block* block);
   static std::uint32_t granules_of(std::size_t c, std::size_t from, std::size_t to);
   void make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed);
   void give_back(std::size_t unit, std::size_t target);
@@ -56,6 +68,8 @@ class Arena {
   std::byte* high_ = nullptr;  // the highest top_ so far
   std::size_t resident_ = 0;
   std::uint32_t* touched_ = nullptr;  // a bit a granule, a word a chunk
+  Slab* slabs_ = nullptr;             // of records
+  Block* unused_ = nullptr;           // records, linked by bin_next
   Block* bins_[coarse * fine] = {};
   std::uint64_t occupied_[coarse * fine / 64] = {};
 };

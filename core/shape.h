@@ -49,8 +49,8 @@ class Shape {
  private:
   [[noreturn]] void bad_axis(int axis) const;
 
-  std::int64_t extent_[max_rank] = {};
   std::int32_t rank_ = 0;
+  std::int64_t extent_[max_rank] = {};
 };
 
 /// "[2, 3, 4]"

@@ -58,7 +58,13 @@ std::size_t address_space() {
   return pages > 0 && page > 0 ? 4 * static_cast<std::size_t>(pages) * static_cast<std::size_t>(page) : std::size_t{1} << 38;
 }
 
-// Everything behind one lock: the arenas, the real ledger, the list of live storages, the pool of Storage records.
+struct Slab {
+  static constexpr int count = 127;
+  Slab* next;
+  Storage records[count];
+};
+
+// Everything behind one lock: the arenas, the real ledger, the pool of Storage records.
 struct Heap {
   SpinLock lock;
   // Small blocks live apart: a saved per-channel vector must not pin a hole between two feature maps.
@@ -68,51 +74,55 @@ struct Heap {
   Ledger real;
   std::size_t limit = 0;
   std::uint64_t fail_countdown = 0;
-  Storage* live = nullptr;
-  Storage* unused = nullptr;  // free records, linked through live_next
+  Storage* unused = nullptr;  // records, linked
+  Slab* slabs = nullptr;      // all records
 
   Storage* take_record() {
     if (unused == nullptr) {
-      constexpr std::size_t slab = 128;
-      auto* records = static_cast<Storage*>(std::aligned_alloc(alignof(Storage), slab * sizeof(Storage)));
-      if (records == nullptr) return nullptr;
-      for (std::size_t i = 0; i < slab; ++i) {
-        records[i].live_next = unused;
-        unused = &records[i];
-      }
+      auto* slab = static_cast<Slab*>(std::aligned_alloc(alignof(Slab), sizeof(Slab)));
+      if (slab == nullptr) return nullptr;
+      slab->next = std::exchange(slabs, slab);
+      for (Storage& record : slab->records) give_record(new (&record) Storage{});
     }
-    Storage* record = unused;
-    unused = record->live_next;
-    return record;
+    return std::exchange(unused, unused->unused);
   }
 
-  void enlist(Storage* s, Category category, std::uint32_t dry, std::byte* data, std::size_t bytes) {
-    new (s) Storage{1, 0, category, dry, data, bytes, location().op, location().module, live, nullptr};
-    if (live != nullptr) live->live_previous = s;
-    live = s;
+  void give_record(Storage* s) {
+    s->refs.store(0, std::memory_order_relaxed);
+    s->unused = std::exchange(unused, s);
   }
 
-  std::byte* take_bytes(std::size_t bytes) {
+  static void begin(Storage* s, Category category, std::uint32_t dry, std::size_t bytes) {
+    new (s) Storage{1, 0, category, dry, nullptr, bytes, location().op, location().module, nullptr, nullptr};
+  }
+
+  /// False when the system has no more.
+  bool take_bytes(Storage* s) {
 #if defined(__SANITIZE_ADDRESS__)
     // Blocks of their own, so that the sanitizer sees every overrun. The arena itself has its own tests.
-    return static_cast<std::byte*>(std::aligned_alloc(Arena::alignment, (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64));
+    s->data = static_cast<std::byte*>(std::aligned_alloc(Arena::alignment, (std::max<std::size_t>(s->bytes, 1) + 63) / 64 * 64));
+    return s->data != nullptr;
 #else
-    if (bytes < small_bytes) return static_cast<std::byte*>(small.allocate(bytes));
-    // Free memory is kept, but never so much of it that the process outgrows the tracked peak by more than 2.5 %; with the
-    // code that is loaded on the way and the heap, that is 5 % from 200 MB on. Smaller programs may keep as much as that one.
-    constexpr std::size_t least = 5'000'000;
-    const std::size_t most = std::max(real.peak.total, real.live.total + bytes);
-    const std::size_t allowed = most + std::max(most / 40, least);
-    return static_cast<std::byte*>(large.allocate(bytes, allowed - std::min(small.resident(), allowed)));
+    if (s->bytes < small_bytes) {
+      s->block = small.allocate(s->bytes);
+    } else {
+      // Free memory is kept, but never so much of it that the process outgrows the tracked peak by more than 2.5 %; with the
+      // code that is loaded on the way and the heap, that is 5 % from 200 MB on. Smaller programs may keep as much as that one.
+      constexpr std::size_t least = 5'000'000;
+      const std::size_t most = std::max(real.peak.total, real.live.total + s->bytes);
+      const std::size_t allowed = most + std::max(most / 40, least);
+      s->block = large.allocate(s->bytes, allowed - std::min(small.resident(), allowed));
+    }
+    if (s->block != nullptr) s->data = s->block->data;
+    return s->block != nullptr;
 #endif
   }
 
-  void give_bytes(std::byte* data, std::size_t bytes) {
+  void give_bytes(Storage* s) {
 #if defined(__SANITIZE_ADDRESS__)
-    static_cast<void>(bytes);
-    std::free(data);
+    std::free(s->data);
 #else
-    (bytes < small_bytes ? small : large).deallocate(data);
+    (s->bytes < small_bytes ? small : large).deallocate(s->block);
 #endif
   }
 };
@@ -131,7 +141,9 @@ Ledger& ledger_now() { return dry_ledger != nullptr ? *dry_ledger : heap().real;
 
 std::vector<memory::Holding> largest_locked(int count) {
   std::vector<memory::Holding> all;
-  for (const Storage* s = heap().live; s != nullptr; s = s->live_next) all.push_back({s->bytes, s->category, s->op, s->module});
+  for (const Slab* slab = heap().slabs; slab != nullptr; slab = slab->next)
+    for (const Storage& s : slab->records)
+      if (s.refs.load(std::memory_order_relaxed) > 0) all.push_back({s.bytes, s.category, s.op, s.module});
   const auto keep = std::min(all.size(), static_cast<std::size_t>(std::max(count, 0)));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(),
                     [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
@@ -179,17 +191,13 @@ Storage* new_storage(std::size_t bytes, Category category) {
     } else if (Storage* s = h.take_record(); s == nullptr) {
       reason = "the system has no more memory";
     } else {
-      const std::uint32_t dry = ledger.dry_run;
-      std::byte* data = dry != 0 ? nullptr : h.take_bytes(bytes);
-      if (data == nullptr && dry == 0) {
-        s->live_next = h.unused;
-        h.unused = s;
-        reason = "the system has no more memory";
-      } else {
-        h.enlist(s, category, dry, data, bytes);
+      Heap::begin(s, category, ledger.dry_run, bytes);
+      if (s->dry != 0 || h.take_bytes(s)) {
         ledger.change(category, static_cast<std::int64_t>(bytes));
         return s;
       }
+      h.give_record(s);
+      reason = "the system has no more memory";
     }
   }
   refuse(bytes, category, memory::live(), limit > 0 ? str(reason, memory::human(limit)) : reason, memory::largest(5));
@@ -202,12 +210,9 @@ void destroy(Storage* s) noexcept {
   if (dry_ledger != nullptr && !is_stale(*s)) dry_ledger->change(s->category, delta);
   if (s->dry == 0) {
     h.real.change(s->category, delta);
-    h.give_bytes(s->data, s->bytes);
+    h.give_bytes(s);
   }
-  if (s->live_next != nullptr) s->live_next->live_previous = s->live_previous;
-  (s->live_previous != nullptr ? s->live_previous->live_next : h.live) = s->live_next;
-  s->live_next = h.unused;
-  h.unused = s;
+  h.give_record(s);
 }
 
 void recategorize(Storage* s, Category category) {
@@ -254,7 +259,7 @@ Storage* new_stand_in(const Storage& real) {
   Guard guard(h.lock);
   Storage* s = h.take_record();
   if (s == nullptr) throw OutOfMemory("out of memory: the system has no memory for a storage record");
-  h.enlist(s, real.category, ledger_now().dry_run, nullptr, real.bytes);
+  Heap::begin(s, real.category, ledger_now().dry_run, real.bytes);
   return s;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // Storage: a counted block of bytes with a category, shared by the tensors that view it.
 
+#include <rewind/core/allocator.h>
 #include <rewind/core/memory.h>
 
 #include <atomic>
@@ -16,10 +17,10 @@ struct alignas(64) Storage {
   std::uint32_t dry;  ///< the dry run that it belongs to: counted there, but without bytes; 0 for real ones
   std::byte* data;    ///< 64-byte aligned; nullptr when dry
   std::size_t bytes;
-  const char* op;      ///< the op that made it, "" outside ops
-  const char* module;  ///< the module path it was made in, "" outside modules
-  Storage* live_next;
-  Storage* live_previous;
+  const char* op;       ///< the op that made it, "" outside ops
+  const char* module;   ///< the module path it was made in, "" outside modules
+  Arena::Block* block;  ///< of the arena; nullptr when dry
+  Storage* unused;      ///< the next record in the pool of those that have no storage (refs == 0)
 };
 
 /// A new storage with one reference. Throws OutOfMemory.

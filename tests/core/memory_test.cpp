@@ -112,41 +112,43 @@ TEST_CASE("tensors may be made and dropped on several threads at once") {
   CHECK(memory::live() == before);
 }
 
+static char* bytes_of(const rw::Arena::Block* block) { return reinterpret_cast<char*>(block->data); }
+
 TEST_CASE("arena blocks are aligned, do not overlap, and join again when freed") {
   rw::Arena arena(std::size_t{1} << 30);
-  struct Block {
-    unsigned char* data;
+  struct Piece {
+    rw::Arena::Block* block;
     std::size_t bytes;
     unsigned char mark;
+    unsigned char* data() const { return reinterpret_cast<unsigned char*>(block->data); }
   };
-  std::vector<Block> blocks;
+  std::vector<Piece> blocks;
   std::vector<std::int32_t> numbers(60000);
   rw::random::fill_permutation(numbers.data(), 60000, 7, 0);
   for (std::size_t step = 0; step < numbers.size(); ++step) {
     const auto r = static_cast<std::size_t>(numbers[step]);
     if (r % 5 < 3 || blocks.empty()) {
       const std::size_t bytes = r % 11 == 0 ? r * 7 : r % 900;
-      auto* data = static_cast<unsigned char*>(arena.allocate(bytes));
-      REQUIRE(data != nullptr);
-      REQUIRE(reinterpret_cast<std::uintptr_t>(data) % rw::Arena::alignment == 0);
-      const auto mark = static_cast<unsigned char>(step);
-      std::fill(data, data + bytes, mark);
-      blocks.push_back({data, bytes, mark});
+      const Piece p{arena.allocate(bytes), bytes, static_cast<unsigned char>(step)};
+      REQUIRE(p.block != nullptr);
+      REQUIRE(reinterpret_cast<std::uintptr_t>(p.data()) % rw::Arena::alignment == 0);
+      std::fill(p.data(), p.data() + bytes, p.mark);
+      blocks.push_back(p);
     } else {
       const std::size_t i = r % blocks.size();
-      const Block b = blocks[i];
-      REQUIRE(std::all_of(b.data, b.data + b.bytes, [&](unsigned char c) { return c == b.mark; }));
-      arena.deallocate(b.data);
+      const Piece p = blocks[i];
+      REQUIRE(std::all_of(p.data(), p.data() + p.bytes, [&](unsigned char c) { return c == p.mark; }));
+      arena.deallocate(p.block);
       blocks[i] = blocks.back();
       blocks.pop_back();
     }
     if (step % 5000 == 0) arena.check();
   }
-  for (const Block& b : blocks) arena.deallocate(b.data);
+  for (const Piece& p : blocks) arena.deallocate(p.block);
   arena.check();
   const std::size_t resident = arena.resident();
   CHECK(resident > 0);
-  void* all = arena.allocate(resident - 1000);  // everything joined: one block fits where all were
+  rw::Arena::Block* all = arena.allocate(resident - 1000);  // everything joined: one block fits where all were
   CHECK(arena.resident() == resident);
   arena.deallocate(all);
   arena.purge(0);
@@ -157,7 +159,7 @@ TEST_CASE("arena blocks are aligned, do not overlap, and join again when freed")
 TEST_CASE("an arena that is used up says so with a null pointer and goes on") {
   rw::Arena arena(rw::Arena::chunk);
   CHECK(arena.allocate(3 * rw::Arena::chunk) == nullptr);
-  void* a = arena.allocate(1000);
+  rw::Arena::Block* a = arena.allocate(1000);
   CHECK(a != nullptr);
   arena.deallocate(a);
   arena.check();
@@ -166,17 +168,18 @@ TEST_CASE("an arena that is used up says so with a null pointer and goes on") {
 TEST_CASE("an allocation gives free memory back first where more would be resident than allowed, holes below a chunk too") {
   rw::Arena arena(std::size_t{1} << 28);
   constexpr std::size_t hole = rw::Arena::chunk / 2, wall = 3 * rw::Arena::chunk / 4;
-  std::vector<char*> holes, walls;
+  std::vector<rw::Arena::Block*> holes;
+  std::vector<char*> walls;
   for (int i = 0; i < 32; ++i) {
-    holes.push_back(static_cast<char*>(arena.allocate(hole)));
-    walls.push_back(static_cast<char*>(arena.allocate(wall)));
-    std::fill_n(holes.back(), hole, 1);
+    holes.push_back(arena.allocate(hole));
+    walls.push_back(bytes_of(arena.allocate(wall)));
+    std::fill_n(bytes_of(holes.back()), hole, 1);
     std::fill_n(walls.back(), wall, 2);
   }
-  for (char* h : holes) arena.deallocate(h);
+  for (rw::Arena::Block* h : holes) arena.deallocate(h);
   const std::size_t full = arena.resident();
   constexpr std::size_t bytes = 4 * rw::Arena::chunk;
-  auto* large = static_cast<char*>(arena.allocate(bytes, full));
+  char* large = bytes_of(arena.allocate(bytes, full));
   CHECK(arena.resident() <= full);
   CHECK(arena.resident() > full - rw::Arena::chunk);  // and no more of it than needed
   std::fill_n(large, bytes, 3);
@@ -189,19 +192,19 @@ TEST_CASE("an allocation gives free memory back first where more would be reside
 TEST_CASE("free chunks in the middle go back to the system and come again") {
   rw::Arena arena(std::size_t{1} << 28);
   constexpr std::size_t bytes = 8 * rw::Arena::chunk;
-  auto* a = static_cast<char*>(arena.allocate(bytes));
-  auto* b = static_cast<char*>(arena.allocate(bytes));
-  a[rw::Arena::chunk] = b[0] = 1;
+  rw::Arena::Block *a = arena.allocate(bytes), *b = arena.allocate(bytes);
+  char *in_a = bytes_of(a), *in_b = bytes_of(b);
+  in_a[rw::Arena::chunk] = in_b[0] = 1;
   arena.deallocate(a);
   const std::size_t full = arena.resident();
   arena.purge(0);
   CHECK(arena.resident() < full - 6 * rw::Arena::chunk);
-  CHECK(b[0] == 1);
-  auto* c = static_cast<char*>(arena.allocate(bytes));
-  CHECK(c == a);
+  CHECK(in_b[0] == 1);
+  rw::Arena::Block* c = arena.allocate(bytes);
+  CHECK(bytes_of(c) == in_a);
   CHECK(arena.resident() <= full);
   CHECK(arena.resident() > full - rw::Arena::chunk);
-  CHECK(c[rw::Arena::chunk] == 0);  // a fresh page
+  CHECK(in_a[rw::Arena::chunk] == 0);  // a fresh page
   arena.deallocate(b);
   arena.deallocate(c);
 }
