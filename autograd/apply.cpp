@@ -176,6 +176,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   // A replay has no side effects: what the first run changed in place stays changed once.
   if (op.mutates != 0 && c.replaying) return;
 
+  for (Observer* o : c.observers) o->entering(op);
   for (const Tensor& t : in)  // side by side: kernels have pushed them out of the caches
     if (t.defined()) __builtin_prefetch(t.impl().storage, 1);
   const OpLabel label(op.name);
@@ -189,7 +190,6 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   const Plan plan = needs == 0 || op.saves == nullptr ? Plan{} : plan_saves(op, in, attr, needs, recording);
   const std::uint32_t kept = recording ? plan.keeps.inputs : 0;
 
-  for (Observer* o : c.observers) o->entering(op);
   for (int j = 0; j < specs.size(); ++j) {
     const Spec& spec = specs[j];
     Tensor& to = out[static_cast<std::size_t>(j)];

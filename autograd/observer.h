@@ -30,7 +30,7 @@ struct OpEvent {
 class Observer {
  public:
   virtual ~Observer() = default;
-  /// Before memory is taken for the outputs and the workspace: what the op costs begins here.
+  /// Before shapes are inferred and memory is taken for the outputs and the workspace: what the op costs begins here.
   virtual void entering(const OpDecl&) {}
   /// Before the kernels run. Inputs still hold their values (a donated one is overwritten by the run).
   virtual void before(const OpEvent&) {}

@@ -99,7 +99,7 @@ class Describe final : public Observer {
   TapeWatch tape_;
 };
 
-/// Reads the clock around every op's memory and kernels, and does nothing else meanwhile.
+/// Reads the clock around every op's shapes, memory and kernels, and does nothing else meanwhile.
 class Stopwatch final : public Observer {
  public:
   struct Lap {

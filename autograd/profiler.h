@@ -16,7 +16,7 @@ namespace rewind_lib {
 /// The value below which a share `p` of the values lies (nearest rank); NaN when there are none. 0 <= p <= 1.
 double percentile(std::vector<double> values, double p);
 
-/// When a kernel ran, in seconds since its step began.
+/// When an op ran, in seconds since its step began.
 struct Span {
   double begin = 0, end = 0;
   double seconds() const { return end - begin; }
@@ -48,10 +48,11 @@ struct OpProfile {
   std::vector<double> step_seconds;   ///< of each timed step, wall clock
   std::vector<double> plain_seconds;  ///< of steps in between that nobody watched
 
-  /// The share of a timed step that kernels ran. The rest is the framework: shapes, memory, tape and the program itself.
+  /// The share of a timed step that ops ran: their shapes, memory and kernels, as in other frameworks' profiles. The rest is the
+  /// framework: tape, modules, references and the program itself.
   double coverage(std::size_t step) const;
   double median_coverage() const;
-  /// What is not in kernels, by the number of ops; the two readings of the clock around each op are in it. Nanoseconds.
+  /// What is not in ops, by their number; the two readings of the clock around each op are in it. Nanoseconds.
   double overhead_ns_per_op() const;
 };
 

@@ -139,6 +139,7 @@ class Tape final : public Recorder {
   bool dropping_ = false;
   std::int64_t position_ = -1;  // the entry that a sweep is at: this and lower ones are not dropped under it
   const SweepGoal* goal_ = nullptr;
+  bool marked_ = false;          // the last sweep had targets: not all is marked as wanted that is on the tape still
   std::vector<Tensor> touched_;  // leaves that this backward has added to
 };
 

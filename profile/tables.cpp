@@ -63,7 +63,7 @@ std::string header(const Profile& p) {
       "A training step, input ", p.input, ", ", with_commas(p.parameters), " parameters, ", p.fused ? "fused" : "unfused", "\n",
       print("%d cores, %d threads: %.1f GFLOP/s and %.1f GB/s measured, ridge point %.1f FLOPs a byte; 1 MAC = 2 FLOPs\n", m.cores,
             m.threads, 1e-9 * m.flops, 1e-9 * m.bytes_per_second, m.ridge()),
-      print("%zu ops in %.2f ms (p95 %.2f; %.2f when nobody watches): kernels %.2f %%, framework overhead %.2f %%, %.0f ns an op\n",
+      print("%zu ops in %.2f ms (p95 %.2f; %.2f when nobody watches): ops %.2f %%, framework overhead %.2f %%, %.0f ns an op\n",
             p.step.ops.size(), 1e3 * percentile(p.step.step_seconds, 0.5), 1e3 * percentile(p.step.step_seconds, 0.95),
             1e3 * percentile(p.step.plain_seconds, 0.5), 100 * p.total.share, 100 * (1 - p.total.share),
             p.step.overhead_ns_per_op()));

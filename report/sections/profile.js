@@ -33,11 +33,11 @@ const profileSection = {
     const facts = [
       ["time of a step", milli(step.ms_median), `p95 ${milli(step.ms_p95)} over ${plural(step.steps, "step", "steps")}`],
       ["without the profiler watching", milli(step.ms_median_unwatched), ""],
-      ["in kernels", hundredths(1 - step.overhead_share), "the rest is the framework"],
+      ["in ops", hundredths(1 - step.overhead_share), "the rest is the framework"],
       [
         "framework",
         `${format.number(step.overhead_ns_per_op)} ns an op`,
-        "shapes, memory, tape; two readings of the clock among them",
+        "tape, modules, references; two readings of the clock among them",
       ],
       ["ops", format.count(step.all_ops.calls), ""],
       ["multiply-adds (MACs)", format.count(step.all_ops.macs), "1 MAC = 2 FLOPs"],
