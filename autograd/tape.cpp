@@ -153,7 +153,7 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
   const std::size_t in_at = aligned(sizeof(Entry)), out_at = in_at + aligned(in.size() * sizeof(InputSlot)),
                     attr_at = out_at + aligned(out.size() * sizeof(OutputSlot));
   std::byte* memory = arena_.take(attr_at + op.attr_size);
-  fetch(memory, attr_at + op.attr_size + entry_bytes);
+  fetch(memory, attr_at + op.attr_size + entry_bytes);  // to be written: this entry and the next
   auto* entry = reinterpret_cast<Entry*>(memory);
   auto* in_slots = reinterpret_cast<InputSlot*>(memory + in_at);
   auto* out_slots = reinterpret_cast<OutputSlot*>(memory + out_at);

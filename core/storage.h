@@ -19,7 +19,7 @@ struct alignas(64) Storage {
   std::size_t bytes;
   const char* op;       ///< the op that made it, "" outside ops
   const char* module;   ///< the module path it was made in, "" outside modules
-  Arena::Block* block;  ///< of the arena; nullptr when dry
+  Arena::Block* block;  ///< of the arena; nullptr when it has no bytes from there
   Storage* unused;      ///< the next record in the pool of those that have no storage (refs == 0)
 };
 

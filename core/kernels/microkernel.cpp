@@ -307,6 +307,7 @@ void prefetch(const T* a, int64_t lda, int64_t rows, int64_t columns) {
 template <class T>
 void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool transpose_a, const TileB<T>& b, T* c, int64_t ldc,
               const Epilogue<T>& epilogue, T* scratch, Ahead& ahead) {
+  REWIND_CHECK(!b.dots || k >= lanes<T>);  // dot products read whole vectors
   if (b.dots) return dots_tile(m, n, k, a, lda, b.data, b.ld, c, ldc, epilogue);
   for (int64_t p = 0; p == 0 || p < k; p += block_k) {
     const int64_t depth = std::min(block_k, k - p);

@@ -335,6 +335,8 @@ TEST_CASE_TEMPLATE("few rows against a transposed matrix are dot products", T, f
     check_gemm<T>(s, pick(0, 1) == 1, any_activation(), pick(0, 1) == 1);
   }
   check_gemm<T>({.m = 130, .n = 131, .k = 517, .transpose_b = true}, true, Activation::relu6, false);  // deep, and cut
+  check_gemm<T>({.m = 2, .n = 9, .k = 30, .transpose_b = true, .batch = 5, .stride_a = 60, .stride_b = 270, .stride_c = 18}, true,
+                Activation::relu, false);
   check_gemm<T>({.m = 3, .n = 5, .k = 20, .transpose_b = true, .batch = 7, .stride_a = 60, .stride_b = 0, .stride_c = 15}, false,
                 Activation::none, true);
 }
