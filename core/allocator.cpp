@@ -153,7 +153,7 @@ Arena::Block* Arena::allocate(std::size_t bytes, std::size_t allowed) {
     unlink(block);
     if (record != nullptr) {
       *record = {block->data + size, block->size - size, block, block->next, nullptr, nullptr, true};
-      (block->next != nullptr ? block->next->previous : last_) = record;
+      block->next->previous = record;  // a free block is never the last
       block->size = size;
       block->next = record;
       link(record);
