@@ -26,6 +26,9 @@ struct RowTaps {
   int64_t data_step = 0;
   const T* weight = nullptr;
   int64_t weight_step = 0;
+  // Strips walk in steps that hardware does not foresee, so each brings in the rows that the next row of outputs will meet first:
+  // elements from `data` to the first of them, 0 where there is none.
+  int64_t below = 0;
 };
 
 // One vector of channels of outputs [lo, hi) of one row, all taps inside, for R rows of taps; weights stay in registers.
@@ -43,6 +46,12 @@ inline void forward_strip(const RowTaps<T>& taps, int64_t channels, int64_t c, i
   y += lo * channels + c;
   int64_t left = hi - lo;
   for (; left >= group; left -= group) {
+    if (taps.below != 0) {
+#pragma GCC unroll 2
+      for (int r = 0; r < S; ++r)
+#pragma GCC unroll 8
+        for (int j = 0; j < group * S; ++j) __builtin_prefetch(x + taps.below + r * taps.data_step + (j + KW - S) * channels, 0, 2);
+    }
     V acc[group] = {start, start, start, start};
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -348,20 +357,26 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
     lo = std::min(out_w, ceil_div(s.pw, s.sw));
     hi = std::max(lo, std::min(out_w, (s.w + s.pw - s.kw) / s.sw + 1));
   }
-  const int64_t grain = std::max<int64_t>(1, parallel::light_grain / 4 / (out_w * s.c));
+  // Rows of x are read again for the next row of y, so a thread takes many that follow one another.
+  const int64_t light = std::max<int64_t>(1, parallel::light_grain / 4 / (out_w * s.c));
+  const int64_t grain = std::max(light, parallel::pieces(rows, max_pieces));
   const bool past = streams(y, s.c, rows * out_w * s.c);
   parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / out_h, oh = row % out_h;
       RowTaps<T> taps;
+      int64_t behind = 0;  // the row of x below the last one that is met
       for (int64_t k = 0; k < s.kh; ++k) {
         const int64_t ih = oh * s.sh - s.ph + k * s.dh;
-        if (ih < 0 || ih >= s.h || taps.count++ > 0) continue;
+        if (ih < 0 || ih >= s.h) continue;
+        behind = ih + 1;
+        if (taps.count++ > 0) continue;
         taps.data = x + (n * s.h + ih) * s.w * s.c;
         taps.weight = weight + k * s.kw * s.c;
       }
       taps.data_step = s.dh * s.w * s.c;
       taps.weight_step = s.kw * s.c;
+      if (s.dh == 1 && row + 1 < end && n * s.h + behind + s.sh <= s.n * s.h) taps.below = taps.count * taps.data_step;
       T* out = y + row * out_w * s.c;
       for (int64_t ow = 0; ow < lo; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
       if (lo < hi) interior(s, taps, lo, hi, bias, activation, out, past);

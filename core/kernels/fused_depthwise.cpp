@@ -59,10 +59,11 @@ struct ForwardPlan {
   }
 };
 
-// One vector of channels of one row of y. sum and squares take up (y - shift) and its square when shift is not null.
+// One vector of channels of one row of y. `next`, if any, is a row of x to bring in meanwhile. sum and squares take up (y - shift)
+// and its square when shift is not null.
 template <class T, class V, int K, int S>
 inline void forward_strip(const T* const* rows, const T* w, int64_t channels, int64_t c, int64_t width, const T* residual, T* y,
-                          const T* shift, T* sum, T* squares, bool past) {
+                          const T* shift, T* sum, T* squares, bool past, const T* next) {
   constexpr int group = 4;
   V weight[K][K];
   const T* x[K];
@@ -93,6 +94,11 @@ inline void forward_strip(const T* const* rows, const T* w, int64_t channels, in
   };
   int64_t left = width;
   for (; left >= group; left -= group) {
+    if (next != nullptr) {
+#pragma GCC unroll 8
+      for (int j = 0; j < group; ++j) __builtin_prefetch(next + j * channels + c, 0, 2);
+      next += group * channels;
+    }
     V acc[group] = {};
 #pragma GCC unroll 8
     for (int r = 0; r < K; ++r) {
@@ -194,10 +200,12 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
         for (int64_t k = 0; k < K; ++k) rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
         if (!past) prefetch_row(y + at, out_w * channels);
+        // The strips bring in the row of x that the ring takes next. (With a stride of 2 it is two rows, which gained nothing.)
+        const T* next = S == 1 && oh + 1 < last && filled < g.h ? in.x + (n * g.h + filled) * g.w * channels : nullptr;
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
-          forward_strip<T, typename decltype(tag)::type, K, S>(rows, w, channels, c, out_w,
-                                                               residual == nullptr ? nullptr : residual + at, y + at,
-                                                               s.statistics ? p.moments.shift(piece) : nullptr, sum, squares, past);
+          forward_strip<T, typename decltype(tag)::type, K, S>(
+              rows, w, channels, c, out_w, residual == nullptr ? nullptr : residual + at, y + at,
+              s.statistics ? p.moments.shift(piece) : nullptr, sum, squares, past, next);
         });
         if (s.statistics && (waiting += out_w) >= values_per_flush) {
           flush(channels, sum, squares, p.moments.sum(piece));
