@@ -376,7 +376,8 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
       }
       taps.data_step = s.dh * s.w * s.c;
       taps.weight_step = s.kw * s.c;
-      if (s.dh == 1 && row + 1 < end && n * s.h + behind + s.sh <= s.n * s.h) taps.below = taps.count * taps.data_step;
+      if (s.dh == 1 && s.sh == s.sw && row + 1 < end && n * s.h + behind + s.sh <= s.n * s.h)
+        taps.below = taps.count * taps.data_step;
       T* out = y + row * out_w * s.c;
       for (int64_t ow = 0; ow < lo; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
       if (lo < hi) interior(s, taps, lo, hi, bias, activation, out, past);
