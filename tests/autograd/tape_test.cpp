@@ -171,6 +171,15 @@ TEST_CASE("create_graph differentiates again and again") {
   CHECK(d3.item() == doctest::Approx(48));
 }
 
+TEST_CASE("backward after grad() of one leaf, over the tape that it kept, reaches the others") {
+  Tensor x = leaf({2}), w = leaf({3});
+  Tensor y = rw::sum_to(w * x * x, {});
+  CHECK(rw::grad(y, {x}, {.create_graph = true})[0].item() == doctest::Approx(12));
+  rw::backward(std::move(y));
+  CHECK(x.grad().item() == doctest::Approx(12));
+  CHECK(w.grad().item() == doctest::Approx(4));
+}
+
 TEST_CASE("create_graph leaves nothing behind once its handles are gone") {
   Tensor x = leaf({2});
   const std::size_t before = live();

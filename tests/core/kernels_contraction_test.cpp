@@ -496,7 +496,8 @@ TEST_CASE_TEMPLATE("depthwise equals grouped convolution", T, float, double) {
                         .pw = pick(0, 3),
                         .dh = pick(1, 3),
                         .dw = pick(1, 2)});
-  check_depthwise<T>({.n = 3, .h = 28, .w = 28, .c = 96, .kh = 3, .kw = 3, .ph = 1, .pw = 1});  // several pieces
+  for (const int64_t stride : {1, 2})  // several pieces
+    check_depthwise<T>({.n = 3, .h = 28, .w = 28, .c = 96, .kh = 3, .kw = 3, .sh = stride, .sw = stride, .ph = 1, .pw = 1});
 }
 
 TEST_CASE_TEMPLATE("max pool takes the first maximum, and its gradient goes there", T, float, double) {
