@@ -15,6 +15,12 @@ constexpr int64_t max_pieces = 32;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // for a >= 0
 
+// Rows of `row` elements a piece. Neighbours read the same rows, so a thread takes many that follow one another.
+int64_t row_grain(int64_t rows, int64_t row) {
+  const int64_t light = std::max<int64_t>(1, parallel::light_grain / 4 / std::max<int64_t>(1, row));
+  return std::max(light, parallel::pieces(rows, max_pieces));
+}
+
 // ---- forward ----
 
 // Rows of the input that meet the kernel at one output row, with the kernel rows they meet: `count` of each, evenly
@@ -290,19 +296,13 @@ void backward_row(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, co
   for (int64_t iw = right; iw < s.w; ++iw) backward_point<T, Dx, Dw>(s, out_w, seen, iw, x, dx);
 }
 
-int64_t backward_grain(const WindowShape& s) {
-  const int64_t rows = s.n * s.h;
-  const int64_t light = std::max<int64_t>(1, parallel::light_grain / 4 / std::max<int64_t>(1, s.w * s.c));
-  return std::max(light, parallel::pieces(rows, max_pieces));
-}
-
 template <class T, bool Dx, bool Dw>
 void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T* dx, T* dweight, T* workspace) {
   const int64_t taps = s.kh * s.kw * s.c;
   const int64_t out_h = s.out_h(), out_w = s.out_w();
   const int64_t rows = s.n * s.h;
   const int64_t common = std::gcd(s.sh, s.dh);
-  const int64_t grain = backward_grain(s);
+  const int64_t grain = row_grain(rows, s.w * s.c);
   const int64_t pieces = parallel::pieces(rows, grain);
   const bool past = Dx && s.kh <= 3 && streams(dx, s.c, rows * s.w * s.c);  // higher ones come back to a row
   if constexpr (Dw)
@@ -357,27 +357,24 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
     lo = std::min(out_w, ceil_div(s.pw, s.sw));
     hi = std::max(lo, std::min(out_w, (s.w + s.pw - s.kw) / s.sw + 1));
   }
-  // Rows of x are read again for the next row of y, so a thread takes many that follow one another.
-  const int64_t light = std::max<int64_t>(1, parallel::light_grain / 4 / (out_w * s.c));
-  const int64_t grain = std::max(light, parallel::pieces(rows, max_pieces));
+  const int64_t grain = row_grain(rows, out_w * s.c);
   const bool past = streams(y, s.c, rows * out_w * s.c);
   parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / out_h, oh = row % out_h;
       RowTaps<T> taps;
-      int64_t behind = 0;  // the row of x below the last one that is met
       for (int64_t k = 0; k < s.kh; ++k) {
         const int64_t ih = oh * s.sh - s.ph + k * s.dh;
-        if (ih < 0 || ih >= s.h) continue;
-        behind = ih + 1;
-        if (taps.count++ > 0) continue;
+        if (ih < 0 || ih >= s.h || taps.count++ > 0) continue;
         taps.data = x + (n * s.h + ih) * s.w * s.c;
         taps.weight = weight + k * s.kw * s.c;
       }
       taps.data_step = s.dh * s.w * s.c;
       taps.weight_step = s.kw * s.c;
-      if (s.dh == 1 && s.sh == s.sw && row + 1 < end && n * s.h + behind + s.sh <= s.n * s.h)
-        taps.below = taps.count * taps.data_step;
+      if (s.dh == 1 && s.sh == s.sw && row + 1 < end && taps.count > 0) {
+        const int64_t below = taps.count * taps.data_step;
+        if (taps.data - x + below + s.sh * taps.data_step <= s.n * s.h * s.w * s.c) taps.below = below;
+      }
       T* out = y + row * out_w * s.c;
       for (int64_t ow = 0; ow < lo; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
       if (lo < hi) interior(s, taps, lo, hi, bias, activation, out, past);
@@ -393,7 +390,7 @@ void depthwise_backward_input(const WindowShape& s, const T* dy, const T* weight
 }
 
 std::int64_t depthwise_backward_weight_workspace(const WindowShape& s) {
-  const int64_t pieces = parallel::pieces(s.n * s.h, backward_grain(s));
+  const int64_t pieces = parallel::pieces(s.n * s.h, row_grain(s.n * s.h, s.w * s.c));
   return pieces > 1 ? pieces * s.kh * s.kw * s.c : 0;
 }
 
