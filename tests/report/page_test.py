@@ -26,6 +26,7 @@ try:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 except ImportError:
     sys.exit(f"error: no module selenium in {sys.executable}: {INSTALL}")
 
@@ -96,7 +97,10 @@ class Page(unittest.TestCase):
         self.browser.get_log("browser")
         begin = time.monotonic()
         self.browser.get(page.as_uri())
-        self.assertEqual(self.run_js("return document.documentElement.dataset.ready"), "yes")
+        # A browser that has only just begun says that it is there while it still shows its first, empty page.
+        WebDriverWait(self.browser, 30).until(
+            lambda _: self.run_js("return location.href === arguments[0] && document.documentElement.dataset.ready === 'yes'",
+                                  page.as_uri()), f"{page.name} was not drawn within 30 s")
         return time.monotonic() - begin
 
     def run_js(self, script, *args):
