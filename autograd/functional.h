@@ -50,8 +50,10 @@ Tensor dropout(Tensor x, double p);
 /// same leading axes, or a batched a with a plain [K, N] b.
 Tensor matmul(Tensor a, Tensor b, bool transpose_a = false, bool transpose_b = false);
 
-/// What a contraction does to its result while it is in cache.
-enum class Epilogue : std::uint8_t { none, relu, relu6 };
+/// An activation that is done along with something else. Contractions and batch_norm() apply `relu` or `relu6` to their result
+/// while it is in cache; the others need more than the result for their gradient, and only what is Pending (autograd/fused.h) has
+/// that.
+enum class Epilogue : std::uint8_t { none, relu, relu6, hardswish, silu };
 
 /// x w^T + bias. x [..., in], w [out, in], bias [out] or undefined.
 Tensor linear(Tensor x, Tensor w, Tensor bias = {}, Epilogue epilogue = Epilogue::none);

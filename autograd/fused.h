@@ -40,7 +40,8 @@ bool fused_conv2d_covers(const Shape& w, const FusedConvOptions& options);
 
 /// The value of p: the end of a chain.
 Tensor settle(Pending p);
-/// epilogue(normalised + value of the shortcut), in one pass; the shortcut, of p's shape, may be pending or not.
+/// epilogue(normalised + value of the shortcut), in one pass; the shortcut, of p's shape, may be pending or not. p's own epilogue
+/// must be none, relu or relu6.
 Tensor settle(Pending p, Pending shortcut);
 
 /// Moves running statistics in place as batch_norm() does, from the statistics of a batch of `rows` values a channel; not

@@ -168,7 +168,12 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
 Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& bias_before) {
   const PathLabel label(*this);
   const bool alone = !fusing() || (training() && (!x.mean.defined() || x.x.numel() == running_mean.numel()));
-  if (alone) return {forward(bias_before.defined() ? add(std::move(x.x), bias_before) : std::move(x.x), then)};
+  if (alone) {
+    Tensor y = bias_before.defined() ? add(std::move(x.x), bias_before) : std::move(x.x);
+    if (then == Epilogue::hardswish) return {hardswish(forward(std::move(y)))};
+    if (then == Epilogue::silu) return {silu(forward(std::move(y)))};
+    return {forward(std::move(y), then)};
+  }
   Pending p{.x = std::move(x.x), .gamma = weight, .beta = bias, .eps = options_.eps, .epilogue = then};
   p.mean = training() ? std::move(x.mean) : running_mean;
   p.var = training() ? x.var : running_var;

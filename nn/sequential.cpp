@@ -93,10 +93,18 @@ Module& Sequential::operator[](int i) const {
 
 namespace {
 
+/// What a module can do to its result.
 Epilogue epilogue_of(const Module* module) {
   if (dynamic_cast<const ReLU*>(module) != nullptr) return Epilogue::relu;
   if (dynamic_cast<const ReLU6*>(module) != nullptr) return Epilogue::relu6;
   return Epilogue::none;
+}
+
+/// And what can be done along with a normalisation that is pending.
+Epilogue pending_epilogue_of(const Module* module) {
+  if (dynamic_cast<const Hardswish*>(module) != nullptr) return Epilogue::hardswish;
+  if (dynamic_cast<const SiLU*>(module) != nullptr) return Epilogue::silu;
+  return epilogue_of(module);
 }
 
 }  // namespace
@@ -252,7 +260,7 @@ std::vector<Stage> Sequential::group(bool open) const {
       stage.convolution = nullptr;  // nothing to be had: the plain op can take a bias and an activation along
     if (stage.wanted_by != nullptr) {
       BatchNorm2d* const norm = stage.wanted_by;
-      const Epilogue then = i + 2 < n ? epilogue_of(parts[i + 2].module) : Epilogue::none;
+      const Epilogue then = i + 2 < n ? pending_epilogue_of(parts[i + 2].module) : Epilogue::none;
       Module* const activation = then != Epilogue::none ? parts[i + 2].module : nullptr;
       i += activation != nullptr ? 2 : 1;
       if (convolution_at(i + 1) != nullptr || loading_at(i + 1) != nullptr || (open && i + 1 == n)) {

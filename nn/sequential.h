@@ -14,7 +14,7 @@ class MaxPool2d;
 
 /// A link of a chain: a module, and what it does for its neighbours. Either the ReLU or ReLU6 after it, where the module
 /// applies that itself: one pass over the data instead of two, and the same bits. Or the maximum pool behind that. Or, where a
-/// convolution meets a batch norm, normalisations and activations on load.
+/// convolution meets a batch norm, normalisations and activations (Hardswish and SiLU, too) on load.
 struct Stage {
   Module* module = nullptr;
   Fusible* fused = nullptr;      ///< the module, when it takes the activation over

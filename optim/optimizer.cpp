@@ -78,12 +78,13 @@ void Optimizer::allocate(Member& member) {
     if (left_by_dry_run(state)) state = Tensor();
     if (!state.defined()) state = zeros(member.parameter.value.shape(), member.parameter.value.dtype());
   }
+  member.ready = !DryLedger::active();
 }
 
 void Optimizer::step() {
   const NoGrad no_grad;
   for (Member& m : members_)
-    if (m.parameter.value.impl().grad != nullptr) allocate(m);
+    if (!m.ready && m.parameter.value.impl().grad != nullptr) allocate(m);
 
   const bool dry = DryLedger::active();
   for (Member& m : members_) {
@@ -185,6 +186,7 @@ Optimizer::Trial::~Trial() {
       const std::vector<std::byte>& kept = members_[i].slot[s];
       if (kept.empty()) {
         m.slot[s] = Tensor();
+        m.ready = false;
       } else {
         std::ranges::copy(kept, m.slot[s].raw<std::byte>());
         ++m.slot[s].impl().storage->version;

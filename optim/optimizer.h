@@ -96,6 +96,7 @@ class Optimizer {
     Parameter parameter;
     int group;
     std::int64_t updates = 0;
+    bool ready = false;  // the state is here, and no dry run's
     Tensor slot[max_slots];
   };
 

@@ -40,6 +40,7 @@ Shape check_convolution(const char* op, const Shape& x, const Shape& w, const Co
   if (x.rank() != 4) fail(str(op, ": x must be [N, H, W, C]: ", describe()));
   if (w.rank() != 4) fail(str(op, ": w must be [out, KH, KW, in / groups]: ", describe()));
   if (o.groups < 1) fail(str(op, ": groups must be at least 1: ", describe()));
+  ops::check_epilogue(op, o.epilogue, x);
   if (x[3] < 1 || x[3] % o.groups != 0 || w[0] % o.groups != 0)
     fail(str(op, ": groups must divide the ", x[3], " channels of x and the ", w[0], " filters of w: ", describe()));
   if (w[3] * o.groups != x[3])
@@ -175,6 +176,7 @@ struct Conv2d {
     s.error({x, w, Tensor()}, {.dilation = 3}, "the kernel covers 7x7 pixels, but the padded image has 5x5");
     s.error({x, w.to(float32), Tensor()}, {}, "inputs must have one dtype");
     s.error({x, Tensor(), Tensor()}, {}, "input 1 is undefined");
+    s.error({x, w, Tensor()}, {.epilogue = Epilogue::silu}, "call silu() on the result (x is [1, 5, 5, 4])");
   }
 };
 

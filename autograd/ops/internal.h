@@ -15,9 +15,19 @@ constexpr kernels::Activation activation_of(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::relu: return kernels::Activation::relu;
     case Epilogue::relu6: return kernels::Activation::relu6;
+    case Epilogue::hardswish: return kernels::Activation::hardswish;
+    case Epilogue::silu: return kernels::Activation::silu;
     case Epilogue::none: break;
   }
   return kernels::Activation::none;
+}
+
+/// Refuses what an op cannot apply to its result, x being its input.
+inline void check_epilogue(std::string_view op, Epilogue epilogue, const Shape& x) {
+  if (kernels::goes_by_result(activation_of(epilogue))) return;
+  const char* name = epilogue == Epilogue::hardswish ? "hardswish" : "silu";
+  fail(str(op, ": ", name, " cannot be its epilogue, since the gradient needs what came before; call ", name,
+           "() on the result (x is ", x, ")"));
 }
 
 /// The gradient before an epilogue from the gradient g after it, y being what the epilogue made. Takes over a buffer of
@@ -44,13 +54,14 @@ Tensor max_pool2d_backward(Tensor g, Tensor positions, const PoolOptions& option
 /// away from its kinks.
 template <class Make>
 int salt_avoiding_kinks(Epilogue epilogue, Make make) {
-  if (epilogue == Epilogue::none || DryLedger::active()) return 0;
+  if (epilogue == Epilogue::none || epilogue == Epilogue::silu || DryLedger::active()) return 0;
   constexpr double margin = 1e-3;
+  const double first = epilogue == Epilogue::hardswish ? -3 : 0;
+  const double second = epilogue == Epilogue::relu ? first : first + 6;
   for (int salt = 0; salt < 1000; salt += 10) {
     const Tensor before = make(salt);
     bool clear = true;
-    for (const double v : before.template values<double>())
-      clear &= std::abs(v) > margin && (epilogue == Epilogue::relu || std::abs(v - 6) > margin);
+    for (const double v : before.template values<double>()) clear &= std::abs(v - first) > margin && std::abs(v - second) > margin;
     if (clear) return salt;
   }
   REWIND_CHECK(!"a sample that stays away from kinks");

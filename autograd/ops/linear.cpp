@@ -32,9 +32,10 @@ struct Linear {
     Epilogue epilogue = Epilogue::none;
   };
 
-  static Specs infer(Inputs in, const Attr&) {
+  static Specs infer(Inputs in, const Attr& attr) {
     const DType dtype = check_floats(name, in, 2);
     const Shape &x = in[0].shape(), &w = in[1].shape();
+    ops::check_epilogue(name, attr.epilogue, x);
     if (w.rank() != 2) fail(str(name, ": w must be [out, in], but is ", w, " (x is ", x, ")"));
     if (x.rank() < 1 || x[-1] != w[1])
       fail(
@@ -97,6 +98,7 @@ struct Linear {
     s.error({sample({}), sample({4, 3}), Tensor()}, {}, "x is []");
     s.error({sample({2, 3}), sample({4, 3}), sample({4}).to(float32)}, {}, "inputs must have one dtype");
     s.error({sample({2, 3}), Tensor(), Tensor()}, {}, "input 1 is undefined");
+    s.error({sample({2, 3}), sample({4, 3}), Tensor()}, {Epilogue::hardswish}, "call hardswish() on the result (x is [2, 3])");
   }
 };
 

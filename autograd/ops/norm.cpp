@@ -181,6 +181,7 @@ struct BatchNormGradient {
     const DType dtype = check_floats(name, in, 3);
     const Shape& x = in[0].shape();
     check_matrix(name, x);
+    ops::check_epilogue(name, a.epilogue, x);
     check_channels(name, "mean", in[1], x);
     check_channels(name, "var", in[2], x);
     check_channels(name, "gamma", in[3], x);
@@ -269,6 +270,7 @@ struct BatchNorm {
     const DType dtype = check_floats(name, in, 1);
     const Shape& x = in[0].shape();
     check_matrix(name, x);
+    ops::check_epilogue(name, a.epilogue, x);
     check_channels(name, "gamma", in[1], x);
     check_channels(name, "beta", in[2], x);
     check_eps(name, a.eps, x);
@@ -342,6 +344,7 @@ struct BatchNorm {
     s.error({sample({2, 3}), sample({3}), sample({1})}, {1e-5, Epilogue::none}, "beta must have shape [3]");
     s.error({sample({2, 3}), sample({3}).to(float32), Tensor()}, {1e-5, Epilogue::none}, "inputs must have one dtype");
     s.error({sample({2, 3}), Tensor(), Tensor()}, {-1, Epilogue::none}, "eps must not be negative");
+    s.error({sample({2, 3}), Tensor(), Tensor()}, {1e-5, Epilogue::silu}, "call silu() on the result (x is [2, 3])");
   }
 };
 
@@ -405,6 +408,7 @@ struct BatchNormInference {
     const DType dtype = check_floats(name, in, 1);
     const Shape& x = in[0].shape();
     check_matrix(name, x);
+    ops::check_epilogue(name, a.epilogue, x);
     check_channels(name, "gamma", in[1], x);
     check_channels(name, "beta", in[2], x);
     check_channels(name, "mean", in[3], x);
@@ -483,6 +487,7 @@ struct BatchNormInference {
             "var must have shape [3], one element a channel of x [2, 3], not [2]");
     s.error({sample({2, 3}), Tensor(), Tensor(), Tensor(), sample({3})}, a, "input 3 is undefined");
     s.error({sample({2, 3}), sample({4}), Tensor(), sample({3}), sample({3})}, a, "gamma must have shape [3]");
+    s.error({sample({2, 3}), Tensor(), Tensor(), sample({3}), sample({3})}, {1e-5, Epilogue::hardswish}, "call hardswish()");
   }
 
  private:

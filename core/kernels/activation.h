@@ -1,13 +1,16 @@
 #pragma once
-// The activations that kernels can apply while a result is still in registers or cache.
+// The activations that kernels can apply while a value is still in registers or cache.
 
 #include <cstdint>
 
 namespace rewind_lib::kernels {
 
-enum class Activation : std::uint8_t { none, relu, relu6 };
+/// Up to relu6, the result is enough for the gradient, and products, norms and pools can apply them to theirs. The others need what
+/// they are applied to: where a normalisation is done on load (fused.h).
+enum class Activation : std::uint8_t { none, relu, relu6, hardswish, silu };
+constexpr bool goes_by_result(Activation a) { return a <= Activation::relu6; }
 
-/// max(v, 0), clipped at 6 for relu6; NaN stays NaN.
+/// Of those that go by the result: max(v, 0), clipped at 6 for relu6; NaN stays NaN.
 template <class T>
 inline T activate(Activation activation, T v) {
   if (activation == Activation::none) return v;

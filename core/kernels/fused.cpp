@@ -99,10 +99,11 @@ void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T
           using V = typename decltype(tag)::type;
           const V v = multiply_add(load<V>(in.x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
           V k = load<V>(shortcut.x + i + j);
-          if (shortcut.mean != nullptr)
-            k = activate_lanes(shortcut.activation,
-                               multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j)));
-          store(z + i + j, activate_lanes(act, v + k));
+          if (shortcut.mean != nullptr) {
+            k = multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j));
+            fused::with(shortcut.activation, [&]<Activation other>() { k = fused::activated<other, T>(k); });
+          }
+          store(z + i + j, fused::activated<act, T>(v + k));
         });
     });
   });

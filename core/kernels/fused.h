@@ -1,7 +1,7 @@
 #pragma once
 // Convolutions, channels last, that take their input with its normalisation still to be done and hand on the statistics
 // of their output: y = conv(act((x - mean) / sqrt(var + eps) gamma + beta), w) (+ residual), mean(y), var(y). Normalising
-// and clipping happens while a tile of x is loaded, the statistics are summed while the tile of y is in cache.
+// and activating happens while a tile of x is loaded, the statistics are summed while the tile of y is in cache.
 //
 // The statistics are outputs with gradients of their own, so the gradient that reaches y is
 // G = g + g_mean / M + 2 g_var (y - mean) / M, M being the values a channel; it is assembled while it is loaded.

@@ -143,7 +143,7 @@ void point(const FusedShape& s, const FusedInput<T>& in, const Affine<T>& p, con
         const int64_t ih = oh * g.sh - g.ph + i, iw = ow * g.sw - g.pw + j;
         if (ih < 0 || ih >= g.h || iw < 0 || iw >= g.w) continue;
         V z = load<V>(in.x + ((n * g.h + ih) * g.w + iw) * g.c + c);
-        if (s.pending) z = activate_lanes(act, multiply_add(z - load<V>(p.mean + c), load<V>(p.scale + c), load<V>(p.beta + c)));
+        if (s.pending) z = activated<act, T>(multiply_add(z - load<V>(p.mean + c), load<V>(p.scale + c), load<V>(p.beta + c)));
         acc = multiply_add(z, load<V>(w + (i * g.kw + j) * g.c + c), acc);
       }
     store(out + c, acc);
@@ -304,7 +304,7 @@ inline void backward_strip(const BackwardRow<T>& b, int th, int t, int64_t c) {
     if constexpr (Pending) {
       d = d - mean;
       z = multiply_add(d, scale, beta);
-      a = activate_lanes(act, z);
+      a = activated<act, T>(z);
     }
     V acc = {};
     if constexpr (!First) acc = load<V>(b.dx + at);
@@ -319,7 +319,7 @@ inline void backward_strip(const BackwardRow<T>& b, int th, int t, int64_t c) {
       g[m] += channels;
     }
     if constexpr (Pending && Last) {
-      acc = masked<act>(acc, z);
+      acc = gradient_through<act, T>(acc, z);
       s1 += acc;
       s2 = multiply_add(acc, d, s2);
       acc *= scale;

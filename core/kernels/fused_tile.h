@@ -8,6 +8,7 @@
 #include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/kernels/vector.h>
+#include <rewind/core/kernels/vector_math.h>
 
 #include <cmath>
 #include <cstddef>
@@ -40,15 +41,47 @@ void with(Activation act, F&& f) {
     case Activation::none: return f.template operator()<Activation::none>();
     case Activation::relu: return f.template operator()<Activation::relu>();
     case Activation::relu6: return f.template operator()<Activation::relu6>();
+    case Activation::hardswish: return f.template operator()<Activation::hardswish>();
+    case Activation::silu: return f.template operator()<Activation::silu>();
   }
 }
 
-/// g where the activation of z passes it on.
-template <Activation act, class V>
-inline V masked(V g, V z) {
+template <class T, class V>
+inline V sigmoid(V z) {
+  T x[sizeof(V) / sizeof(T)];
+  store(x, z);
+  REWIND_INDEPENDENT
+  for (T& value : x) value = math::sigmoid(value);
+  return load<V>(x);
+}
+
+/// act(z), z being a vector of T, or a T.
+template <Activation act, class T, class V>
+inline V activated(V z) {
+  if constexpr (act == Activation::silu) return z * sigmoid<T>(z);
+  if constexpr (act == Activation::hardswish) {
+    const V zero = {}, sixth = zero + T(1) / T(6);
+    V hard = (z + T(3)) * sixth;
+    hard = z <= zero - 3 ? zero : hard;
+    return z * (z >= zero + 3 ? zero + 1 : hard);
+  }
+  if constexpr (goes_by_result(act)) return activate_lanes(act, z);
+}
+
+/// The gradient of z from that of act(z), g. Where a relu passes none on, that is 0, whatever g.
+template <Activation act, class T, class V>
+inline V gradient_through(V g, V z) {
   const V zero = {};
-  if constexpr (act == Activation::none) return g;
-  g = z <= zero ? zero : g;
+  if constexpr (act == Activation::silu) {
+    const V s = sigmoid<T>(z);
+    return g * (s * (z * (1 - s) + 1));
+  }
+  if constexpr (act == Activation::hardswish) {
+    V slope = z * (zero + T(1) / T(3)) + T(0.5);
+    slope = z <= zero - 3 ? zero : slope;
+    return g * (z >= zero + 3 ? zero + 1 : slope);
+  }
+  if constexpr (act == Activation::relu || act == Activation::relu6) g = z <= zero ? zero : g;
   if constexpr (act == Activation::relu6) g = z >= zero + 6 ? zero : g;
   return g;
 }
@@ -106,13 +139,13 @@ void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* o
     for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
       using V = typename decltype(tag)::type;
       const V z = multiply_add(load<V>(x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
-      store(out + i + j, activate_lanes(act, z));
+      store(out + i + j, activated<act, T>(z));
     });
 }
 
-/// From the gradient da of act(z): dx = mask(da) scale, first += sum of mask(da), second += sum of mask(da) (x - mean).
-/// dx may be da. With Settled, the mask is that of what was made, `made`, and dz, when not null, takes mask(da). `add`, when not
-/// null, is added to dx, with the same rounding as by another pass.
+/// From the gradient da of act(z), and dz that of z: dx = dz scale, first += sum of dz, second += sum of dz (x - mean).
+/// dx may be da. With Settled, act goes by what was made, `made`, where that is not null, and `dz`, when not null, takes dz. `add`,
+/// when not null, is added to dx, with the same rounding as by another pass.
 template <Activation act, bool Settled = false, class T>
 void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
                    const T* made = nullptr, T* dz = nullptr, const T* add = nullptr, bool past = false) {
@@ -135,7 +168,7 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
           V z = multiply_add(d, scale[v], beta[v]);
           if constexpr (Settled)
             if (made != nullptr) z = load<V>(made + i + v * w);
-          const V g = masked<act>(load<V>(da + i + v * w), z);
+          const V g = gradient_through<act, T>(load<V>(da + i + v * w), z);
           if constexpr (Settled)
             if (dz != nullptr) store(dz + i + v * w, g);
           V d_x = g * scale[v];

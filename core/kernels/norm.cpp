@@ -1,5 +1,6 @@
 #include <rewind/core/kernels/norm.h>
 
+#include <rewind/core/error.h>
 #include <rewind/core/kernels/columns.h>
 #include <rewind/core/kernels/vector_math.h>
 
@@ -10,11 +11,10 @@ constexpr std::int64_t light = parallel::light_grain;
 
 template <class F>
 void with(Activation act, F&& f) {
-  switch (act) {
-    case Activation::none: return f.template operator()<Activation::none>();
-    case Activation::relu: return f.template operator()<Activation::relu>();
-    case Activation::relu6: return f.template operator()<Activation::relu6>();
-  }
+  if (act == Activation::relu) return f.template operator()<Activation::relu>();
+  if (act == Activation::relu6) return f.template operator()<Activation::relu6>();
+  REWIND_CHECK(act == Activation::none);
+  f.template operator()<Activation::none>();
 }
 
 // g where the activation of z passes it on.

@@ -85,8 +85,34 @@ const std::vector<Chain>& chains() {
       {{2, 4, 4, 288}, {{{512, 3, 3, 288}, {.padding = 1}, Epilogue::relu}, {{160, 3, 3, 512}, {.padding = 1}}}},
       {{2, 4, 4, 256}, {{{256, 1, 1, 256}}, {{300, 3, 3, 256}, {.padding = 1}, Epilogue::relu}}},
       {{1, 4, 4, 60}, {{{101, 1, 1, 60}}, {{70, 1, 1, 101}}}},  // few rows: weights are read in place
+      {{3, 9, 10, 8},
+       {{{19, 1, 1, 8}, {}, Epilogue::hardswish},
+        {{5, 5, 19}, {.padding = 2}, Epilogue::silu},
+        {{5, 5, 19}, {.stride = 2, .padding = 2}, Epilogue::hardswish},
+        {{24, 1, 1, 19}, {}, Epilogue::silu}}},
+      {{2, 12, 9, 3},
+       {{{32, 3, 3, 3}, {.stride = 2, .padding = 1}, Epilogue::silu},
+        {{3, 3, 32}, {.padding = 1}, Epilogue::hardswish},
+        {{3, 3, 32}, {.stride = 2, .padding = 1}, Epilogue::silu},
+        {{32, 3, 3, 32}, {.padding = 1}, Epilogue::hardswish}}},
+      {{2, 5, 5, 40},
+       {{{40, 3, 3, 40}, {.padding = 1}, Epilogue::silu, true},
+        {{40, 1, 1, 40}, {}, Epilogue::hardswish, true},
+        {{40, 1, 1, 40}, {}, Epilogue::none}},
+       true},
   };
   return list;
+}
+
+Tensor activated(Epilogue by, Tensor z) {
+  switch (by) {
+    case Epilogue::relu: return rw::relu(std::move(z));
+    case Epilogue::relu6: return rw::relu6(std::move(z));
+    case Epilogue::hardswish: return rw::hardswish(std::move(z));
+    case Epilogue::silu: return rw::silu(std::move(z));
+    case Epilogue::none: break;
+  }
+  return z;
 }
 
 /// The chain's result, the gradient of x, and those of every layer's weight, gamma and beta.
@@ -110,16 +136,15 @@ std::vector<Tensor> run(const Chain& chain, rw::DType dtype, bool fused, double 
                      ? rw::depthwise_conv2d(p.x, w, {}, {.stride = layer.options.stride, .padding = layer.options.padding})
                      : rw::conv2d(p.x, w, {}, {.stride = layer.options.stride, .padding = layer.options.padding});
       if (layer.residual) y = rw::add(y, x);
-      p.x = rw::batch_norm(y, gamma, beta, {}, {}, {.epilogue = &layer == &chain.layers.back() ? Epilogue::none : layer.epilogue});
+      p.x = rw::batch_norm(y, gamma, beta, {}, {});
+      if (&layer != &chain.layers.back()) p.x = activated(layer.epilogue, p.x);
     }
   }
   Tensor y;
   if (fused) {
     y = chain.shortcut ? rw::settle(p, {x}) : rw::settle(p);
   } else {
-    const Epilogue last = chain.layers.back().epilogue;
-    y = chain.shortcut ? rw::add(p.x, x) : p.x;
-    y = last == Epilogue::relu ? rw::relu(y) : last == Epilogue::relu6 ? rw::relu6(y) : y;
+    y = activated(chain.layers.back().epilogue, chain.shortcut ? rw::add(p.x, x) : p.x);
   }
   std::vector<Tensor> result{y.detach().clone()};
   rw::backward(rw::sum(rw::mul(y, uniform(y.shape(), -1, 1, 99).to(dtype))));

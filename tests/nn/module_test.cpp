@@ -3,10 +3,13 @@
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
+#include <rewind/autograd/profiler.h>
 #include <rewind/nn/blocks.h>
 #include <rewind/nn/summary.h>
 
 #include <doctest/doctest.h>
+
+#include <algorithm>
 
 namespace rw = rewind;
 namespace nn = rw::nn;
@@ -149,6 +152,53 @@ TEST_CASE("an activation after a layer is applied by the layer, with the same bi
   CHECK(plain.stages().size() == 3);
   CHECK(run(normed, true) == run(normed, false));
   CHECK(run(plain, true) == run(plain, false));
+}
+
+TEST_CASE("a hardswish or silu behind a batch norm is computed where that is, to the same values, and its input is not kept") {
+  const rw::Tensor x = rw::randn({3, 12, 12, 4});
+  nn::Sequential net{nn::Conv2d{{.in = 4, .out = 16, .bias = false}},
+                     nn::BatchNorm2d{16},
+                     nn::Hardswish{},
+                     nn::DepthwiseConv2d{{.channels = 16, .padding = 1, .bias = false}},
+                     nn::BatchNorm2d{16},
+                     nn::SiLU{},
+                     nn::SqueezeExcite{{.channels = 16, .squeeze = 4}},
+                     nn::Conv2d{{.in = 16, .out = 8}},
+                     nn::Hardswish{},
+                     nn::BatchNorm2d{8},
+                     nn::SiLU{}};
+  const auto run = [&] {
+    std::vector<rw::Tensor> all{net(x)};
+    rw::backward(rw::mean(rw::square(all[0])));
+    all[0] = all[0].detach();
+    for (rw::Parameter& p : net.parameters()) all.push_back(p.value.take_grad());
+    return all;
+  };
+  const auto ops = [&] {
+    const rw::OpProfile profile = rw::profile_ops([&] { net(x); }, 1, 0);
+    return std::ranges::count_if(profile.ops, [](const rw::OpRecord& r) {
+      return std::string_view(r.op) == "hardswish" || std::string_view(r.op) == "silu";
+    });
+  };
+  CHECK(net.stages().size() == 7);
+  CHECK(ops() == 2);  // those that no batch norm comes before, or no convolution before that
+  const std::vector<rw::Tensor> together = run();
+  const auto saved = nn::summarize(net, x.shape()).activation_bytes_saved;
+  net.fuse(false);
+  CHECK(ops() == 4);
+  const std::vector<rw::Tensor> apart = run();
+  CHECK(nn::summarize(net, x.shape()).activation_bytes_saved >= saved + 2 * 3 * 12 * 12 * 16 * 4);
+  const auto close = [](const rw::Tensor& a, const rw::Tensor& b) {
+    return rw::max(rw::abs(a - b)).item() <= 1e-5 * rw::max(rw::abs(b)).item();
+  };
+  for (std::size_t i = 0; i < apart.size(); ++i) {
+    CAPTURE(i);
+    CHECK(close(together[i], apart[i]));
+  }
+  net.eval();
+  const rw::Tensor evaluated = net(x);
+  net.fuse(true);
+  CHECK(close(net(x), evaluated));
 }
 
 TEST_CASE("a pool behind a convolution is computed with it, to the same values, and its input is not kept") {
