@@ -59,45 +59,63 @@ struct ForwardPlan {
   }
 };
 
-// One vector of channels of one row of y. `next`, if any, is a row of x to bring in meanwhile. sum and squares take up (y - shift)
-// and its square when shift is not null.
+/// One row of y.
+template <class T, int K>
+struct ForwardRow {
+  const T* rows[K];  // of x, normalised
+  const T *w, *residual;
+  T* y;
+  int64_t channels, width;
+  const T* shift;  // sum and squares take up (y - shift) and its square when it is not null
+  T *sum, *squares;
+  bool past;  // y is streamed
+  // What strips bring in for the next row, position by position: of x; and of y the elements from here to there, 0 in the last.
+  const T* next;
+  int64_t below;
+};
+
+// One vector of channels.
 template <class T, class V, int K, int S>
-inline void forward_strip(const T* const* rows, const T* w, int64_t channels, int64_t c, int64_t width, const T* residual, T* y,
-                          const T* shift, T* sum, T* squares, bool past, const T* next) {
+inline void forward_strip(const ForwardRow<T, K>& f, int64_t c) {
   constexpr int group = 4;
+  const int64_t channels = f.channels;
   V weight[K][K];
   const T* x[K];
 #pragma GCC unroll 8
   for (int r = 0; r < K; ++r) {
-    x[r] = rows[r] + c;
+    x[r] = f.rows[r] + c;
 #pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) weight[r][k] = load<V>(w + (r * K + k) * channels + c);
+    for (int k = 0; k < K; ++k) weight[r][k] = load<V>(f.w + (r * K + k) * channels + c);
   }
   V base = {}, a = {}, b = {};
-  if (shift != nullptr) {
-    base = load<V>(shift + c);
-    a = load<V>(sum + c);
-    b = load<V>(squares + c);
+  if (f.shift != nullptr) {
+    base = load<V>(f.shift + c);
+    a = load<V>(f.sum + c);
+    b = load<V>(f.squares + c);
   }
-  y += c;
-  if (residual != nullptr) residual += c;
+  T* y = f.y + c;
+  const T *residual = f.residual == nullptr ? nullptr : f.residual + c, *next = f.next == nullptr ? nullptr : f.next + c;
   const auto finish = [&](V v) {
     if (residual != nullptr) {
       v += load<V>(residual);
       residual += channels;
     }
-    stream(y, v, past);
+    stream(y, v, f.past);
     y += channels;
     const V d = v - base;
     a += d;
     b = multiply_add(d, d, b);
   };
-  int64_t left = width;
+  int64_t left = f.width;
   for (; left >= group; left -= group) {
     if (next != nullptr) {
 #pragma GCC unroll 8
-      for (int j = 0; j < group; ++j) __builtin_prefetch(next + j * channels + c, 0, 2);
+      for (int j = 0; j < group; ++j) __builtin_prefetch(next + j * channels, 0, 2);
       next += group * channels;
+    }
+    if (f.below != 0) {
+#pragma GCC unroll 8
+      for (int j = 0; j < group; ++j) __builtin_prefetch(y + f.below + j * channels, 1, 2);
     }
     V acc[group] = {};
 #pragma GCC unroll 8
@@ -124,9 +142,9 @@ inline void forward_strip(const T* const* rows, const T* w, int64_t channels, in
     }
     finish(acc);
   }
-  if (shift != nullptr) {
-    store(sum + c, a);
-    store(squares + c, b);
+  if (f.shift != nullptr) {
+    store(f.sum + c, a);
+    store(f.squares + c, b);
   }
 }
 
@@ -182,6 +200,13 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
       p.moments.begin(piece, typical);
       std::fill_n(sum, 2 * channels, T(0));
     }
+    ForwardRow<T, K> f{.w = w,
+                       .channels = channels,
+                       .width = out_w,
+                       .shift = s.statistics ? p.moments.shift(piece) : nullptr,
+                       .sum = sum,
+                       .squares = squares,
+                       .past = past};
     int64_t waiting = 0;
     for (int64_t n = p.c.first_image(piece); n < p.c.last_image(piece); ++n) {
       int64_t filled = max_of(0, first * S - g.ph);  // rows of x from here on are not in the ring
@@ -192,21 +217,19 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
           T* to = ring + filled % K * p.row + g.pw * channels;
           const T* from = in.x + (n * g.h + filled) * g.w * channels;
           if (s.pending)
-            normalise<act>(p.affine, channels, g.w * channels, from, to);
+            normalise<act, true>(p.affine, channels, g.w * channels, from, to);
           else
             std::copy_n(from, g.w * channels, to);
         }
-        const T* rows[K];
-        for (int64_t k = 0; k < K; ++k) rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
+        for (int64_t k = 0; k < K; ++k) f.rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
-        if (!past) prefetch_row(y + at, out_w * channels);
-        // The strips bring in the row of x that the ring takes next. (With a stride of 2 it is two rows, which gained nothing.)
-        const T* next = S == 1 && oh + 1 < last && filled < g.h ? in.x + (n * g.h + filled) * g.w * channels : nullptr;
-        for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
-          forward_strip<T, typename decltype(tag)::type, K, S>(
-              rows, w, channels, c, out_w, residual == nullptr ? nullptr : residual + at, y + at,
-              s.statistics ? p.moments.shift(piece) : nullptr, sum, squares, past, next);
-        });
+        f.y = y + at;
+        f.residual = residual == nullptr ? nullptr : residual + at;
+        if (!past && oh == first) prefetch_row(f.y, out_w * channels);
+        f.below = !past && oh + 1 < last ? out_w * channels : 0;
+        // With a stride of 2 it would be two rows of x, which gained nothing.
+        f.next = S == 1 && oh + 1 < last && filled < g.h ? in.x + (n * g.h + filled) * g.w * channels : nullptr;
+        for_vectors<T>(0, channels, [&](auto tag, int64_t c) { forward_strip<T, typename decltype(tag)::type, K, S>(f, c); });
         if (s.statistics && (waiting += out_w) >= values_per_flush) {
           flush(channels, sum, squares, p.moments.sum(piece));
           waiting = 0;
@@ -382,7 +405,7 @@ void backward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, c
           T* to = ring + filled % reach * p.row + left;
           const int64_t at = (n * out_h + filled) * out_w * channels;
           if (s.statistics)
-            assemble(p.assembly, channels, out_w * channels, gradient.g + at, gradient.y + at, to);
+            assemble<true>(p.assembly, channels, out_w * channels, gradient.g + at, gradient.y + at, to);
           else
             std::copy_n(gradient.g + at, out_w * channels, to);
         }

@@ -131,13 +131,22 @@ struct Affine {
   }
 };
 
-/// out = act(z) for n elements, whole rows.
-template <Activation act, class T>
+/// Asks for what lies 8 KiB further on, into L2. Hardware foresees what a loop reads up to the end of a page only, and not all of
+/// that where the loop writes, too: reading from memory while writing to L2 goes at 16 GB/s on a core without this, and at 28 with
+/// it.
+template <class T>
+inline void foresee_far(const T* x) {
+  __builtin_prefetch(x + 8192 / sizeof(T), 0, 2);
+}
+
+/// out = act(z) for n elements, whole rows. Cold: x comes from memory.
+template <Activation act, bool Cold = false, class T>
 void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* out) {
   const int64_t line = line_of(channels);
   for (int64_t i = 0; i < n; i += line)
     for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
       using V = typename decltype(tag)::type;
+      if constexpr (Cold) foresee_far(x + i + j);
       const V z = multiply_add(load<V>(x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
       store(out + i + j, activated<act, T>(z));
     });
@@ -292,12 +301,17 @@ struct Assembly {
   }
 };
 
-template <class T>
+/// Cold: g and y come from memory.
+template <bool Cold = false, class T>
 void assemble(const Assembly<T>& p, int64_t channels, int64_t n, const T* g, const T* y, T* out) {
   const int64_t line = line_of(channels);
   for (int64_t i = 0; i < n; i += line)
     for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
       using V = typename decltype(tag)::type;
+      if constexpr (Cold) {
+        foresee_far(g + i + j);
+        foresee_far(y + i + j);
+      }
       const V t = multiply_add(load<V>(y + i + j) - load<V>(p.mean + j), load<V>(p.slope + j), load<V>(p.constant + j));
       store(out + i + j, load<V>(g + i + j) + t);
     });
