@@ -3,6 +3,8 @@
 #include <rewind/core/kernels/fused_tile.h>
 #include <rewind/core/parallel.h>
 
+#include <algorithm>
+
 namespace rewind_lib::kernels {
 namespace {
 
@@ -141,7 +143,7 @@ void settle_backward(std::int64_t rows, std::int64_t channels, const FusedInput<
   fused::Carver carver(workspace);
   const SettlePlan<T> p(rows, channels, carver);
   p.affine.fill(in, channels);
-  const std::int64_t step = 64 * fused::line_of(channels);  // summed in T
+  const std::int64_t line = fused::line_of(channels), step = line * std::clamp<std::int64_t>(8192 / line, 32, 64);  // summed in T
   fused::with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.pieces, [&](std::int64_t piece, int) {
       double* sums = p.sums + piece * 2 * channels;

@@ -173,6 +173,11 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
       for (int64_t r = 0, i = start + j; r < lines; ++r, i += line)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; ++v) {
+          if constexpr (Settled) {  // these come from memory, in strips that hardware does not foresee: the next n elements
+            __builtin_prefetch(x + i + v * w + n, 0, 2);
+            __builtin_prefetch(da + i + v * w + n, 0, 2);
+            if (made != nullptr) __builtin_prefetch(made + i + v * w + n, 0, 2);
+          }
           const V d = load<V>(x + i + v * w) - mean[v];
           V z = multiply_add(d, scale[v], beta[v]);
           if constexpr (Settled)
