@@ -10,7 +10,8 @@
 namespace rewind_lib::kernels::fused {
 namespace {
 
-constexpr int64_t wanted_pieces = 16;
+constexpr int64_t wanted_pieces = 8;
+constexpr int64_t least_rows = 2;  // every piece reads the rows around it once more
 constexpr int64_t most_pieces = 32;
 constexpr int64_t values_per_flush = 512;  // summed in T before they go to doubles
 
@@ -20,7 +21,8 @@ struct Cut {
 
   Cut(int64_t all_images, int64_t height) : n(all_images), h(height) {
     images = max_of(1, parallel::pieces(n, most_pieces));
-    rows = n >= wanted_pieces ? h : parallel::pieces(h, min_of(h, parallel::pieces(wanted_pieces, max_of(1, n))));
+    rows =
+        n >= wanted_pieces ? h : max_of(min_of(h, least_rows), parallel::pieces(h, parallel::pieces(wanted_pieces, max_of(1, n))));
     parts = parallel::pieces(h, rows);
     pieces = parallel::pieces(n, images) * parts;
   }
