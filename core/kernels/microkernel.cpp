@@ -17,7 +17,6 @@ using std::int64_t;
 struct Finish {
   bool load_c;
   Activation activation;
-  bool half = false;  // the last vector of C's rows is half of one
 };
 
 // The inner extent of a product: `segments` runs of `run` elements of A, `jump` from the end of one to the next.
@@ -25,13 +24,16 @@ struct Depth {
   int64_t run, segments = 1, jump = 0;
 };
 
-// C[MR, NV vectors] = A B (+ C) (+ bias); rows of B are ldb elements apart; bias has NV vectors or is null. Vectors of `bytes`.
-template <class T, int MR, int NV, int bytes, bool TransposeA>
+// C[MR, columns] = A B (+ C) (+ bias), columns being NV vectors of `bytes`, and half of one more where `halved`; rows of B are ldb
+// elements apart; bias has as many elements or is null.
+template <class T, int MR, int NV, bool halved, int bytes, bool TransposeA>
 void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
            Ahead::Run& ahead) {
   using V = typename VectorOf<T, bytes>::type;
+  using Half = typename VectorOf<T, bytes / 2>::type;
   constexpr int w = bytes / static_cast<int>(sizeof(T));
   V acc[MR][NV] = {};
+  Half part[MR] = {};
   const char *next = ahead.at, *const end = ahead.end;
   // Row by row from every third: their addresses fit the registers so. The compiler would rather keep a register a row, and has
   // not got them.
@@ -44,6 +46,8 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
       V row[NV];
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * w);
+      Half rest = {};
+      if constexpr (halved) rest = load<Half>(b + NV * w);
       b += ldb;
       __builtin_prefetch(next, 0, 2);
       next += next < end ? 64 : 0;
@@ -52,6 +56,7 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
         const T x = TransposeA ? base[0][r] : base[r / 3][r % 3 * lda];
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
+        if constexpr (halved) part[r] += x * rest;
       }
 #pragma GCC unroll 16
       for (int i = 0; i < bases; ++i) {
@@ -63,45 +68,39 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
     for (int i = 0; i < bases; ++i) base[i] += k.jump;
   }
   ahead.at = next;
+  const auto write = [&](int r, int j, auto y) {
+    T* out = c + r * ldc + j;
+    if (finish.load_c) y += load<decltype(y)>(out);
+    if (bias != nullptr) y += load<decltype(y)>(bias + j);
+    store(out, activate_lanes(finish.activation, y));
+  };
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      V y = acc[r][v];
-      T* out = c + r * ldc + v * w;
-      if constexpr (bytes == vector_bytes)
-        if (v == NV - 1 && finish.half) {
-          using Half = typename VectorOf<T, bytes / 2>::type;
-          Half part = load<Half>(reinterpret_cast<const T*>(&y));
-          if (finish.load_c) part += load<Half>(out);
-          if (bias != nullptr) part += load<Half>(bias + v * w);
-          store(out, activate_lanes(finish.activation, part));
-          continue;
-        }
-      if (finish.load_c) y += load<V>(out);
-      if (bias != nullptr) y += load<V>(bias + v * w);
-      store(out, activate_lanes(finish.activation, y));
-    }
+    for (int v = 0; v < NV; ++v) write(r, v * w, acc[r][v]);
+    if constexpr (halved) write(r, NV * w, part[r]);
   }
 }
 
 template <class T>
 using Micro = void (*)(Depth, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
 
-template <class T, int NV, int bytes, bool TransposeA, std::size_t... R>
+template <class T, int NV, bool halved, int bytes, bool TransposeA, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
-  return {micro<T, static_cast<int>(R) + 1, NV, bytes, TransposeA>...};
+  return {micro<T, static_cast<int>(R) + 1, NV, halved, bytes, TransposeA>...};
 }
 
+// columns: a multiple of half a vector, at most four.
 template <class T>
-Micro<T> micro_for(int64_t rows, int64_t width, bool transpose_a) {
+Micro<T> micro_for(int64_t rows, int64_t columns, bool transpose_a) {
   using Rows = std::make_index_sequence<static_cast<std::size_t>(block_m)>;
   constexpr int whole = vector_bytes, half = whole / 2;
-  static constexpr std::array<Micro<T>, static_cast<std::size_t>(block_m)> kernels[3][2] = {
-      {table<T, 1, half, false>(Rows{}), table<T, 1, half, true>(Rows{})},
-      {table<T, 1, whole, false>(Rows{}), table<T, 1, whole, true>(Rows{})},
-      {table<T, 2, whole, false>(Rows{}), table<T, 2, whole, true>(Rows{})}};
-  return kernels[width / lanes<T>][transpose_a ? 1 : 0][static_cast<std::size_t>(rows - 1)];
+  static constexpr std::array<Micro<T>, static_cast<std::size_t>(block_m)> kernels[4][2] = {
+      {table<T, 1, false, half, false>(Rows{}), table<T, 1, false, half, true>(Rows{})},
+      {table<T, 1, false, whole, false>(Rows{}), table<T, 1, false, whole, true>(Rows{})},
+      {table<T, 1, true, whole, false>(Rows{}), table<T, 1, true, whole, true>(Rows{})},
+      {table<T, 2, false, whole, false>(Rows{}), table<T, 2, false, whole, true>(Rows{})}};
+  return kernels[2 * columns / lanes<T> - 1][transpose_a ? 1 : 0][static_cast<std::size_t>(rows - 1)];
 }
 
 template <class T>
@@ -167,7 +166,7 @@ template <class T>
 void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
                    int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
   const int64_t width = panel_width<T>(n);
-  finish.half = width >= lanes<T> && width - n == lanes<T> / 2;
+  const int64_t columns = n > lanes<T> && n <= 3 * lanes<T> / 2 ? 3 * lanes<T> / 2 : width;  // that are made
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
   if (bias != nullptr) {
     for (int64_t j = 0; j < n; ++j) bias_row[j] = bias[j];
@@ -179,9 +178,9 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
   for (int64_t i = 0; i < m; i += rows_a_block) {
     const int64_t rows = std::min(rows_a_block, m - i);
     const T* from = transpose_a ? a + i : a + i * lda;
-    const Micro<T> kernel = micro_for<T>(rows, width, transpose_a);
+    const Micro<T> kernel = micro_for<T>(rows, columns, transpose_a);
     T* out = c + i * ldc;
-    if (n == width || finish.half) {
+    if (n == columns) {
       if (deep) ask_for(out, ldc, rows, width);
       kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
       continue;
