@@ -68,17 +68,23 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
     for (int i = 0; i < bases; ++i) base[i] += k.jump;
   }
   ahead.at = next;
-  const auto write = [&](int r, int j, auto y) {
-    T* out = c + r * ldc + j;
-    if (finish.load_c) y += load<decltype(y)>(out);
-    if (bias != nullptr) y += load<decltype(y)>(bias + j);
-    store(out, activate_lanes(finish.activation, y));
-  };
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) write(r, v * w, acc[r][v]);
-    if constexpr (halved) write(r, NV * w, part[r]);
+    for (int v = 0; v < NV; ++v) {
+      V y = acc[r][v];
+      T* out = c + r * ldc + v * w;
+      if (finish.load_c) y += load<V>(out);
+      if (bias != nullptr) y += load<V>(bias + v * w);
+      store(out, activate_lanes(finish.activation, y));
+    }
+    if constexpr (halved) {
+      Half y = part[r];
+      T* out = c + r * ldc + NV * w;
+      if (finish.load_c) y += load<Half>(out);
+      if (bias != nullptr) y += load<Half>(bias + NV * w);
+      store(out, activate_lanes(finish.activation, y));
+    }
   }
 }
 
