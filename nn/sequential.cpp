@@ -93,14 +93,14 @@ Module& Sequential::operator[](int i) const {
 
 namespace {
 
-/// What a module can do to its result.
+/// The epilogue that stands for an activation, where what comes before can apply it to its own result.
 Epilogue epilogue_of(const Module* module) {
   if (dynamic_cast<const ReLU*>(module) != nullptr) return Epilogue::relu;
   if (dynamic_cast<const ReLU6*>(module) != nullptr) return Epilogue::relu6;
   return Epilogue::none;
 }
 
-/// And what can be done along with a normalisation that is pending.
+/// And where what comes before leaves a normalisation pending.
 Epilogue pending_epilogue_of(const Module* module) {
   if (dynamic_cast<const Hardswish*>(module) != nullptr) return Epilogue::hardswish;
   if (dynamic_cast<const SiLU*>(module) != nullptr) return Epilogue::silu;

@@ -260,7 +260,8 @@ struct FusedConvBackward {
         const FusedAttr a = attr_of(k, ++number);
         std::vector<Tensor> in = inputs_of(k, a, number);
         const Shape y = check_convolution(name, k.x, k.w, a, in[1].defined()), o{y[3]};
-        std::uint32_t bits = number % 5 == 1 ? bit(Wanted::x) : number % 5 == 2 ? bit(Wanted::w) : bit(Wanted::x) | bit(Wanted::w);
+        const int some = number / 5 % 5;
+        std::uint32_t bits = some == 1 ? bit(Wanted::x) : some == 2 ? bit(Wanted::w) : bit(Wanted::x) | bit(Wanted::w);
         if (in[1].defined() && (bits & bit(Wanted::x)) != 0)
           bits |= number % 7 == 3 ? bit(Wanted::gamma) | bit(Wanted::var) : Wanted::norm;
         std::vector<Tensor> all{sample(y, -1, 1, 5), {}, {}, {}, {}, in[0], in[1], in[2], in[3], in[4], in[5], {}};
@@ -366,10 +367,11 @@ struct FusedConv {
       for (const Case& k : cases()) {
         const FusedAttr a = attr_of(k, ++number);
         std::vector<Tensor> in = inputs_of(k, a, number);
-        if (number % 5 == 0) in[5].set_requires_grad();  // only some gradients wanted
-        if (number % 5 == 1) in[0].set_requires_grad();
-        if (number % 5 == 2 && in[6].defined()) in[6].set_requires_grad();
-        if (number % 5 == 3 && in[4].defined()) in[4].set_requires_grad();
+        const int some = number / 5 % 5;  // only some gradients wanted
+        if (some == 0) in[5].set_requires_grad();
+        if (some == 1) in[0].set_requires_grad();
+        if (some == 2 && in[6].defined()) in[6].set_requires_grad();
+        if (some == 3 && in[4].defined()) in[4].set_requires_grad();
         s.add(std::move(in), a);
       }
     const Tensor x = sample({1, 3, 3, 2}), w = sample({3, 1, 1, 2}), none;
@@ -413,7 +415,7 @@ void check_settle(const char* op, Inputs in, const SettleAttr& a) {
   for (const std::size_t i : {1, 2})
     if (!in[i].defined()) fail(str(op, ": needs a mean and a variance for x ", x));
   check_pending(op, in[0], in[1], in[2], in[3], in[4], a.eps);
-  if (a.shortcut) ops::check_epilogue(op, a.epilogue, x);
+  if (a.shortcut) ops::check_epilogue(str(op, " with a shortcut"), a.epilogue, x);
 }
 
 struct SettleGradient {
@@ -596,8 +598,8 @@ struct Settle {
           return add(std::move(z), both ? settle(Pending{in[5], in[6], in[7], in[8], in[9], 1e-2, e2}) : in[5]);
         });
         in[0] = sample(shape, -2, 2, number + salt);
-        if (number % 5 == 1) in[0].set_requires_grad();
-        if (number % 5 == 2 && shortcut) in[5].set_requires_grad();
+        if (number % 7 == 1) in[0].set_requires_grad();
+        if (number % 7 == 2 && shortcut) in[5].set_requires_grad();
         s.add(std::move(in), {1e-3, e, shortcut, 1e-2, e2, both});
       }
     const Tensor x = sample({2, 3}), c = sample({3}), none;
@@ -609,7 +611,7 @@ struct Settle {
     s.error({sample({3}), c, c, none, none, none, none, none, none, none}, {}, "at least two axes");
     s.error({x, c, c, none, none, none, none, none, none, none}, {-1}, "eps must not be negative");
     s.error({x, c, c, none, none, x, none, none, none, none}, {.epilogue = Epilogue::silu, .shortcut = true},
-            "silu cannot be its epilogue");
+            "settle with a shortcut: silu cannot be its epilogue");
   }
 };
 
@@ -633,14 +635,14 @@ FusedConvResult fused_conv2d(Pending p, Tensor w, FusedConvOptions options, Tens
 
 Tensor settle(Pending p) {
   if (!p.any()) {
-    if (p.epilogue != Epilogue::none) fail("settle: nothing is pending; use relu()");
+    if (p.epilogue != Epilogue::none) fail("settle: nothing is pending; apply the activation by itself");
     return std::move(p.x);
   }
   return settle(std::move(p), Pending{});
 }
 
 Tensor settle(Pending p, Pending shortcut) {
-  if (!p.any()) fail("settle: nothing is pending; use add() and relu()");
+  if (!p.any()) fail("settle: nothing is pending; use add() and the activation by itself");
   const SettleAttr attr{p.eps, p.epilogue, shortcut.x.defined(), shortcut.eps, shortcut.epilogue, shortcut.any()};
   return apply_one(
       ops::settle_op,

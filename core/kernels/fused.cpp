@@ -92,22 +92,26 @@ void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T
   if (shortcut.mean != nullptr) q.fill(shortcut, channels);
   const std::int64_t line = fused::line_of(channels), fold = line / channels;
   const std::int64_t grain = max_of(1, parallel::light_grain / line) * fold;
+  const auto range = [&](auto&& f) {
+    parallel::for_range(rows, grain, [&](std::int64_t begin, std::int64_t end) { f(begin * channels, (end - begin) * channels); });
+  };
   fused::with(in.activation, [&]<Activation act>() {
-    parallel::for_range(rows, grain, [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t at = begin * channels, n = (end - begin) * channels;
-      if (shortcut.x == nullptr) return fused::normalise<act>(p, channels, n, in.x + at, z + at);
-      for (std::int64_t i = at; i < at + n; i += line)
-        for_vectors<T>(0, min_of(line, at + n - i), [&](auto tag, std::int64_t j) {
-          using V = typename decltype(tag)::type;
-          const V v = multiply_add(load<V>(in.x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
-          V k = load<V>(shortcut.x + i + j);
-          if (shortcut.mean != nullptr) {
-            k = multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j));
-            fused::with(shortcut.activation, [&]<Activation other>() { k = fused::activated<other, T>(k); });
-          }
-          store(z + i + j, fused::activated<act, T>(v + k));
+    if (shortcut.x == nullptr)
+      return range([&](std::int64_t at, std::int64_t n) { fused::normalise<act>(p, channels, n, in.x + at, z + at); });
+    if constexpr (goes_by_result(act))
+      fused::with(shortcut.mean == nullptr ? Activation::none : shortcut.activation, [&]<Activation other>() {
+        range([&](std::int64_t at, std::int64_t n) {
+          for (std::int64_t i = at; i < at + n; i += line)
+            for_vectors<T>(0, min_of(line, at + n - i), [&](auto tag, std::int64_t j) {
+              using V = typename decltype(tag)::type;
+              const V v = multiply_add(load<V>(in.x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
+              V k = load<V>(shortcut.x + i + j);
+              if (shortcut.mean != nullptr)
+                k = fused::activated<other, T>(multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j)));
+              store(z + i + j, fused::activated<act, T>(v + k));
+            });
         });
-    });
+      });
   });
 }
 

@@ -10,8 +10,9 @@
 namespace rewind_lib::kernels::fused {
 namespace {
 
-constexpr int64_t wanted_pieces = 8;
-constexpr int64_t least_rows = 2;  // every piece reads the rows around it once more
+constexpr int64_t enough_images = 16;  // to make a piece of each
+constexpr int64_t wanted_pieces = 8;   // of fewer; every piece of an image reads the rows around it once more
+constexpr int64_t least_rows = 2;
 constexpr int64_t most_pieces = 32;
 constexpr int64_t values_per_flush = 512;  // summed in T before they go to doubles
 
@@ -21,8 +22,8 @@ struct Cut {
 
   Cut(int64_t all_images, int64_t height) : n(all_images), h(height) {
     images = max_of(1, parallel::pieces(n, most_pieces));
-    rows =
-        n >= wanted_pieces ? h : max_of(min_of(h, least_rows), parallel::pieces(h, parallel::pieces(wanted_pieces, max_of(1, n))));
+    const int64_t wanted_parts = max_of(2, parallel::pieces(wanted_pieces, max_of(1, n)));
+    rows = n >= enough_images ? h : max_of(min_of(h, least_rows), parallel::pieces(h, wanted_parts));
     parts = parallel::pieces(h, rows);
     pieces = parallel::pieces(n, images) * parts;
   }
@@ -135,6 +136,11 @@ inline void forward_strip(const ForwardRow<T, K>& f, int64_t c) {
     for (int g = 0; g < group; ++g) finish(acc[g]);
   }
   for (; left > 0; --left) {
+    if (next != nullptr) {
+      __builtin_prefetch(next, 0, 2);
+      next += channels;
+    }
+    if (f.below != 0) __builtin_prefetch(y + f.below, 1, 2);
     V acc = {};
 #pragma GCC unroll 8
     for (int r = 0; r < K; ++r) {

@@ -30,7 +30,7 @@ template <class T, int MR, int NV, bool halved, int bytes, bool TransposeA>
 void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
            Ahead::Run& ahead) {
   using V = typename VectorOf<T, bytes>::type;
-  using Half = typename VectorOf<T, bytes / 2>::type;
+  using Half = typename VectorOf<T, halved ? bytes / 2 : bytes>::type;
   constexpr int w = bytes / static_cast<int>(sizeof(T));
   V acc[MR][NV] = {};
   Half part[MR] = {};
@@ -96,7 +96,7 @@ constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
   return {micro<T, static_cast<int>(R) + 1, NV, halved, bytes, TransposeA>...};
 }
 
-// columns: a multiple of half a vector, at most four.
+// columns: those of one to four halves of a vector.
 template <class T>
 Micro<T> micro_for(int64_t rows, int64_t columns, bool transpose_a) {
   using Rows = std::make_index_sequence<static_cast<std::size_t>(block_m)>;

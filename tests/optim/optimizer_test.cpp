@@ -599,4 +599,8 @@ TEST_CASE("state that a trial made is gone after it") {
   }
   CHECK(adam.state_bytes() == 0);
   CHECK(adam.steps() == 0);
+  w.set_grad(ones({4}));
+  adam.step();
+  CHECK(adam.state_bytes() == 2 * 4 * 4);
+  CHECK(adam.steps() == 1);
 }
