@@ -415,8 +415,7 @@ void check_settle(const char* op, Inputs in, const SettleAttr& a) {
   for (const std::size_t i : {1, 2})
     if (!in[i].defined()) fail(str(op, ": needs a mean and a variance for x ", x));
   check_pending(op, in[0], in[1], in[2], in[3], in[4], a.eps);
-  if (a.shortcut && !kernels::goes_by_result(ops::activation_of(a.epilogue)))
-    ops::check_epilogue(str(op, " with a shortcut"), a.epilogue, x);
+  if (a.shortcut) ops::check_epilogue(op, a.epilogue, x, " with a shortcut");
 }
 
 struct SettleGradient {

@@ -22,11 +22,11 @@ constexpr kernels::Activation activation_of(Epilogue epilogue) {
   return kernels::Activation::none;
 }
 
-/// Refuses what an op cannot apply to its result, x being its input.
-inline void check_epilogue(std::string_view op, Epilogue epilogue, const Shape& x) {
+/// Refuses what an op (`where`: " with a shortcut") cannot apply to its result, x being its input.
+inline void check_epilogue(std::string_view op, Epilogue epilogue, const Shape& x, std::string_view where = {}) {
   if (kernels::goes_by_result(activation_of(epilogue))) return;
   const char* name = epilogue == Epilogue::hardswish ? "hardswish" : "silu";
-  fail(str(op, ": ", name, " cannot be its epilogue, since the gradient needs what came before; call ", name,
+  fail(str(op, where, ": ", name, " cannot be its epilogue, since the gradient needs what came before; call ", name,
            "() on the result (x is ", x, ")"));
 }
 

@@ -187,7 +187,7 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
     const Micro<T> kernel = micro_for<T>(rows, columns, transpose_a);
     T* out = c + i * ldc;
     if (n == columns) {
-      if (deep) ask_for(out, ldc, rows, width);
+      if (deep) ask_for(out, ldc, rows, columns);
       kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
       continue;
     }

@@ -136,8 +136,10 @@ std::vector<Tensor> run(const Chain& chain, rw::DType dtype, bool fused, double 
                      ? rw::depthwise_conv2d(p.x, w, {}, {.stride = layer.options.stride, .padding = layer.options.padding})
                      : rw::conv2d(p.x, w, {}, {.stride = layer.options.stride, .padding = layer.options.padding});
       if (layer.residual) y = rw::add(y, x);
-      p.x = rw::batch_norm(y, gamma, beta, {}, {});
-      if (&layer != &chain.layers.back()) p.x = activated(layer.epilogue, p.x);
+      const Epilogue then = &layer == &chain.layers.back() ? Epilogue::none : layer.epilogue;
+      const bool by_norm = then == Epilogue::relu || then == Epilogue::relu6;
+      p.x = rw::batch_norm(y, gamma, beta, {}, {}, {.epilogue = by_norm ? then : Epilogue::none});
+      if (!by_norm) p.x = activated(then, p.x);
     }
   }
   Tensor y;
