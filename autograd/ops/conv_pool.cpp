@@ -57,8 +57,6 @@ const std::vector<Case>& cases() {
       {{1, 4, 4, 1}, {1, 3, 3, 1}},
       {{5, 6, 6, 1}, {3, 3, 3, 1}, {.epilogue = Epilogue::relu}},
       {{1, 8, 8, 1}, {6, 5, 5, 1}, {.epilogue = Epilogue::relu}},
-      // First: docs/ops.md shows it, and backward covers it whatever the machine's vectors are.
-      {{2, 10, 12, 1}, {2, 3, 3, 1}, {.epilogue = Epilogue::relu}},
       {{2, 6, 6, 3}, {4, 5, 5, 3}, {.padding = 2, .epilogue = Epilogue::relu6}},
       {{2, 5, 4, 6}, {5, 3, 3, 6}, {.padding = 1}, {.kernel = 3, .stride = 2, .padding = 1}},
       {{1, 5, 5, 4}, {2, 3, 5, 4}, {.padding = {1, 2}, .epilogue = Epilogue::relu}, {.kernel = 2, .stride = 1}},
@@ -77,6 +75,7 @@ const std::vector<Case>& cases() {
       {{2, 2, 2, 3}, {2, 1, 1, 3}, {.epilogue = Epilogue::relu}},
       {{1, 5, 5, 1}, {2, 3, 3, 1}, {.padding = 2, .dilation = 2}},
       {{1, 4, 5, 2}, {2, 3, 1, 2}, {}, {.kernel = {2, 3}, .padding = {1, 1}}},
+      {{2, 10, 12, 1}, {2, 3, 3, 1}, {.epilogue = Epilogue::relu}},
       {{1, 9, 11, 2}, {1, 5, 5, 2}, {.padding = 2, .epilogue = Epilogue::relu6}},
   };
   return list;

@@ -55,13 +55,16 @@ bool in_cache(const ConvShape& c) {
          Padded(c).size <= image_elements;
 }
 
-/// Whether a product would leave half of its vectors empty, so that vectors go along the lines of y instead of over its channels:
+// Channels of y that vectors along its lines serve: the registers hold their sums for two lines.
+constexpr int64_t most_along_lines = vector_bytes == 64 ? 8 : 6;
+
+/// Whether a product would leave some of its vectors empty, so that vectors go along the lines of y instead of over its channels:
 /// two lines at a time, which a pool of 2x2 pixels makes one, in registers.
 template <class T>
 bool along_lines(const ConvPoolShape& s) {
   const WindowShape& p = s.pool;
   const bool two_by_two = p.kh == 2 && p.kw == 2 && p.sh == 2 && p.sw == 2 && p.ph == 0 && p.pw == 0 && p.eh == 0 && p.ew == 0;
-  return in_cache<T>(s.conv) && two_by_two && p.c > 0 && p.c <= lanes<T> / 2 && 2 * p.out_w() >= lanes<T> / 2;
+  return in_cache<T>(s.conv) && two_by_two && p.c > 0 && p.c <= most_along_lines && p.c < lanes<T> && 2 * p.out_w() >= lanes<T> / 2;
 }
 
 template <class V, int... lane>
@@ -271,7 +274,7 @@ struct BackwardPlan {
   }
 };
 
-// What a filter's maxima in some images add to its gradient, and to dx.
+// What a filter's maxima in some images add to `vectors` columns of its gradient, and of dx. All sums stay in registers.
 template <class T, class V, int rows, int vectors, bool Dx>
 void scatter(const ConvPoolShape& s, const BackwardPlan<T>& p, const T* g, const std::int32_t* argmax, int64_t count, int64_t row,
              const T* filter, const T* x, T* dx, T* dw, T* dbias) {
@@ -322,8 +325,10 @@ void backward_pieces(const ConvPoolShape& s, const BackwardPlan<T>& p, const T* 
       if (dx != nullptr) std::fill_n(own_dx, in_turn * p.images, T(0));
       for (int64_t o = 0; o < c.o; ++o) {
         const auto run = dx != nullptr ? scatter<T, V, rows, vectors, true> : scatter<T, V, rows, vectors, false>;
-        run(s, p, g + n * outputs + o, argmax + n * outputs + o, count, padded.row, p.filters + o * p.size, own, own_dx,
-            dw + o * p.size, dbias + o);
+        T again = 0;
+        for (int64_t at = 0; at < p.run; at += vectors * static_cast<int64_t>(sizeof(V) / sizeof(T)))
+          run(s, p, g + n * outputs + o, argmax + n * outputs + o, count, padded.row, p.filters + o * p.size + at, own + at,
+              own_dx + at, dw + o * p.size + at, at == 0 ? dbias + o : &again);
       }
       for (int64_t i = 0; dx != nullptr && i < count; ++i) padded.store(c, own_dx + i * p.images, dx + (n + i) * image);
     }
@@ -336,7 +341,8 @@ template <class T>
 bool conv_pool_backward_covers(const ConvPoolShape& s) {
   const ConvShape& c = s.conv;
   const int64_t row = c.kw * c.c;
-  return simple(c) && c.n > 0 && row > 0 && ((c.kh == 3 && row <= 3 * lanes<T>) || (c.kh == 5 && row <= 2 * lanes<T>)) &&
+  const int64_t bytes = row * static_cast<int64_t>(sizeof(T));
+  return simple(c) && c.n > 0 && row > 0 && ((c.kh == 3 && bytes <= 192) || (c.kh == 5 && bytes <= 128)) &&
          Padded(c).size <= image_elements;
 }
 
@@ -364,16 +370,17 @@ void conv_pool_backward(const ConvPoolShape& s, const T* g, const std::int32_t* 
 
   using Whole = Vector<T>;
   using Half = typename VectorOf<T, vector_bytes / 2>::type;
+  // As many columns at once as registers hold, in equal parts.
   const int64_t vectors = p.run / lanes<T>;
   if (c.kh == 3)
-    (p.half         ? backward_pieces<T, Half, 3, 1>
-     : vectors == 1 ? backward_pieces<T, Whole, 3, 1>
-     : vectors == 2 ? backward_pieces<T, Whole, 3, 2>
-                    : backward_pieces<T, Whole, 3, 3>)(s, p, g, argmax, x, dx);
+    (p.half             ? backward_pieces<T, Half, 3, 1>
+     : vectors % 3 == 0 ? backward_pieces<T, Whole, 3, 3>
+     : vectors % 2 == 0 ? backward_pieces<T, Whole, 3, 2>
+                        : backward_pieces<T, Whole, 3, 1>)(s, p, g, argmax, x, dx);
   else
-    (p.half         ? backward_pieces<T, Half, 5, 1>
-     : vectors == 1 ? backward_pieces<T, Whole, 5, 1>
-                    : backward_pieces<T, Whole, 5, 2>)(s, p, g, argmax, x, dx);
+    (p.half             ? backward_pieces<T, Half, 5, 1>
+     : vectors % 2 == 0 ? backward_pieces<T, Whole, 5, 2>
+                        : backward_pieces<T, Whole, 5, 1>)(s, p, g, argmax, x, dx);
 
   const int64_t all = c.o * (p.size + 1);
   for (int64_t piece = 1; piece < p.pieces; ++piece) {
