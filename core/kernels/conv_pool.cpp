@@ -325,10 +325,10 @@ void backward_pieces(const ConvPoolShape& s, const BackwardPlan<T>& p, const T* 
       if (dx != nullptr) std::fill_n(own_dx, in_turn * p.images, T(0));
       for (int64_t o = 0; o < c.o; ++o) {
         const auto run = dx != nullptr ? scatter<T, V, rows, vectors, true> : scatter<T, V, rows, vectors, false>;
-        T again = 0;
+        T discarded = 0;
         for (int64_t at = 0; at < p.run; at += vectors * static_cast<int64_t>(sizeof(V) / sizeof(T)))
           run(s, p, g + n * outputs + o, argmax + n * outputs + o, count, padded.row, p.filters + o * p.size + at, own + at,
-              own_dx + at, dw + o * p.size + at, at == 0 ? dbias + o : &again);
+              own_dx + at, dw + o * p.size + at, at == 0 ? dbias + o : &discarded);
       }
       for (int64_t i = 0; dx != nullptr && i < count; ++i) padded.store(c, own_dx + i * p.images, dx + (n + i) * image);
     }
