@@ -27,15 +27,20 @@ void for_rows(std::int64_t rows, std::int64_t classes, F f) {
   });
 }
 
-// Rows are taken in groups of w = lanes<T>. Their columns are, as far as whole vectors of a row go, taken by the row; the few that
-// are left over, a column at a time, a vector of rows.
+// Rows are taken in groups of at most w = lanes<T>. Their columns are, as far as whole vectors of a row go, taken by the row; the
+// few that are left over, a column at a time, a vector of rows.
+
+// Bytes of a group, which is read twice: half of L2 at most.
+constexpr std::int64_t group_bytes = 256 << 10;
 
 // f(row, count) for groups of rows, the last ones smaller.
 template <class T, class F>
 void for_groups(std::int64_t rows, std::int64_t classes, F f) {
   if (classes == 0) return;
+  const std::int64_t fit = group_bytes / (classes * static_cast<std::int64_t>(sizeof(T)));
+  const std::int64_t group = std::clamp<std::int64_t>(fit, 1, lanes<T>);
   parallel::for_range(rows, row_grain<T>(rows, classes), [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; row += lanes<T>) f(row, min_of(lanes<T>, end - row));
+    for (std::int64_t row = begin; row < end; row += group) f(row, min_of(group, end - row));
   });
 }
 
@@ -44,61 +49,67 @@ constexpr std::int64_t whole_vectors(std::int64_t classes) {
   return classes / lanes<T> * lanes<T>;
 }
 
-// The largest of x[n], n whole vectors.
+// The larger; NaNs may be passed over, since the sum of exponentials has them.
+constexpr auto greater = [](auto a, auto b) { return a > b ? a : b; };
+constexpr auto sum_of = [](auto a, auto b) { return a + b; };
+
+// The largest in each lane of x[n], n whole vectors.
 template <class T>
-T row_max(const T* x, std::int64_t n) {
+Vector<T> greatest(const T* x, std::int64_t n) {
   using V = Vector<T>;
   constexpr std::int64_t w = lanes<T>;
-  if (n == 0) return -std::numeric_limits<T>::infinity();
-  V m = load<V>(x), m2 = m;
+  V m = splat<V>(-std::numeric_limits<T>::infinity()), m2 = m;
   for (std::int64_t i = 0; i < n; i += 2 * w) {
-    m = larger(m, load<V>(x + i));
-    m2 = larger(m2, load<V>(x + min_of(i + w, n - w)));
+    m = greater(m, load<V>(x + i));
+    m2 = greater(m2, load<V>(x + min_of(i + w, n - w)));
   }
-  return fold_lanes<T>(larger(m, m2), [](auto a, auto b) { return larger(a, b); });
+  return greater(m, m2);
 }
 
-// Sum of exp(x[i] - max), i < n, n whole vectors.
+// Sum of exp(x[i] - max) in each lane, i < n, n whole vectors.
 template <class T>
-double sum_exp(const T* x, std::int64_t n, T max) {
+Vector<T> sum_exp(const T* x, std::int64_t n, T max) {
   using V = Vector<T>;
-  constexpr std::int64_t w = lanes<T>, block = 256 * w;
-  double total = 0;
+  constexpr std::int64_t w = lanes<T>;
   T e[4 * w];
-  for (std::int64_t i = 0; i < n;) {
-    const std::int64_t end = min_of(n, i + block);
-    V sum[4] = {};
-    for (; i + 4 * w <= end; i += 4 * w) {
-      REWIND_INDEPENDENT
-      for (std::int64_t j = 0; j < 4 * w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
-      for (int q = 0; q < 4; ++q) sum[q] += load<V>(e + q * w);
-    }
-    for (; i < end; i += w) {
-      REWIND_INDEPENDENT
-      for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
-      sum[0] += load<V>(e);
-    }
-    total += static_cast<double>(fold_lanes<T>((sum[0] + sum[1]) + (sum[2] + sum[3]), [](auto a, auto b) { return a + b; }));
+  V sum[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 * w <= n; i += 4 * w) {
+    REWIND_INDEPENDENT
+    for (std::int64_t j = 0; j < 4 * w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
+    for (int q = 0; q < 4; ++q) sum[q] += load<V>(e + q * w);
   }
-  return total;
+  for (; i < n; i += w) {
+    REWIND_INDEPENDENT
+    for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
+    sum[0] += load<V>(e);
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 // f(row, max, log of the sum of exp(x - max)) for every row of a matrix. A group at a time, a pass after the other, so that
-// what one row has to wait for does not hold up the next.
+// what one row has to wait for does not hold up the next. Sums are in doubles across blocks of columns.
 template <class T, class F>
 void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
   for_groups<T>(rows, classes, [=](std::int64_t row, std::int64_t count) {
-    constexpr std::int64_t w = lanes<T>;
+    constexpr std::int64_t w = lanes<T>, block = 256 * w;
     const std::int64_t whole = whole_vectors<T>(classes);
     const T* group = x + row * classes;
+    Vector<T> part[w] = {};
     T max[w], log_sum[w];
-    for (std::int64_t r = 0; r < w; ++r) max[r] = r < count ? row_max(group + r * classes, whole) : T(0);
+    for (std::int64_t r = 0; r < count; ++r) part[r] = greatest(group + r * classes, whole);
+    store(max, fold_all<T>(part, greater));
     for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
-      for (std::int64_t r = 0; r < count; ++r) max[r] = larger(max[r], group[r * classes + c]);
+      for (std::int64_t r = 0; r < count; ++r) max[r] = greater(max[r], group[r * classes + c]);
     }
-    for (std::int64_t r = 0; r < w; ++r)
-      log_sum[r] = r < count ? static_cast<T>(sum_exp(group + r * classes, whole, max[r])) : T(1);
+    double sum[w] = {};
+    for (std::int64_t c = 0; c < whole; c += block) {
+      for (std::int64_t r = 0; r < count; ++r) part[r] = sum_exp(group + r * classes + c, min_of(block, whole - c), max[r]);
+      const Vector<T> sums = fold_all<T>(part, sum_of);
+      for (std::int64_t r = 0; r < w; ++r) sum[r] += static_cast<double>(sums[r]);
+    }
+    for (std::int64_t r = 0; r < w; ++r) log_sum[r] = static_cast<T>(sum[r]);
     for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
       for (std::int64_t r = 0; r < count; ++r) log_sum[r] += math::exp_of_difference(group[r * classes + c] - max[r]);

@@ -1,6 +1,7 @@
 #include <rewind/core/kernels/microkernel.h>
 
 #include <rewind/core/kernels/blas.h>
+#include <rewind/core/kernels/loop.h>
 
 #include <algorithm>
 #include <array>
@@ -202,12 +203,6 @@ void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool 
   }
 }
 
-// Sums of pairs of neighbours: of those in a, then of those in b.
-template <class V, std::size_t... I>
-V add_pairs(V a, V b, std::index_sequence<I...>) {
-  return __builtin_shufflevector(a, b, static_cast<int>(2 * I)...) + __builtin_shufflevector(a, b, static_cast<int>(2 * I + 1)...);
-}
-
 // Products against a transposed B that is read as it lies, in a stream: the depth goes along the lanes of a vector, which are added
 // up at the end, for as many elements of C at a time as a vector has lanes.
 constexpr int dot_columns = 4;
@@ -252,12 +247,8 @@ void dot_block(int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) acc[r * dot_columns + q] += x[r] * y[q];
   }
-#pragma GCC unroll 8
-  for (int left = w / 2; left > 0; left /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < left; ++i) acc[i] = add_pairs(acc[2 * i], acc[2 * i + 1], std::make_index_sequence<w>{});
   alignas(vector_bytes) T sums[w];
-  store(sums, acc[0]);
+  store(sums, fold_all<T>(acc, [](auto x, auto y) { return x + y; }));
   using Row = typename VectorOf<T, dot_columns * sizeof(T)>::type;
   for (int r = 0; r < rows; ++r) {
     T* const out = c + r * ldc;

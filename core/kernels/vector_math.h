@@ -1,6 +1,6 @@
 #pragma once
 // Functions of one number, written so that loops over them vectorise: float versions are polynomials without branches
-// (after Moshier's Cephes; within 3 ulp, the normal distribution within 6; tested), double versions call libm.
+// (mostly after Moshier's Cephes; within 3 ulp, the normal distribution within 6; tested), double versions call libm.
 // Infinities and NaN behave as in libm.
 
 #include <bit>
@@ -11,43 +11,41 @@ namespace rewind_lib::kernels::math {
 
 #define REWIND_INLINE [[gnu::always_inline]] inline
 
-REWIND_INLINE float exp(float x) {
-  x = x > 89.f ? 89.f : x;
-  x = x < -105.f ? -105.f : x;
+/// exp(x) = mantissa 2^exponent.
+struct SplitExp {
+  float mantissa;
+  std::uint32_t exponent;  // of two's complement
+};
+REWIND_INLINE SplitExp split_exp(float x) {
   constexpr float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   const float shifted = x * 1.44269504088896341f + magic;
   const float n = shifted - magic;
-  const auto k = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic));
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float y = (p * (r * r) + r) + 1.f;
+  // (exp(r) - 1 - r) / r^2 at Chebyshev's nodes of |r| <= log(2) / 2: relative error of exp 1.0e-8.
+  float p = 1.3926213466e-3f;
+  p = p * r + 8.3632029716e-3f;
+  p = p * r + 4.1666554438e-2f;
+  p = p * r + 1.6666576846e-1f;
+  p = p * r + 0.5f;
+  return {(p * (r * r) + r) + 1.f, std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic)};
+}
+
+REWIND_INLINE float exp(float x) {
+  x = x > 89.f ? 89.f : x;
+  x = x < -105.f ? -105.f : x;
+  const SplitExp s = split_exp(x);
   // 2^k in two factors, so that overflow and gradual underflow come out right.
-  const std::int32_t k1 = k >> 1;
-  const auto u1 = static_cast<std::uint32_t>(k1), u2 = static_cast<std::uint32_t>(k) - u1;
-  return (y * std::bit_cast<float>((u1 + 127u) << 23)) * std::bit_cast<float>((u2 + 127u) << 23);
+  const std::int32_t k1 = static_cast<std::int32_t>(s.exponent) >> 1;
+  const auto u1 = static_cast<std::uint32_t>(k1), u2 = s.exponent - u1;
+  return (s.mantissa * std::bit_cast<float>((u1 + 127u) << 23)) * std::bit_cast<float>((u2 + 127u) << 23);
 }
 REWIND_INLINE double exp(double x) { return std::exp(x); }
 
 /// exp(x) for x that is at most about 0, as behind the subtraction of a maximum: nothing overflows, and what would be below the
 /// normal numbers is 0.
 REWIND_INLINE float exp_of_difference(float x) {
-  constexpr float magic = 12582912.f;
-  const float shifted = x * 1.44269504088896341f + magic;
-  const float n = shifted - magic;
-  const std::uint32_t k = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float y = ((p * (r * r) + r) + 1.f) * std::bit_cast<float>((k + 127u) << 23);
+  const SplitExp s = split_exp(x);
+  const float y = s.mantissa * std::bit_cast<float>((s.exponent + 127u) << 23);
   return x < -87.f ? 0.f : y;
 }
 REWIND_INLINE double exp_of_difference(double x) { return std::exp(x); }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 using namespace rewind;
@@ -106,8 +107,8 @@ struct BatchNorm {
   }
 };
 
-constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},    {7, 3},      {200, 24},   {5000, 1}, {1003, 33},
-                                                            {65, 300}, {129, 1100}, {4001, 144}, {50000, 7}};
+constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},    {7, 3},      {200, 24},   {5000, 1},  {1003, 33},
+                                                            {65, 300}, {129, 1100}, {4001, 144}, {50000, 7}, {21, 9001}};
 constexpr Activation activations[] = {Activation::none, Activation::relu, Activation::relu6};
 
 }  // namespace
@@ -362,6 +363,30 @@ TEST_CASE_TEMPLATE("cross entropy agrees with PyTorch's definition, label smooth
         cross_entropy_forward(x.data(), labels.data(), r, c, smoothing, loss.data(), lse.data());
         return loss;
       });
+    }
+}
+
+TEST_CASE_TEMPLATE("a NaN or an infinite logit spoils its own row's loss and no other; minus infinity is a class left out", T,
+                   float, double) {
+  const std::int64_t rows = 20, classes = 37;  // whole vectors, and columns left over
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  auto x = normal<T>(rows * classes, 1);
+  const std::vector<std::int64_t> labels(20, 5);
+  std::vector<T> before(20), loss(20), lse(20);
+  cross_entropy_forward(x.data(), labels.data(), rows, classes, 0, before.data(), lse.data());
+  for (const std::int64_t column : {std::int64_t{2}, classes - 1})
+    for (const T bad : {std::numeric_limits<T>::quiet_NaN(), infinity, -infinity}) {
+      auto z = x;
+      z[static_cast<std::size_t>(7 * classes + column)] = bad;
+      cross_entropy_forward(z.data(), labels.data(), rows, classes, 0, loss.data(), lse.data());
+      for (std::size_t r = 0; r < loss.size(); ++r) {
+        if (r != 7)
+          CHECK(loss[r] == before[r]);
+        else if (bad == -infinity)
+          CHECK(loss[r] < before[r]);
+        else
+          CHECK(std::isnan(loss[r]));
+      }
     }
 }
 
