@@ -25,6 +25,8 @@ constexpr int64_t most_tile_n = 256;
 constexpr int64_t min_tile_k = 2 * block_k;
 // The partial sums of a long reduction may take this many elements.
 constexpr int64_t max_partials = 1 << 20;
+// A B that is not transposed is packed once for all tiles if it has at most this many elements, else by each tile for itself.
+constexpr int64_t max_packed = 1 << 20;
 
 struct Plan {
   int64_t tile_m, tile_n, tile_k;
@@ -65,7 +67,8 @@ Plan plan(const GemmShape& s) {
   p.tiles_k = std::max<int64_t>(1, parallel::pieces(s.k, p.tile_k));
   const bool whole = p.tiles_k == 1;
   p.dots = s.transpose_b && !s.transpose_a && whole && dots_pay(s.m, p.tile_m, s.k);
-  p.pack_b = own_microkernel && s.transpose_b && !p.dots && p.tiles_m > 1 && whole && (s.batch == 1 || s.stride_b == 0);
+  p.pack_b = own_microkernel && !p.dots && p.tiles_m > 1 && whole && (s.batch == 1 || s.stride_b == 0) &&
+             (s.transpose_b || s.k * s.n <= max_packed);
   return p;
 }
 
@@ -96,8 +99,9 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
   if (p.pack_b) {
     const int64_t panels = panel_count<T>(s.n);
     const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (s.k * block_n_max + 1));
-    parallel::for_range(panels, grain,
-                        [&](int64_t begin, int64_t end) { pack(s.k, s.n, int64_t{0}, s.k, b, ldb, true, packed, begin, end); });
+    parallel::for_range(panels, grain, [&](int64_t begin, int64_t end) {
+      pack(s.k, s.n, int64_t{0}, s.k, b, ldb, s.transpose_b, packed, begin, end);
+    });
   }
 
   const int64_t tiles = p.tiles(s);
