@@ -69,23 +69,34 @@ T fold_lanes(V v, Op op) {
   }
 }
 
-/// Every other lane of a and, behind them, of b, beginning with `from`.
-template <int from, class V, int... lane>
+/// Every other run of `run` lanes, beginning with run `from`, of each part of `part` lanes: of a's, and behind them b's.
+template <int run, int part, int from, class V, int... lane>
 V every_other(V a, V b, std::integer_sequence<int, lane...>) {
-  return __builtin_shufflevector(a, b, (2 * lane + from)...);
+  constexpr auto source = [](int to) {
+    const int place = to % part, half = part / 2, of_b = place >= half ? sizeof...(lane) : 0;
+    return of_b + to - place + (place % half / run * 2 + from) * run + place % run;
+  };
+  return __builtin_shufflevector(a, b, source(lane)...);
 }
 
 /// Lane i of the result is v[i]'s lanes brought together by op: pairs of neighbours in all of them at once, which takes a fraction
 /// of what one after the other does. Leaves v in disorder.
-template <class T, class Op>
+template <class T, int left = lanes<T>, class Op>
 [[gnu::always_inline]] inline Vector<T> fold_all(Vector<T> (&v)[lanes<T>], Op op) {
-  using Lanes = std::make_integer_sequence<int, lanes<T>>;
+  if constexpr (left == 1) {
+    return v[0];
+  } else {
+    // Within 16 bytes first, then across: shuffles of either kind are cheaper than any that do both.
+    constexpr int w = lanes<T>, small = 16 / static_cast<int>(sizeof(T));
+    constexpr bool within = left > w / small;
+    constexpr int run = within ? 1 : small, part = within ? small : w;
+    using Lanes = std::make_integer_sequence<int, w>;
 #pragma GCC unroll 8
-  for (int left = lanes<T> / 2; left > 0; left /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < left; ++i)
-      v[i] = op(every_other<0>(v[2 * i], v[2 * i + 1], Lanes{}), every_other<1>(v[2 * i], v[2 * i + 1], Lanes{}));
-  return v[0];
+    for (int i = 0; i < left / 2; ++i)
+      v[i] = op(every_other<run, part, 0>(v[2 * i], v[2 * i + 1], Lanes{}),
+                every_other<run, part, 1>(v[2 * i], v[2 * i + 1], Lanes{}));
+    return fold_all<T, left / 2>(v, op);
+  }
 }
 
 /// The larger of each lane; a NaN on either side wins.
