@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -88,7 +89,8 @@ class Describe final : public Observer {
     if (!e.in.empty() && e.in[0].defined()) r.in = e.in[0].shape();
     if (e.specs.size() > 0) r.out = e.specs[0].shape;
     for (const Tensor& t : e.in)
-      if (t.defined() && t.category() == Category::parameter) r.parameters += t.numel();
+      if (t.defined() && t.requires_grad() && t.category() == Category::parameter && read_[e.phase].insert(&t.impl()).second)
+        r.parameters += t.numel();
     r.workspace_bytes = e.workspace_bytes;
     r.saved_bytes = tape_.next(e);
     if (e.op.kind == Kind::optimizer && !e.in.empty()) r.changes = &e.in[0].impl();
@@ -97,6 +99,7 @@ class Describe final : public Observer {
 
   std::vector<OpRecord>& ops_;
   TapeWatch tape_;
+  std::map<Phase, std::unordered_set<const detail::TensorImpl*>> read_;
 };
 
 /// Reads the clock around every op's shapes, memory and kernels, and does nothing else meanwhile.

@@ -31,7 +31,7 @@ struct OpRecord {
   const char* gradient_of;      ///< in backward, the op whose vjp it is part of; else ""
   Cost cost;                    ///< with bytes filled in
   Shape in, out;                ///< of the first input and the first output; rank 0 where there is none
-  std::int64_t parameters = 0;  ///< elements of the inputs that are parameters
+  std::int64_t parameters = 0;  ///< elements of the parameters that train and that no op of the phase has read before
   std::size_t workspace_bytes = 0;
   std::size_t saved_bytes = 0;    ///< activations that the tape keeps from here on and did not keep before
   const void* changes = nullptr;  ///< names the tensor (&tensor.impl()) that an op with kind optimizer moves

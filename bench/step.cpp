@@ -1,9 +1,8 @@
 // Times a training step (forward, loss, backward, optimizer) of a net of the model registry on random images, and reports
 // its memory.
 
+#include "../examples/support/options.h"
 #include "../examples/support/progress.h"
-
-#include <CLI/CLI.hpp>
 
 #include <sys/resource.h>
 
@@ -137,16 +136,16 @@ int main(int argc, char** argv) {
   app.add_option("--model", s.model);
   app.add_flag("--plain", s.plain, "one op after the other, without fusion");
   app.add_flag("--float64", s.float64, "the same weights and data, computed in double: losses to compare without rounding");
-  app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
-  app.add_option("--size", s.size)->check(CLI::PositiveNumber);
-  app.add_option("--depth", s.depth)->check(CLI::PositiveNumber);
-  app.add_option("--classes", s.classes)->check(CLI::PositiveNumber);
+  app.add_option("--batch", s.batch)->check(support::positive);
+  app.add_option("--size", s.size)->check(support::positive);
+  app.add_option("--depth", s.depth)->check(support::positive);
+  app.add_option("--classes", s.classes)->check(support::positive);
   app.add_option("--optimizer", s.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));
   app.add_option("--recompute", s.recompute);
-  app.add_option("--threads", s.threads)->check(CLI::PositiveNumber);
-  app.add_option("--steps", s.steps)->check(CLI::PositiveNumber);
+  app.add_option("--threads", s.threads)->check(support::positive);
+  app.add_option("--steps", s.steps)->check(support::positive);
   app.add_option("--start", s.start, "write the initial parameters and the batch to this file");
   app.add_option("--json", s.json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] { run(s); });
+  return support::run({s.start, s.json}, [&] { run(s); });
 }

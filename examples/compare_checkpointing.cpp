@@ -2,8 +2,7 @@
 // time. Each peak is predicted by a dry run and then measured. The digits are real; the larger nets get random images.
 
 #include "support/compare.h"
-
-#include <CLI/CLI.hpp>
+#include "support/options.h"
 
 namespace rw = rewind;
 using namespace support;
@@ -97,19 +96,19 @@ int main(int argc, char** argv) {
   CLI::App app{"Compares memory, time and gradients of recompute strategies"};
   app.add_option("--model", s.task.model)->check(CLI::IsMember({"digits", "mobilenet_v2", "mobilenet_v2_cifar", "preresnet"}));
   app.add_option("--depth", s.task.depth, "of preresnet: 9n + 2");
-  app.add_option("--batch", s.task.batch)->check(CLI::PositiveNumber);
-  app.add_option("--size", s.task.size, "height and width of the images")->check(CLI::PositiveNumber);
+  app.add_option("--batch", s.task.batch)->check(support::positive);
+  app.add_option("--size", s.task.size, "height and width of the images")->check(support::positive);
   app.add_option("--optimizer", s.task.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));
   app.add_option("--strategies", s.strategies,
                  "vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS, budget:BYTES, separated by commas; "
                  "the first is the one to compare with")
       ->delimiter(',');
-  app.add_option("--steps", s.steps, "timed steps of each")->check(CLI::PositiveNumber);
-  app.add_option("--threads", s.threads)->check(CLI::PositiveNumber);
+  app.add_option("--steps", s.steps, "timed steps of each")->check(support::positive);
+  app.add_option("--threads", s.threads)->check(support::positive);
   app.add_flag("--plain", s.task.plain, "one op after the other, without fusion");
   app.add_flag("--frontier", s.frontier, "also the least time for every amount of memory");
   app.add_option("--json", s.json, "write the results to this file");
   app.add_option("--report", s.report, "write a page with charts to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] { compare_strategies(s); });
+  return support::run({s.json, s.report}, [&] { compare_strategies(s); });
 }

@@ -1,9 +1,8 @@
 // How memory grows with depth: pre-activation ResNets of 164 to 1001 layers, under strategies that keep everything, a square
 // root, or a logarithm of it. Dry runs: nothing is computed, and the bytes are those of the real step.
 
+#include "support/options.h"
 #include "support/progress.h"
-
-#include <CLI/CLI.hpp>
 
 namespace rw = rewind;
 
@@ -15,11 +14,11 @@ int main(int argc, char** argv) {
   CLI::App app{"Activation memory of a training step against depth"};
   app.add_option("--depths", depths, "9n + 2 each, separated by commas")->delimiter(',');
   app.add_option("--strategies", strategies)->delimiter(',');
-  app.add_option("--batch", batch)->check(CLI::PositiveNumber);
+  app.add_option("--batch", batch)->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 
-  return support::run([&] {
+  return support::run({json}, [&] {
     nlohmann::json results = nlohmann::json::array();
     std::printf("%8s %8s", "depth", "stages");
     for (const auto& s : strategies) std::printf(" %22s", s.c_str());

@@ -2,9 +2,8 @@
 // efficient deep learning, answered for one net.
 
 #include "support/compare.h"
+#include "support/options.h"
 #include "support/pages.h"
-
-#include <CLI/CLI.hpp>
 
 #include <memory>
 
@@ -61,22 +60,22 @@ int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Profiles a training step: time, memory and energy, by op, module and class of operator"};
   app.add_option("--model", s.model);
-  app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
-  app.add_option("--size", s.size, "height and width of the images")->check(CLI::PositiveNumber);
-  app.add_option("--width", s.width, "multiplies the channels of MobileNets")->check(CLI::PositiveNumber);
-  app.add_option("--depth", s.depth, "of preresnet: 9n + 2")->check(CLI::PositiveNumber);
-  app.add_option("--classes", s.classes)->check(CLI::PositiveNumber);
+  app.add_option("--batch", s.batch)->check(support::positive);
+  app.add_option("--size", s.size, "height and width of the images")->check(support::positive);
+  app.add_option("--width", s.width, "multiplies the channels of MobileNets")->check(support::positive);
+  app.add_option("--depth", s.depth, "of preresnet: 9n + 2")->check(support::positive);
+  app.add_option("--classes", s.classes)->check(support::positive);
   app.add_option("--optimizer", s.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));
   app.add_option("--recompute", s.recompute, "vanilla, sqrt, segments:K, budget:BYTES, ...");
   app.add_flag("--plain", s.plain, "one op after the other, without fusion");
   app.add_flag("--epoch", s.epoch, "also an epoch of sixteen batches through the loader");
-  app.add_option("--steps", s.steps, "timed steps")->check(CLI::PositiveNumber);
-  app.add_option("--threads", s.threads)->check(CLI::PositiveNumber);
+  app.add_option("--steps", s.steps, "timed steps")->check(support::positive);
+  app.add_option("--threads", s.threads)->check(support::positive);
   app.add_option("--rows", s.rows, "ops and saved tensors to print")->check(CLI::NonNegativeNumber);
   app.add_option("--levels", s.levels, "of modules to print; deeper ones are added up")->check(CLI::NonNegativeNumber);
   app.add_option("--json", s.json, "write the results to this file");
   app.add_option("--trace", s.trace, "write Chrome trace events to this file, for ui.perfetto.dev or speedscope.app");
   app.add_option("--report", s.report, "write a page with charts to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] { profile(s); });
+  return support::run({s.json, s.trace, s.report}, [&] { profile(s); });
 }

@@ -3,9 +3,8 @@
 //
 // A net of your own works the same way, whatever module it is: rw::nn::summarize(net, {batch, 32, 32, 3}).
 
+#include "support/options.h"
 #include "support/progress.h"
-
-#include <CLI/CLI.hpp>
 
 namespace rw = rewind;
 namespace models = rw::nn::models;
@@ -45,15 +44,15 @@ int main(int argc, char** argv) {
   app.add_option("--model", name, known);
   app.add_option("--width", options.width, "multiplies channels");
   app.add_option("--depth", options.depth, "of preresnet: 9n + 2");
-  app.add_option("--size", options.size, "height and width of the images")->check(CLI::PositiveNumber);
-  app.add_option("--classes", options.classes)->check(CLI::PositiveNumber);
-  app.add_option("--batch", batch)->check(CLI::PositiveNumber);
+  app.add_option("--size", options.size, "height and width of the images")->check(support::positive);
+  app.add_option("--classes", options.classes)->check(support::positive);
+  app.add_option("--batch", batch)->check(support::positive);
   app.add_option("--nesting", nesting, "modules deeper than this are added to the one that they are in")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 
-  return support::run([&] {
+  return support::run({json}, [&] {
     const rw::ShapesOnly dry;  // the parameters take no memory either
     rw::nn::Sequential net = models::make(name, options);
     const rw::nn::Summary summary = rw::nn::summarize(net, models::input_shape(name, batch, options.size));

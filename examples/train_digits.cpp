@@ -2,8 +2,7 @@
 
 #include "support/classifier.h"
 #include "support/digits_net.h"
-
-#include <CLI/CLI.hpp>
+#include "support/options.h"
 
 namespace rw = rewind;
 
@@ -12,15 +11,15 @@ int main(int argc, char** argv) {
   int threads = rw::parallel::threads();
   std::string json, recompute = "vanilla";
   CLI::App app{"Trains an inverted-bottleneck network on the UCI digits"};
-  app.add_option("--epochs", options.epochs)->check(CLI::PositiveNumber);
+  app.add_option("--epochs", options.epochs)->check(support::positive);
   app.add_option("--seed", options.seed);
-  app.add_option("--threads", threads)->check(CLI::PositiveNumber);
+  app.add_option("--threads", threads)->check(support::positive);
   app.add_option("--recompute", recompute,
                  "vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS or budget:BYTES");
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 
-  return support::run([&] {
+  return support::run({json}, [&] {
     rw::parallel::set_threads(threads);
     rw::random::seed(options.seed);
     const rw::data::Split data = rw::data::digits();

@@ -3,8 +3,7 @@
 #include "support/classifier.h"
 #include "support/fashion_nets.h"
 #include "support/mirrored.h"
-
-#include <CLI/CLI.hpp>
+#include "support/options.h"
 
 namespace rw = rewind;
 
@@ -15,15 +14,15 @@ int main(int argc, char** argv) {
   CLI::App app{"Trains a classifier of 28x28 pictures of clothes"};
   app.add_option("--model", model)->check(CLI::IsMember({"mlp", "cnn"}));
   app.add_option("--data", folder, "folder with the four IDX files");
-  app.add_option("--epochs", options.epochs, "default: 5 for the mlp, 8 for the cnn")->check(CLI::PositiveNumber);
-  app.add_option("--batch", options.batch)->check(CLI::PositiveNumber);
-  app.add_option("--lr", options.lr, "default: 0.002 for the mlp, 0.005 for the cnn")->check(CLI::PositiveNumber);
+  app.add_option("--epochs", options.epochs, "default: 5 for the mlp, 8 for the cnn")->check(support::positive);
+  app.add_option("--batch", options.batch)->check(support::positive);
+  app.add_option("--lr", options.lr, "default: 0.002 for the mlp, 0.005 for the cnn")->check(support::positive);
   app.add_option("--seed", options.seed);
-  app.add_option("--threads", threads)->check(CLI::PositiveNumber);
+  app.add_option("--threads", threads)->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 
-  return support::run([&] {
+  return support::run({json}, [&] {
     rw::parallel::set_threads(threads);
     rw::random::seed(options.seed);
     auto [train, test] = rw::data::fashion_mnist(folder);

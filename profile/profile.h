@@ -92,7 +92,7 @@ struct Latency {
 struct Throughput {
   std::int64_t batch;
   double inference;     ///< samples a second, evaluation, nothing recorded
-  double training = 0;  ///< samples a second of whole steps; 0 where not measured (batch 1 has nothing to normalise over)
+  double training = 0;  ///< samples a second of whole steps; 0 where not measured (at batch 1, unless that is the input's)
 };
 
 struct EpochTime {

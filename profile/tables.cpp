@@ -131,7 +131,7 @@ std::vector<ModuleRow> fold(const std::vector<ModuleRow>& modules, int depth) {
 
 std::string modules(const Profile& p, int depth) {
   Table t(str("Modules, each without its children down to level ", depth, " and with them there; times in ms"),
-          {"module", "parameters", "MACs", "MFLOPs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer",
+          {"module", "parameters", "forward MACs", "MFLOPs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer",
            "roofline", "of roofline", "saved", "workspace"});
   for (const ModuleRow& m : fold(p.modules, depth)) {
     Work all;

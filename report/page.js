@@ -20,6 +20,7 @@ function buildPage(data) {
     ["image size", data.size],
     ["parameters", data.parameters && format.count(data.parameters)],
     ["optimizer", data.optimizer],
+    ["recompute", data.recompute],
     ["threads", data.threads],
     ["machine", data.machine],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== 0);

@@ -25,7 +25,7 @@ constexpr int64_t most_tile_n = 256;
 constexpr int64_t min_tile_k = 2 * block_k;
 // The partial sums of a long reduction may take this many elements.
 constexpr int64_t max_partials = 1 << 20;
-// A B that is not transposed is packed once for all tiles if it has at most this many elements, else by each tile for itself.
+// A B that is not transposed is packed once for all tiles if it has at most this many elements, else by every tile.
 constexpr int64_t max_packed = 1 << 20;
 
 struct Plan {
@@ -39,8 +39,8 @@ Plan plan(const GemmShape& s) {
   Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false, false};
   const int64_t per_batch = s.m * s.n * s.k;
   if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
-    // Not much wider than high, since a tile packs the B under it: at most 256 columns, and less where there would be no fourth
-    // tile.
+    // Not much wider than high, for the caches, and since a tile may pack the B under it: at most 256 columns, and less where there
+    // would be no fourth tile.
     const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch);
     const int64_t across =
         std::max(std::clamp<int64_t>(s.n / least_tile_n, 1, std::min<int64_t>(4, wanted)), parallel::pieces(s.n, most_tile_n));

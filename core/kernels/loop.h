@@ -69,9 +69,9 @@ T fold_lanes(V v, Op op) {
   }
 }
 
-/// Every other run of `run` lanes, beginning with run `from`, of each part of `part` lanes: of a's, and behind them b's.
+/// Of each part of `part` lanes: every other run of `run` lanes of a, then of b, beginning with run `from`.
 template <int run, int part, int from, class V, int... lane>
-V every_other(V a, V b, std::integer_sequence<int, lane...>) {
+V alternate_runs(V a, V b, std::integer_sequence<int, lane...>) {
   constexpr auto source = [](int to) {
     const int place = to % part, half = part / 2, of_b = place >= half ? sizeof...(lane) : 0;
     return of_b + to - place + (place % half / run * 2 + from) * run + place % run;
@@ -93,8 +93,8 @@ template <class T, int left = lanes<T>, class Op>
     using Lanes = std::make_integer_sequence<int, w>;
 #pragma GCC unroll 8
     for (int i = 0; i < left / 2; ++i)
-      v[i] = op(every_other<run, part, 0>(v[2 * i], v[2 * i + 1], Lanes{}),
-                every_other<run, part, 1>(v[2 * i], v[2 * i + 1], Lanes{}));
+      v[i] = op(alternate_runs<run, part, 0>(v[2 * i], v[2 * i + 1], Lanes{}),
+                alternate_runs<run, part, 1>(v[2 * i], v[2 * i + 1], Lanes{}));
     return fold_all<T, left / 2>(v, op);
   }
 }

@@ -30,7 +30,7 @@ void for_rows(std::int64_t rows, std::int64_t classes, F f) {
 // Rows are taken in groups of at most w = lanes<T>. Their columns are, as far as whole vectors of a row go, taken by the row; the
 // few that are left over, a column at a time, a vector of rows.
 
-// Bytes of a group, which is read twice: half of L2 at most.
+// Bytes of a group of several rows, which forward reads twice: half of an L2 of 512 KB.
 constexpr std::int64_t group_bytes = 256 << 10;
 
 // f(row, count) for groups of rows, the last ones smaller.
@@ -49,7 +49,7 @@ constexpr std::int64_t whole_vectors(std::int64_t classes) {
   return classes / lanes<T> * lanes<T>;
 }
 
-// The larger; NaNs may be passed over, since the sum of exponentials has them.
+// The larger. A NaN, and what came before it, may be lost: the sum of exponentials is NaN all the same.
 constexpr auto greater = [](auto a, auto b) { return a > b ? a : b; };
 constexpr auto sum_of = [](auto a, auto b) { return a + b; };
 
@@ -97,8 +97,12 @@ void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
     const T* group = x + row * classes;
     Vector<T> part[w] = {};
     T max[w], log_sum[w];
-    for (std::int64_t r = 0; r < count; ++r) part[r] = greatest(group + r * classes, whole);
-    store(max, fold_all<T>(part, greater));
+    if (whole > 0) {
+      for (std::int64_t r = 0; r < count; ++r) part[r] = greatest(group + r * classes, whole);
+      store(max, fold_all<T>(part, greater));
+    } else {
+      std::fill_n(max, w, -std::numeric_limits<T>::infinity());
+    }
     for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
       for (std::int64_t r = 0; r < count; ++r) max[r] = greater(max[r], group[r * classes + c]);
@@ -109,7 +113,7 @@ void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
       const Vector<T> sums = fold_all<T>(part, sum_of);
       for (std::int64_t r = 0; r < w; ++r) sum[r] += static_cast<double>(sums[r]);
     }
-    for (std::int64_t r = 0; r < w; ++r) log_sum[r] = static_cast<T>(sum[r]);
+    for (std::int64_t r = 0; r < w; ++r) log_sum[r] = r < count ? static_cast<T>(sum[r]) : T(1);
     for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
       for (std::int64_t r = 0; r < count; ++r) log_sum[r] += math::exp_of_difference(group[r * classes + c] - max[r]);

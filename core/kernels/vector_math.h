@@ -14,7 +14,7 @@ namespace rewind_lib::kernels::math {
 /// exp(x) = mantissa 2^exponent.
 struct SplitExp {
   float mantissa;
-  std::uint32_t exponent;  // of two's complement
+  std::uint32_t exponent;  // in two's complement
 };
 REWIND_INLINE SplitExp split_exp(float x) {
   constexpr float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits

@@ -7,8 +7,7 @@
 
 #include "../support/layer_costs.h"
 #include "../support/measure.h"
-
-#include <CLI/CLI.hpp>
+#include "../support/options.h"
 
 namespace rw = rewind;
 namespace nn = rw::nn;
@@ -55,8 +54,8 @@ nlohmann::json convolutions(const Settings& s) {
   nn::Conv2d full{{.in = s.c, .out = s.c, .kernel = s.k, .padding = s.k / 2, .bias = false}};
   nn::DepthwiseConv2d depthwise{by_channel};
   nn::Sequential separable{nn::DepthwiseConv2d{by_channel}, nn::Conv2d{{.in = s.c, .out = s.c, .bias = false}}};
-  std::printf("%-22s %19s %27s %10s %11s %11s\n", "", "parameters = formula", "FLOPs an image = formula", "moved", "forward",
-              "and backward");
+  std::printf("%-22s %19s %27s %10s %11s %11s %15s %17s\n", "", "parameters = formula", "FLOPs an image = formula", "moved",
+              "forward", "and backward", "forward", "forward");
   return {measure("full", full, c * c * k2, 2 * c * c * k2 * d2, s), measure("depthwise", depthwise, c * k2, 2 * c * k2 * d2, s),
           measure("depthwise-separable", separable, c * k2 + c * c, 2 * (c * k2 + c * c) * d2, s)};
 }
@@ -77,7 +76,9 @@ nlohmann::json bottleneck(const Settings& s) {
       part.backward = std::min(part.backward, costs.layers[path].backward);
     }
   }
-  std::printf("\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself\n", s.c, s.expand * s.c, s.c);
+  std::printf(
+      "\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself; FLOPs of an image forward, MB of the batch in both\n",
+      s.c, s.expand * s.c, s.c);
   nlohmann::json list;
   for (const nn::LayerSummary& layer : nn::summarize(block, x.shape()).layers) {
     const auto found = least.find(layer.path);
@@ -100,15 +101,15 @@ nlohmann::json bottleneck(const Settings& s) {
 int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Convolutions, counted and measured"};
-  app.add_option("--channels", s.c)->check(CLI::PositiveNumber);
-  app.add_option("--kernel", s.k, "odd")->check(CLI::PositiveNumber);
-  app.add_option("--size", s.d, "height and width")->check(CLI::PositiveNumber);
-  app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
-  app.add_option("--expand", s.expand, "of the bottleneck")->check(CLI::PositiveNumber);
-  app.add_option("--rounds", s.rounds, "of each measurement")->check(CLI::PositiveNumber);
+  app.add_option("--channels", s.c)->check(support::positive);
+  app.add_option("--kernel", s.k, "odd")->check(support::positive);
+  app.add_option("--size", s.d, "height and width")->check(support::positive);
+  app.add_option("--batch", s.batch)->check(support::positive);
+  app.add_option("--expand", s.expand, "of the bottleneck")->check(support::positive);
+  app.add_option("--rounds", s.rounds, "of each measurement")->check(support::positive);
   app.add_option("--json", s.json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] {
+  return support::run({s.json}, [&] {
     nlohmann::json results{{"c", s.c}, {"k", s.k}, {"d", s.d}, {"batch", s.batch}};
     results["convolutions"] = convolutions(s);
     results["bottleneck"] = bottleneck(s);

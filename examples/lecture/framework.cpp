@@ -6,9 +6,8 @@
 // thread. torch_cpp and torch_python are there where they are installed.
 
 #include "../support/measure.h"
+#include "../support/options.h"
 #include "../support/peer.h"
-
-#include <CLI/CLI.hpp>
 
 namespace rw = rewind;
 
@@ -82,9 +81,9 @@ int main(int argc, char** argv) {
   int most = 20000;
   std::string json;
   CLI::App app{"Nanoseconds of one addition"};
-  app.add_option("--sizes", sizes, "elements, separated by commas")->delimiter(',');
-  app.add_option("--repeat", most, "additions a measurement, fewer for large ones")->check(CLI::PositiveNumber);
+  app.add_option("--sizes", sizes, "elements, separated by commas")->delimiter(',')->check(support::positive);
+  app.add_option("--repeat", most, "additions a measurement, fewer for large ones")->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] { measure(sizes, most, json); });
+  return support::run({json}, [&] { measure(sizes, most, json); });
 }

@@ -6,8 +6,7 @@
 
 #include "../support/digits_net.h"
 #include "../support/measure.h"
-
-#include <CLI/CLI.hpp>
+#include "../support/options.h"
 
 #include <numeric>
 #include <thread>
@@ -80,7 +79,7 @@ int main(int argc, char** argv) {
   app.add_option("--read-ms", read_ms, "what a batch takes to read; 0: as long as a step")->check(CLI::NonNegativeNumber);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] {
+  return support::run({json}, [&] {
     const rw::data::Dataset set = rw::data::digits().train.slice(0, batches * batch);
     rw::nn::Sequential net = support::digits_net();
     rw::optim::Adam adam{net.parameters(), {}};

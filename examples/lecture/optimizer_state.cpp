@@ -5,8 +5,7 @@
 // "peak_bytes"}}}], "adam": {"steps", "largest_difference", "state_bytes", "bytes_moved_by_line", "bytes_moved_fused"}}
 
 #include "../support/compare.h"
-
-#include <CLI/CLI.hpp>
+#include "../support/options.h"
 
 #include <cmath>
 
@@ -102,11 +101,11 @@ int main(int argc, char** argv) {
   std::string json;
   CLI::App app{"What SGD, momentum and Adam add to memory; Adam line by line"};
   app.add_option("--nets", nets, "names of models, separated by commas")->delimiter(',');
-  app.add_option("--batch", batch)->check(CLI::PositiveNumber);
-  app.add_option("--steps", steps, "of Adam")->check(CLI::PositiveNumber);
+  app.add_option("--batch", batch)->check(support::positive);
+  app.add_option("--steps", steps, "of Adam")->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] {
+  return support::run({json}, [&] {
     nlohmann::json results;
     for (const std::string& net : nets) results["nets"].push_back(state_of(net, batch));
     results["adam"] = adam_twice(steps);

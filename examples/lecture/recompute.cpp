@@ -1,16 +1,15 @@
 // The lecture's three pictures, live: a chain of equal stages that remembers everything, only its input, or checkpoints. Each
 // schedule is drawn; its peak is predicted by a dry run, then measured; and the gradients are the same to the last bit.
 //
-// --json F: {"stages", "batch", "strategies": [{"strategy", "schedule", "predicted_peak_bytes", "measured_peak_bytes",
-// "activation_bytes", "recomputed_forwards", "step_ms", "gradient_hash"}]}
+// --json F: {"stages", "channels", "size", "batch", "strategies": [{"strategy", "schedule", "predicted_peak_bytes",
+// "measured_peak_bytes", "activation_bytes", "recomputed_forwards", "step_ms", "gradient_hash"}]}
 
 #include "../support/compare.h"
 #include "../support/measure.h"
+#include "../support/options.h"
 
 #include <rewind/autograd/schedule/draw.h>
 #include <rewind/autograd/schedule/simulate.h>
-
-#include <CLI/CLI.hpp>
 
 namespace rw = rewind;
 
@@ -70,19 +69,19 @@ int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Vanilla, low memory, checkpoints: drawn, predicted and measured"};
   app.add_option("--stages", s.stages)->check(CLI::Range(2, 1000));
-  app.add_option("--channels", s.channels)->check(CLI::PositiveNumber);
-  app.add_option("--size", s.size, "height and width")->check(CLI::PositiveNumber);
-  app.add_option("--batch", s.batch)->check(CLI::PositiveNumber);
-  app.add_option("--rounds", s.rounds, "of each measurement")->check(CLI::PositiveNumber);
+  app.add_option("--channels", s.channels)->check(support::positive);
+  app.add_option("--size", s.size, "height and width")->check(support::positive);
+  app.add_option("--batch", s.batch)->check(support::positive);
+  app.add_option("--rounds", s.rounds, "of each measurement")->check(support::positive);
   app.add_option("--json", s.json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] {
+  return support::run({s.json}, [&] {
     rw::nn::Sequential net = chain_of(s);
     const rw::Tensor x = rw::randn({s.batch, s.size, s.size, s.channels});
     const rw::schedule::Chain chain = rw::nn::describe_chain(net, x, rw::Costs::counted);
     std::printf("%d equal stages, an activation is %s. > forward, F forward recorded, < backward, - activation kept, = tape held\n",
                 chain.n(), rw::memory::human(x.bytes()).c_str());
-    nlohmann::json results{{"stages", chain.n()}, {"batch", s.batch}};
+    nlohmann::json results{{"stages", chain.n()}, {"channels", s.channels}, {"size", s.size}, {"batch", s.batch}};
     for (const auto& how : {rw::Recompute::vanilla(), rw::Recompute::low_memory(), rw::Recompute::sqrt()})
       results["strategies"].push_back(train(net, x, chain, how, s));
     support::write_json(s.json, results);

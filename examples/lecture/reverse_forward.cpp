@@ -9,8 +9,7 @@
 // reverse mode; steps is what finite differences make of ever smaller steps.
 
 #include "../support/measure.h"
-
-#include <CLI/CLI.hpp>
+#include "../support/options.h"
 
 #include <cmath>
 
@@ -89,12 +88,12 @@ int main(int argc, char** argv) {
   int hidden = 256, many = 64, rounds = 5;
   std::string json;
   CLI::App app{"What a Jacobian costs in reverse mode, in forward mode, and by finite differences"};
-  app.add_option("--hidden", hidden, "units between inputs and outputs")->check(CLI::PositiveNumber);
-  app.add_option("--many", many, "inputs or outputs, where there are many")->check(CLI::PositiveNumber);
-  app.add_option("--rounds", rounds, "of each measurement")->check(CLI::PositiveNumber);
+  app.add_option("--hidden", hidden, "units between inputs and outputs")->check(support::positive);
+  app.add_option("--many", many, "inputs or outputs, where there are many")->check(support::positive);
+  app.add_option("--rounds", rounds, "of each measurement")->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
-  return support::run([&] {
+  return support::run({json}, [&] {
     nlohmann::json results{{"hidden", hidden}};
     std::printf("inputs outputs mode         in f's FLOPs      time   largest error\n");
     for (const auto& [n, m] : {std::pair{many, 1}, {many, many}, {1, many}})

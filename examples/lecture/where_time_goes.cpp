@@ -6,10 +6,9 @@
 // by: "unfused", "fused"; "PyTorch" where that is installed, with step_ms and share, without loading; "PyTorch, published" (Ivanov
 // et al. 2021), with three parts of share and flops_share. PART: as in `parts`. Shares are of 1.
 
+#include "../support/options.h"
 #include "../support/peer.h"
 #include "../support/progress.h"
-
-#include <CLI/CLI.hpp>
 
 namespace rw = rewind;
 
@@ -54,7 +53,7 @@ nlohmann::json shares(const std::string& name, const std::string& by, const rw::
     flops[part_of(c.kind)] += c.flops_share;
     bytes[part_of(c.kind)] += c.bytes_share;
   }
-  const double ms = 1e3 * p.total.median;
+  const double ms = 1e3 * rw::percentile(p.step.plain_seconds, 0.5);  // of whole steps that nobody watches, as in classes.py
   return {{"net", name}, {"by", by}, {"step_ms", ms}, {"share", time}, {"flops_share", flops}, {"bytes_share", bytes}};
 }
 
@@ -90,13 +89,13 @@ int main(int argc, char** argv) {
   int batch = 8, size = 128, steps = 5;
   std::string json;
   CLI::App app{"Where a training step's time goes, by class of operator"};
-  app.add_option("--batch", batch)->check(CLI::PositiveNumber);
-  app.add_option("--size", size, "height and width of the images; of the ResNet's always 32")->check(CLI::PositiveNumber);
-  app.add_option("--steps", steps, "timed steps of each")->check(CLI::PositiveNumber);
+  app.add_option("--batch", batch)->check(support::positive);
+  app.add_option("--size", size, "height and width of the images; of the ResNet's always 32")->check(support::positive);
+  app.add_option("--steps", steps, "timed steps of each")->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 
-  return support::run([&] {
+  return support::run({json}, [&] {
     std::vector<nlohmann::json> rows;
     const std::pair<const char*, int> nets[] = {{"shufflenet_v1", size}, {"mobilenet_v2", size}, {"resnet18_cifar", 32}};
     for (const auto& [name, pixels] : nets)
@@ -109,7 +108,7 @@ int main(int argc, char** argv) {
         rw::str(rw::parallel::threads(), " ", batch, " shufflenet_v1:", size, " mobilenet_v2:", size, " resnet18_cifar:32");
     for (const nlohmann::json& row : support::peer("classes.py", arguments)) rows.push_back(row);
 
-    std::printf("          ");
+    std::printf("Batches of %d; images of %d x %d pixels, the ResNet's of 32 x 32\n\n          ", batch, size, size);
     for (std::size_t i = 0; i < std::size(parts); ++i) std::printf(" %11s %c", parts[i], marks[i]);
     std::printf("\n");
     std::ranges::for_each(rows, print);

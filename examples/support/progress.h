@@ -6,13 +6,16 @@
 #include <nlohmann/json.hpp>
 
 #include <unistd.h>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
+#include <vector>
 
 namespace support {
 
@@ -75,10 +78,22 @@ inline void write_text(const std::string& path, const std::string& text) {
 /// Writes what a program has printed, for other programs. Nothing for an empty path.
 inline void write_json(const std::string& path, const nlohmann::json& j) { write_text(path, j.dump(2) + "\n"); }
 
-/// Runs a program's body; what goes wrong is one line on standard error and exit status 1.
+/// Throws for a file that cannot be written, as far as that shows beforehand. Nothing for an empty path.
+inline void expect_writable(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (path.empty()) return;
+  const fs::path file = fs::absolute(path), folder = file.parent_path();
+  if (fs::is_directory(file)) throw rewind::Error("cannot write " + path + ": it is a folder");
+  if (!fs::is_directory(folder)) throw rewind::Error("cannot write " + path + ": there is no folder " + folder.string());
+  if (access(fs::exists(file) ? file.c_str() : folder.c_str(), W_OK) != 0)
+    throw rewind::Error("cannot write " + path + ": permission denied");
+}
+
+/// Runs a program's body, which writes these files at its end; what goes wrong is one line on standard error and exit status 1.
 template <class F>
-int run(F&& body) {
+int run(const std::vector<std::string>& files, F&& body) {
   try {
+    std::ranges::for_each(files, expect_writable);  // before anything is computed in vain
     finish_on_interrupt();
     body();
     return 0;

@@ -316,6 +316,7 @@ TEST_CASE_TEMPLATE("a product of any layout equals the naive one", T, float, dou
 TEST_CASE_TEMPLATE("products that are cut into tiles have the same bits for any number of threads", T, float, double) {
   check_gemm<T>({.m = 1500, .n = 40, .k = 17, .transpose_b = true}, true, Activation::relu6, false);
   check_gemm<T>({.m = 1501, .n = 17, .k = 40}, false, Activation::none, true);
+  check_gemm<T>({.m = 60, .n = 1025, .k = 1024}, false, Activation::none, false);  // a B too large to be packed as a whole
   for (const int n : {5, 6, 11, 12, 23, 24, 56})  // with a vector and a half at the end, or a part of that
     for (const bool transposed : {false, true})
       check_gemm<T>({.m = 130, .n = n, .k = 300, .transpose_a = transposed}, transposed, Activation::relu6, !transposed);

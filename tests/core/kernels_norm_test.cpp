@@ -107,8 +107,8 @@ struct BatchNorm {
   }
 };
 
-constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},    {7, 3},      {200, 24},   {5000, 1},  {1003, 33},
-                                                            {65, 300}, {129, 1100}, {4001, 144}, {50000, 7}, {21, 9001}};
+constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},      {7, 3},      {200, 24},  {5000, 1},  {1003, 33}, {65, 300},
+                                                            {129, 1100}, {4001, 144}, {50000, 7}, {21, 9001}, {3, 40000}};
 constexpr Activation activations[] = {Activation::none, Activation::relu, Activation::relu6};
 
 }  // namespace
@@ -284,18 +284,19 @@ TEST_CASE_TEMPLATE("softmax and log_softmax agree with a plain reference, forwar
     log_softmax_backward(lp.data(), g.data(), rows, classes, dlp.data());
     Doubles ep(n), elp(n), edp(n), edlp(n);
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
-      double m = -1e300, sum = 0, dot = 0, total = 0;
+      double m = -1e300;
+      long double sum = 0, dot = 0, total = 0;  // of up to 40000 terms
       for (std::size_t c = 0; c < w; ++c) m = std::fmax(m, static_cast<double>(x[r * w + c]));
       for (std::size_t c = 0; c < w; ++c) sum += std::exp(static_cast<double>(x[r * w + c]) - m);
       for (std::size_t c = 0; c < w; ++c) {
-        elp[r * w + c] = static_cast<double>(x[r * w + c]) - m - std::log(sum);
+        elp[r * w + c] = static_cast<double>(x[r * w + c]) - m - static_cast<double>(std::log(sum));
         ep[r * w + c] = std::exp(elp[r * w + c]);
         dot += ep[r * w + c] * static_cast<double>(g[r * w + c]);
         total += static_cast<double>(g[r * w + c]);
       }
       for (std::size_t c = 0; c < w; ++c) {
-        edp[r * w + c] = ep[r * w + c] * (static_cast<double>(g[r * w + c]) - dot);
-        edlp[r * w + c] = static_cast<double>(g[r * w + c]) - ep[r * w + c] * total;
+        edp[r * w + c] = ep[r * w + c] * (static_cast<double>(g[r * w + c]) - static_cast<double>(dot));
+        edlp[r * w + c] = static_cast<double>(g[r * w + c]) - ep[r * w + c] * static_cast<double>(total);
       }
     }
     CHECK(worst(p, ep) < eps);
@@ -372,20 +373,31 @@ TEST_CASE_TEMPLATE("a NaN or an infinite logit spoils its own row's loss and no 
   constexpr T infinity = std::numeric_limits<T>::infinity();
   auto x = normal<T>(rows * classes, 1);
   const std::vector<std::int64_t> labels(20, 5);
-  std::vector<T> before(20), loss(20), lse(20);
-  cross_entropy_forward(x.data(), labels.data(), rows, classes, 0, before.data(), lse.data());
+  std::vector<T> before(20), loss(20), lse_before(20), lse(20), y(x.size());
+  cross_entropy_forward(x.data(), labels.data(), rows, classes, 0, before.data(), lse_before.data());
   for (const std::int64_t column : {std::int64_t{2}, classes - 1})
     for (const T bad : {std::numeric_limits<T>::quiet_NaN(), infinity, -infinity}) {
       auto z = x;
       z[static_cast<std::size_t>(7 * classes + column)] = bad;
       cross_entropy_forward(z.data(), labels.data(), rows, classes, 0, loss.data(), lse.data());
+      log_softmax(z.data(), rows, classes, y.data());
+      double left = 0;  // the sum of exponentials of the classes that are left
+      for (std::int64_t c = 0; c < classes; ++c)
+        if (c != column) left += std::exp(static_cast<double>(x[static_cast<std::size_t>(7 * classes + c)]));
       for (std::size_t r = 0; r < loss.size(); ++r) {
-        if (r != 7)
+        const T at_label = y[r * static_cast<std::size_t>(classes) + 5];
+        if (r != 7) {
           CHECK(loss[r] == before[r]);
-        else if (bad == -infinity)
-          CHECK(loss[r] < before[r]);
-        else
+          CHECK(lse[r] == lse_before[r]);
+          CHECK(at_label == doctest::Approx(-static_cast<double>(loss[r])));
+        } else if (bad == -infinity) {
+          CHECK(static_cast<double>(lse[r]) == doctest::Approx(std::log(left)));
+          CHECK(at_label == doctest::Approx(-static_cast<double>(loss[r])));
+        } else {
           CHECK(std::isnan(loss[r]));
+          CHECK(std::isnan(lse[r]));
+          CHECK(std::isnan(at_label));
+        }
       }
     }
 }

@@ -103,6 +103,17 @@ TEST_CASE("forward MACs and parameters of the modules are those of the summary")
     CHECK(p.modules[i].parameters == summary.layers[i].parameters);
     CHECK(p.modules[i].phase[0].macs == summary.layers[i].macs);
   }
+  // Fused or not, an op counts what no op before it has read, and no running statistics.
+  for (const bool fused : {true, false}) {
+    net.fuse(fused);
+    std::int64_t read = 0, moved = 0;
+    for (const auto& op : rw::profile(net, images(shape), sgd, brief(1)).step.ops) {
+      if (op.phase == rw::Phase::forward) read += op.parameters;
+      if (op.phase == rw::Phase::optimizer) moved += op.parameters;
+    }
+    CHECK(read == p.parameters);
+    CHECK(moved == p.parameters);
+  }
   // Every parameter is moved once, and counts at the module that has it.
   for (const auto& m : p.modules) CHECK((m.phase[static_cast<int>(rw::Phase::optimizer)].calls > 0) == (m.parameters > 0));
 }

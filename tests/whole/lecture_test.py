@@ -89,7 +89,7 @@ def metrics(r):
 
 
 def recompute(r):
-    has_keys("results", r, "stages batch strategies")
+    has_keys("results", r, "stages channels size batch strategies")
     expect("strategies", [s["strategy"] for s in r["strategies"]], ["vanilla", "low-memory", "sqrt"])
     n = r["stages"]
     for s in r["strategies"]:

@@ -7,6 +7,7 @@ The classes are those of where_time_goes.cpp; what torch.profiler does not see i
 Exits with 77 where PyTorch is not installed.
 """
 import json
+import statistics
 import sys
 import time
 
@@ -60,7 +61,7 @@ def measure(name, batch, size):
 
     for _ in range(WARM_UP):
         step()
-    plain = min(seconds() for _ in range(STEPS))
+    plain = statistics.median(seconds() for _ in range(STEPS))
     with profile(activities=[ProfilerActivity.CPU]) as watched:
         wall = sum(seconds() for _ in range(STEPS))
     share = dict.fromkeys(CLASSES, 0.0)
