@@ -41,6 +41,31 @@ BENCHMARK(pointwise)
     ->Args({160, 960, 7})
     ->UseRealTime();
 
+void conv3x3(benchmark::State& state) {
+  const auto channels = state.range(0), size = state.range(1);
+  Tensor x = rw::randn({32, size, size, channels}).set_requires_grad();
+  Tensor w = rw::randn({channels, 3, 3, channels}).set_requires_grad();
+  const Tensor g = rw::randn(x.shape());
+  measure(state, [&] {
+    rw::backward(rw::conv2d(x, w, {}, {.padding = 1}), g);
+    x.set_grad({});
+    w.set_grad({});
+  });
+}
+BENCHMARK(conv3x3)->Args({16, 32})->Args({64, 16})->Args({128, 16})->Args({512, 4})->UseRealTime();
+
+void linear(benchmark::State& state) {
+  const auto rows = state.range(0), in = state.range(1), out = state.range(2);
+  Tensor x = rw::randn({rows, in}).set_requires_grad(), w = rw::randn({out, in}).set_requires_grad();
+  const Tensor g = rw::randn({rows, out});
+  measure(state, [&] {
+    rw::backward(rw::linear(x, w), g);
+    x.set_grad({});
+    w.set_grad({});
+  });
+}
+BENCHMARK(linear)->Args({128, 784, 512})->Args({16, 1280, 1000})->Args({512, 1024, 1024})->UseRealTime();
+
 void depthwise(benchmark::State& state) {
   const auto channels = state.range(0), size = state.range(1);
   Tensor x = rw::randn({16, size, size, channels}).set_requires_grad(), w = rw::randn({3, 3, channels}).set_requires_grad();
@@ -121,8 +146,20 @@ void scalar_add(benchmark::State& state) {
 }
 BENCHMARK(scalar_add);
 
+constexpr int chain = 1000;
+
+// Recorded, and the record dropped.
+void scalar_add_forward(benchmark::State& state) {
+  const Tensor x = rw::ones({1}), leaf = rw::ones({1}).set_requires_grad();
+  for (auto _ : state) {
+    Tensor z = leaf;
+    for (int i = 0; i < chain; ++i) z = std::move(z) + x;
+  }
+  state.SetItemsProcessed(state.iterations() * chain);
+}
+BENCHMARK(scalar_add_forward);
+
 void scalar_add_backward(benchmark::State& state) {
-  constexpr int chain = 1000;
   const Tensor x = rw::ones({1});
   Tensor leaf = rw::ones({1}).set_requires_grad();
   for (auto _ : state) {
