@@ -60,7 +60,7 @@ struct ForwardPlan {
   T *packed, *scratch;
   int64_t scratch_size;
   bool dots;
-  bool past;  // y is streamed, from a scratch in L2
+  bool past;  // y is streamed, from a scratch in L2 or, where one panel of depth makes it and nothing is added, from blocks in L1
 
   ForwardPlan(const FusedShape& s, Carver& carver) {
     const int64_t in = s.conv.c, out = s.conv.o;
@@ -70,7 +70,7 @@ struct ForwardPlan {
     dots = dots_pay(s.rows(), c.tile, in);
     packed = dots ? nullptr : carver.take<T>(packed_size(in, out));
     past = s.statistics && streams<T>(out, s.rows() * out);
-    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (past ? c.tile * out : 0);
+    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (past ? max_of(2, c.tile) * out : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -134,6 +134,8 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
   const TileB<T> weight = p.dots ? TileB<T>{.data = w, .ld = ci, .transposed = true, .dots = true}
                                  : TileB<T>{.data = p.packed, .packed = true, .packed_k = ci};
   const bool past = p.past && streams(y, co, rows * co);
+  // Where a line is a row, that adds the same numbers in the same order as Moments does, and the bits are those of a tile.
+  const bool in_blocks = own_microkernel && past && !p.dots && residual == nullptr && ci <= block_k && line_of(co) == co;
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
@@ -149,6 +151,16 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         Ahead ahead;
         const int64_t next = p.c.next(rows, piece, begin);
         foresee(ahead, in.x, ci, rows, next, p.c.tile);
+        if (in_blocks) {
+          if (begin == first) {
+            gemm_tile(1, co, ci, a + count / 2 * ci, ci, false, weight, out, co, Epilogue<T>{}, scratch);
+            p.moments.begin(piece, out);
+          }
+          std::fill_n(out, 2 * co, T(0));
+          moments_tile(count, co, ci, a, ci, p.packed, to, co, p.moments.shift(piece), out, out + co, ahead);
+          p.moments.add(piece, out, out + co);
+          continue;
+        }
         foresee(ahead, residual, co, rows, next, p.c.tile);
         gemm_tile(count, co, ci, a, ci, false, weight, out, co, Epilogue<T>{}, scratch, &ahead);
         if (residual != nullptr) {

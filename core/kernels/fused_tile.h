@@ -262,6 +262,13 @@ struct Moments {
   void add(int64_t piece, int64_t n, const T* y, T* to = nullptr) const {
     add_moments(channels, n, y, shift(piece), sum(piece), sum(piece) + channels, to);
   }
+  /// Sums of y - shift and of its squares that were made elsewhere.
+  void add(int64_t piece, const T* s, const T* squares) const {
+    for (int64_t c = 0; c < channels; ++c) {
+      sum(piece)[c] += static_cast<double>(s[c]);
+      sum(piece)[channels + c] += static_cast<double>(squares[c]);
+    }
+  }
   /// count(piece): rows of the piece.
   template <class Count>
   void finish(int64_t pieces, Count count, T* mean, T* var) const {

@@ -103,6 +103,12 @@ template <class T>
 void gemm_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, bool transpose_a, const TileB<T>& b,
                T* c, std::int64_t ldc, const Epilogue<T>& epilogue, T* scratch, Ahead* ahead = nullptr);
 
+/// C[m,n] = A B, B packed, streamed past the caches from blocks in L1, where on the way sums of c - shift and of its squares by
+/// column are added up. C is aligned, n is whole vectors, k at most block_k. Only with own_microkernel.
+template <class T>
+void moments_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, const T* packed, T* c,
+                  std::int64_t ldc, const T* shift, T* sum, T* squares, Ahead& ahead);
+
 /// Where a block of rows of A lies whose rows overlap: `lines` runs of `width` rows, `step` elements from row to row. A row is
 /// `segments` runs of `run` elements, `jump` elements from one to the next.
 template <class T>

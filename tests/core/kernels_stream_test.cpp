@@ -120,6 +120,10 @@ TEST_CASE_TEMPLATE("streamed results have the bits of stored ones", T, float, do
       const FusedShape shape{.conv = conv, .depthwise = true, .pending = true};
       check(fused<T>(shape, true), fused<T>(shape, false));
     }
-  const ConvShape conv{.n = 1, .h = height, .w = width, .c = channels, .o = 2 * channels};
-  check(fused<T>({.conv = conv, .pending = true}, true), fused<T>({.conv = conv, .pending = true}, false));
+  // Straight from blocks in L1; with few channels of y, and with many of x, from a tile.
+  for (const auto& [in, out] : {std::pair<int64_t, int64_t>{channels, 2 * channels}, {16, 32}, {208, 64}}) {
+    CAPTURE(in);
+    const ConvShape conv{.n = 1, .h = height * channels / std::min(in, out) + 1, .w = width, .c = in, .o = out};
+    check(fused<T>({.conv = conv, .pending = true}, true), fused<T>({.conv = conv, .pending = true}, false));
+  }
 }
