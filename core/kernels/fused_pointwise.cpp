@@ -108,8 +108,8 @@ struct BackwardPlan {
     inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>) * block_n<T> : in;
     dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
     apart = s.dx && (s.add || (s.pending && streams<T>(in, rows * in)));
-    scratch_size =
-        tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) + (apart ? c.tile * in : 0);
+    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) +
+                   (apart ? max_of(2, c.tile) * in : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
@@ -157,7 +157,11 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
             p.moments.begin(piece, out);
           }
           std::fill_n(out, 2 * co, T(0));
-          moments_tile(count, co, ci, a, ci, p.packed, to, co, p.moments.shift(piece), out, out + co, ahead);
+          const T* shift = p.moments.shift(piece);
+          product_in_blocks(count, co, ci, a, ci, p.packed, ahead,
+                            [=](int64_t i, int64_t j, int64_t r, int64_t width, const T* block) {
+                              stream_moments(r, width, block, shift + j, out + j, out + co + j, to + i * co + j, co);
+                            });
           p.moments.add(piece, out, out + co);
           continue;
         }
@@ -198,13 +202,14 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
   if (s.statistics) p.assembly.fill(gradient, co, rows);
   if (out.x != nullptr) pack_weight(co, ci, w, ci, false, p.packed);
   const bool past = p.apart && s.pending && out.x != out.add && streams(out.x, ci, rows * ci);
+  const bool in_blocks = own_microkernel && past && co <= block_k && line_of(ci) == ci;  // as in pointwise_forward
   const T* whole_g = !s.statistics ? gradient.g : s.residual ? out.residual : p.whole_g;
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
       T* scratch = p.scratch + worker * p.scratch_size;
       T* normalised = scratch + tile_scratch;
       T* tile_dx = normalised + (s.pending ? p.c.tile * ci : 0);
-      T* tile_g = tile_dx + (p.apart ? p.c.tile * ci : 0);
+      T* tile_g = tile_dx + (p.apart ? max_of(2, p.c.tile) * ci : 0);
       double* sums = s.pending ? p.sums + piece * 2 * ci : nullptr;
       for (int64_t c = 0; sums != nullptr && c < 2 * ci; ++c) sums[c] = 0;
       T* dw = p.c.pieces > 1 ? p.partials + piece * ci * co : out.w;
@@ -237,9 +242,21 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         }
         if (out.x == nullptr) continue;
         T *dx = out.x + begin * ci, *da = p.apart ? tile_dx : dx;
+        const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
+        if (in_blocks) {
+          T* sum = tile_dx;
+          std::fill_n(sum, 2 * ci, T(0));
+          product_in_blocks(count, ci, co, g, co, p.packed, ahead,
+                            [=](int64_t i, int64_t j, int64_t r, int64_t width, const T* block) {
+                              const int64_t at = i * ci + j;
+                              stream_differentiated<act>(p.affine, j, r, width, block, x + at, dx + at,
+                                                         more == nullptr ? nullptr : more + at, ci, sum, sum + ci);
+                            });
+          for (int64_t c = 0; c < 2 * ci; ++c) sums[c] += static_cast<double>(sum[c]);
+          continue;
+        }
         gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, da, ci, Epilogue<T>{},
                   scratch, &ahead);
-        const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
         if (s.pending) {
           differentiate<act>(p.affine, ci, count * ci, x, da, dx, sums, sums + ci, static_cast<const T*>(nullptr),
                              static_cast<T*>(nullptr), more, past);

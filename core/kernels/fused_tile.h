@@ -240,6 +240,48 @@ void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double
   if (n % line > 0) part(n / line * line, 1, n % line);
 }
 
+/// add_moments() of a block of y, `width` columns in whole vectors, in L1: it is streamed to `to`, where rows are ld elements
+/// apart.
+template <class T>
+void stream_moments(int64_t rows, int64_t width, const T* y, const T* shift, T* sum, T* squares, T* to, int64_t ld) {
+  using V = Vector<T>;
+  for (int64_t j = 0; j < width; j += lanes<T>) {
+    const V base = load<V>(shift + j);
+    V a = load<V>(sum + j), b = load<V>(squares + j);
+    for (int64_t r = 0; r < rows; ++r) {
+      const V value = load<V>(y + r * width + j), d = value - base;
+      stream(to + r * ld + j, value, true);
+      a += d;
+      b = multiply_add(d, d, b);
+    }
+    store(sum + j, a);
+    store(squares + j, b);
+  }
+}
+
+/// differentiate() of a block of da, `width` columns from `first` on: dx is streamed. x, dx and add (or null) point at the block,
+/// rows are ld elements apart.
+template <Activation act, class T>
+void stream_differentiated(const Affine<T>& p, int64_t first, int64_t rows, int64_t width, const T* da, const T* x, T* dx,
+                           const T* add, int64_t ld, T* sum, T* products) {
+  using V = Vector<T>;
+  for (int64_t j = 0; j < width; j += lanes<T>) {
+    const V mean = load<V>(p.mean + first + j), scale = load<V>(p.scale + first + j), beta = load<V>(p.beta + first + j);
+    V a = load<V>(sum + first + j), b = load<V>(products + first + j);
+    for (int64_t r = 0; r < rows; ++r) {
+      const V d = load<V>(x + r * ld + j) - mean;
+      const V g = gradient_through<act, T>(load<V>(da + r * width + j), multiply_add(d, scale, beta));
+      V d_x = g * scale;
+      if (add != nullptr) d_x = rounded(d_x) + load<V>(add + r * ld + j);
+      stream(dx + r * ld + j, d_x, true);
+      a += g;
+      b = multiply_add(g, d, b);
+    }
+    store(sum + first + j, a);
+    store(products + first + j, b);
+  }
+}
+
 /// Shifted sums of every piece, combined in order (Chan et al. 1983).
 template <class T>
 struct Moments {

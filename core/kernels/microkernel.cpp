@@ -334,38 +334,18 @@ void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tra
 }  // namespace
 
 template <class T>
-void moments_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* packed, T* c, int64_t ldc, const T* shift,
-                  T* sum, T* squares, Ahead& ahead) {
-  using V = Vector<T>;
-  constexpr int64_t w = lanes<T>;
-  REWIND_CHECK(k <= block_k && n % w == 0);
-  const int64_t blocks = parallel::pieces(m, block_m), rows_a_block = parallel::pieces(m, blocks);
+void product_in_blocks(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* packed, Ahead& ahead, void* self,
+                       TakesBlock<T> take) {
+  REWIND_CHECK(k <= block_k && n % lanes<T> == 0);
+  const int64_t rows_a_block = parallel::pieces(m, parallel::pieces(m, block_m));
   alignas(vector_bytes) T block[block_m * block_n<T>];
   for (int64_t j = 0; j < n; j += block_n<T>) {
-    const int64_t width = std::min(block_n<T>, n - j), vectors = width / w;
-    V from[2] = {}, s[2] = {}, q[2] = {};
-    for (int64_t v = 0; v < vectors; ++v) {
-      from[v] = load<V>(shift + j + v * w);
-      s[v] = load<V>(sum + j + v * w);
-      q[v] = load<V>(squares + j + v * w);
-    }
+    const int64_t width = std::min(block_n<T>, n - j);
     for (int64_t i = 0; i < m; i += rows_a_block) {
       const int64_t rows = std::min(rows_a_block, m - i);
       micro_for<T>(rows, width, false)(Depth{k}, a + i * lda, lda, packed + j * k, width, block, width, nullptr, Finish{},
                                        ahead.run());
-      for (int64_t r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-        for (int64_t v = 0; v < 2; ++v) {
-          if (v == vectors) break;
-          const V value = load<V>(block + r * width + v * w), d = value - from[v];
-          stream(c + (i + r) * ldc + j + v * w, value, true);
-          s[v] += d;
-          q[v] = multiply_add(d, d, q[v]);
-        }
-    }
-    for (int64_t v = 0; v < vectors; ++v) {
-      store(sum + j + v * w, s[v]);
-      store(squares + j + v * w, q[v]);
+      take(self, i, j, rows, width, block);
     }
   }
 }
@@ -450,7 +430,7 @@ void gemm_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tr
 }
 
 #define REWIND_INSTANTIATE(T)                                                                                                      \
-  template void moments_tile<T>(int64_t, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t, const T*, T*, T*, Ahead&);    \
+  template void product_in_blocks<T>(int64_t, int64_t, int64_t, const T*, int64_t, const T*, Ahead&, void*, TakesBlock<T>);        \
   template void lines_tile<T>(const LinesA<T>&, int64_t, const T*, T*, int64_t, const Epilogue<T>&);                               \
   template void pack<T>(int64_t, int64_t, int64_t, int64_t, const T*, int64_t, bool, T*, int64_t, int64_t);                        \
   template void gemm_tile<T>(int64_t, int64_t, int64_t, const T*, int64_t, bool, const TileB<T>&, T*, int64_t, const Epilogue<T>&, \

@@ -103,11 +103,23 @@ template <class T>
 void gemm_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, bool transpose_a, const TileB<T>& b,
                T* c, std::int64_t ldc, const Epilogue<T>& epilogue, T* scratch, Ahead* ahead = nullptr);
 
-/// C[m,n] = A B, B packed, streamed past the caches from blocks in L1, where on the way sums of c - shift and of its squares by
-/// column are added up. C is aligned, n is whole vectors, k at most block_k. Only with own_microkernel.
+/// What takes a register block of a product, [rows, width] at row i and column j, while it is in L1.
 template <class T>
-void moments_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, const T* packed, T* c,
-                  std::int64_t ldc, const T* shift, T* sum, T* squares, Ahead& ahead);
+using TakesBlock = void (*)(void* self, std::int64_t i, std::int64_t j, std::int64_t rows, std::int64_t width, const T* block);
+
+/// A[m,k] B[k,n] in blocks, B packed. k is at most block_k, n whole vectors. Only with own_microkernel.
+template <class T>
+void product_in_blocks(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, const T* packed, Ahead& ahead,
+                       void* self, TakesBlock<T> take);
+/// take(i, j, rows, width, block) for each.
+template <class T, class F>
+void product_in_blocks(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, const T* packed, Ahead& ahead,
+                       F take) {
+  product_in_blocks<T>(m, n, k, a, lda, packed, ahead, &take,
+                       [](void* self, std::int64_t i, std::int64_t j, std::int64_t rows, std::int64_t width, const T* block) {
+                         (*static_cast<F*>(self))(i, j, rows, width, block);
+                       });
+}
 
 /// Where a block of rows of A lies whose rows overlap: `lines` runs of `width` rows, `step` elements from row to row. A row is
 /// `segments` runs of `run` elements, `jump` elements from one to the next.
