@@ -47,7 +47,8 @@ std::vector<std::vector<T>> fused(const FusedShape& s, bool aligned) {
   const ConvShape& c = s.conv;
   const int64_t in = c.n * c.h * c.w * c.c, out = s.rows() * c.o, taps = c.o * c.kh * c.kw * (s.depthwise ? 1 : c.c);
   const std::vector<T> x = numbers<T>(in, 1), w = numbers<T>(taps, 2), g = numbers<T>(out, 3), mean = numbers<T>(c.c, 4),
-                       var(static_cast<std::size_t>(c.c), T(0.3)), g_mean = numbers<T>(c.o, 5), g_var = numbers<T>(c.o, 6);
+                       var(static_cast<std::size_t>(c.c), T(0.3)), g_mean = numbers<T>(c.o, 5), g_var = numbers<T>(c.o, 6),
+                       added = numbers<T>(s.add ? in : 0, 7);
   Array<T> y(out, aligned), dx(in, aligned);
   std::vector<T> statistics(static_cast<std::size_t>(2 * c.o)), dw(w.size()), parameters(static_cast<std::size_t>(4 * c.c));
   std::vector<std::max_align_t> workspace(
@@ -56,12 +57,12 @@ std::vector<std::vector<T>> fused(const FusedShape& s, bool aligned) {
   fused_forward<T>(s, input, w.data(), nullptr, y.data(), statistics.data(), statistics.data() + c.o, workspace.data());
   const FusedGradient<T> gradient{
       .g = g.data(), .y = y.data(), .mean = statistics.data(), .g_mean = g_mean.data(), .g_var = g_var.data()};
-  fused_backward<T>(
-      s, input, w.data(), gradient,
-      {.x = dx.data(),
-       .w = dw.data(),
-       .norm = {parameters.data(), parameters.data() + c.c, parameters.data() + 2 * c.c, parameters.data() + 3 * c.c}},
-      workspace.data());
+  fused_backward<T>(s, input, w.data(), gradient,
+                    {.x = dx.data(),
+                     .w = dw.data(),
+                     .norm = {parameters.data(), parameters.data() + c.c, parameters.data() + 2 * c.c, parameters.data() + 3 * c.c},
+                     .add = s.add ? added.data() : nullptr},
+                    workspace.data());
   return {y.values(), dx.values(), statistics, dw, parameters};
 }
 
@@ -124,6 +125,9 @@ TEST_CASE_TEMPLATE("streamed results have the bits of stored ones", T, float, do
   for (const auto& [in, out] : {std::pair<int64_t, int64_t>{channels, 2 * channels}, {16, 32}, {208, 64}}) {
     CAPTURE(in);
     const ConvShape conv{.n = 1, .h = height * channels / std::min(in, out) + 1, .w = width, .c = in, .o = out};
-    check(fused<T>({.conv = conv, .pending = true}, true), fused<T>({.conv = conv, .pending = true}, false));
+    for (const bool add : {false, true}) {
+      const FusedShape shape{.conv = conv, .pending = true, .add = add};
+      check(fused<T>(shape, true), fused<T>(shape, false));
+    }
   }
 }
