@@ -120,23 +120,32 @@ std::uint32_t Arena::granules_of(std::size_t c, std::size_t from, std::size_t to
   return (~std::uint32_t{0} << first) & (~std::uint32_t{0} >> (31 - last));
 }
 
+// What is touched of chunk c once [from, to) is. The first touch of a chunk takes a huge page, where the system has one.
+std::uint32_t Arena::touched_with(std::size_t c, std::size_t from, std::size_t to) const {
+  return touched_[c] == 0 ? ~std::uint32_t{0} : touched_[c] | granules_of(c, from, to);
+}
+
+// Bytes that become resident with [from, to).
+std::size_t Arena::untouched(std::size_t from, std::size_t to) const {
+  std::size_t bytes = 0;
+  for (std::size_t c = from / chunk; c * chunk < to; ++c)
+    bytes += granule * static_cast<std::size_t>(std::popcount(touched_with(c, from, to) ^ touched_[c]));
+  return bytes;
+}
+
 // Before [begin, end), which is in no bin and below top_, is written to: afterwards would be too late, the peak has been.
 void Arena::make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed) {
   const auto from = static_cast<std::size_t>(begin - base_), to = static_cast<std::size_t>(end - base_);
-  const auto after = [&](std::size_t c) {
-    // The first touch of a chunk takes a huge page, where the system has one.
-    return touched_[c] == 0 ? ~std::uint32_t{0} : touched_[c] | granules_of(c, from, to);
-  };
-  std::size_t more = 0;
-  for (std::size_t c = from / chunk; c * chunk < to; ++c)
-    more += granule * static_cast<std::size_t>(std::popcount(after(c) ^ touched_[c]));
-  if (more > 0 && resident_ + more > allowed) purge(allowed - std::min(more, allowed));
-  // The purge may have taken other parts of the same chunks, so that what comes is counted anew.
-  for (std::size_t c = from / chunk; c * chunk < to; ++c) {
-    const std::uint32_t now = after(c);
-    resident_ += granule * static_cast<std::size_t>(std::popcount(now ^ touched_[c]));
-    touched_[c] = now;
+  std::size_t more = untouched(from, to);
+  if (more == 0) return;
+  if (resident_ + more > allowed) {
+    move_to(from, to, resident_ + more - allowed);
+    more = untouched(from, to);
+    if (resident_ + more > allowed) purge(allowed - std::min(more, allowed));
   }
+  // The purge may have taken other parts of the same chunks, so that what comes is counted anew.
+  resident_ += untouched(from, to);
+  for (std::size_t c = from / chunk; c * chunk < to; ++c) touched_[c] = touched_with(c, from, to);
 }
 
 Arena::Block* Arena::allocate(std::size_t bytes, std::size_t allowed) {
@@ -191,29 +200,63 @@ void Arena::deallocate(Block* block) {
   give_record(block);
 }
 
-// Whole units inside [begin, end).
-void Arena::give_back(const std::byte* begin, const std::byte* end, std::size_t unit, std::size_t target) {
-  const std::size_t from = (static_cast<std::size_t>(begin - base_) + unit - 1) / unit * unit;
-  const std::size_t to = static_cast<std::size_t>(end - base_) / unit * unit;
-  for (std::size_t c = from / chunk; c * chunk < to && resident_ > target; ++c) {
-    std::uint32_t going = touched_[c] & granules_of(c, from, to);
-    touched_[c] &= ~going;
-    resident_ -= granule * static_cast<std::size_t>(std::popcount(going));
-    while (going != 0) {  // a call a run of granules
-      const int first = std::countr_zero(going), count = std::countr_one(going >> first);
-      madvise(base_ + c * chunk + static_cast<std::size_t>(first) * granule, static_cast<std::size_t>(count) * granule,
-              MADV_DONTNEED);
-      going &= count == 32 ? 0 : ~(((std::uint32_t{1} << count) - 1) << first);
+// Calls f(from, to), offsets into the range, for what is free: above the top, then blocks that may hold `least` bytes, from the
+// largest. Ends when f says false.
+template <class F>
+void Arena::for_free(std::size_t least, F f) const {
+  const auto high = static_cast<std::size_t>(high_ - base_);
+  if (!f(static_cast<std::size_t>(top_ - base_), (high + chunk - 1) / chunk * chunk)) return;
+  for (int bin = coarse * fine - 1; bin >= bin_of(least); --bin)
+    for (const Block* b = bins_[bin]; b != nullptr; b = b->bin_next) {
+      const auto from = static_cast<std::size_t>(b->data - base_);
+      if (!f(from, from + b->size)) return;
     }
+}
+
+// Moves the pages of free chunks under the untouched chunks of [from, to), until `bytes` fewer become resident with it. Given back,
+// they would be cleared anew, at each step that repeats (docs/performance.md).
+void Arena::move_to(std::size_t from, std::size_t to, std::size_t bytes) {
+  std::size_t d = from / chunk;
+  for_free(chunk, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t c = (begin + chunk - 1) / chunk; (c + 1) * chunk <= end; ++c) {
+      if (touched_[c] != ~std::uint32_t{0}) continue;
+      while (d * chunk < to && touched_[d] != 0) ++d;
+      if (d * chunk >= to || bytes == 0 || !move(c, d)) return false;
+      bytes -= std::min(bytes, chunk);
+    }
+    return true;
+  });
+}
+
+bool Arena::move(std::size_t c, std::size_t d) {
+  std::byte *const from = base_ + c * chunk, *const to = base_ + d * chunk;
+  if (mremap(from, chunk, chunk, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED) {
+    // An older system, or no more of its records of mappings. It may have unmapped what was there before it found out.
+    REWIND_CHECK(mmap(to, chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == to);
+    madvise(to, chunk, MADV_HUGEPAGE);
+    return false;
   }
+  touched_[d] = std::exchange(touched_[c], 0);
+  return true;
 }
 
 void Arena::give_back(std::size_t unit, std::size_t target) {
-  const std::size_t high = (static_cast<std::size_t>(high_ - base_) + chunk - 1) / chunk * chunk;
-  if (resident_ > target) give_back(top_, base_ + high, unit, target);
-  for (int bin = coarse * fine - 1; bin >= bin_of(unit) && resident_ > target; --bin)
-    for (Block* b = bins_[bin]; b != nullptr && resident_ > target; b = b->bin_next)
-      give_back(b->data, b->data + b->size, unit, target);
+  for_free(unit, [&](std::size_t from, std::size_t to) {
+    from = (from + unit - 1) / unit * unit;
+    to = to / unit * unit;
+    for (std::size_t c = from / chunk; c * chunk < to && resident_ > target; ++c) {
+      std::uint32_t going = touched_[c] & granules_of(c, from, to);
+      touched_[c] &= ~going;
+      resident_ -= granule * static_cast<std::size_t>(std::popcount(going));
+      while (going != 0) {  // a call a run of granules
+        const int first = std::countr_zero(going), count = std::countr_one(going >> first);
+        madvise(base_ + c * chunk + static_cast<std::size_t>(first) * granule, static_cast<std::size_t>(count) * granule,
+                MADV_DONTNEED);
+        going &= count == 32 ? 0 : ~(((std::uint32_t{1} << count) - 1) << first);
+      }
+    }
+    return resident_ > target;
+  });
 }
 
 void Arena::purge(std::size_t target) {

@@ -34,7 +34,8 @@ class Arena {
   };
 
   /// 64-byte aligned memory of at least `bytes`, or nullptr when the range is used up or there is no memory for a record. Where
-  /// that would make more than `allowed` bytes resident, free memory elsewhere is given back before, as far as there is any.
+  /// that would make more than `allowed` bytes resident, free memory elsewhere comes over or is given back before, as far as there
+  /// is any.
   Block* allocate(std::size_t bytes, std::size_t allowed = ~std::size_t{0});
   void deallocate(Block* block);
 
@@ -57,9 +58,14 @@ class Arena {
   void give_record(Block* block);
   void join_next(Block* block);
   static std::uint32_t granules_of(std::size_t c, std::size_t from, std::size_t to);
+  std::uint32_t touched_with(std::size_t c, std::size_t from, std::size_t to) const;
+  std::size_t untouched(std::size_t from, std::size_t to) const;
   void make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed);
+  template <class F>
+  void for_free(std::size_t least, F f) const;
+  void move_to(std::size_t from, std::size_t to, std::size_t bytes);
+  bool move(std::size_t c, std::size_t d);
   void give_back(std::size_t unit, std::size_t target);
-  void give_back(const std::byte* begin, const std::byte* end, std::size_t unit, std::size_t target);
 
   std::byte* base_ = nullptr;
   std::size_t reserved_ = 0;

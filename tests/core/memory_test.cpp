@@ -6,6 +6,7 @@
 #include <rewind/core/tensor.h>
 
 #include <doctest/doctest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <thread>
@@ -186,6 +187,37 @@ TEST_CASE("an allocation gives free memory back first where more would be reside
   for (char* w : walls) CHECK(std::all_of(w, w + wall, [](char c) { return c == 2; }));
   // What cannot be helped is resident all the same.
   CHECK(arena.allocate(bytes, 0) != nullptr);
+  arena.check();
+}
+
+TEST_CASE("free chunks come over instead of being given back and cleared anew") {
+  rw::Arena arena(std::size_t{1} << 28);
+  constexpr std::size_t bytes = 8 * rw::Arena::chunk;
+  rw::Arena::Block *a = arena.allocate(bytes), *b = arena.allocate(bytes);
+  std::fill_n(bytes_of(a), bytes, 7);
+  std::fill_n(bytes_of(b), bytes, 8);
+  arena.deallocate(a);
+  const std::size_t full = arena.resident();
+  // Too large for where a was, so that it begins behind b.
+  rw::Arena::Block* c = arena.allocate(bytes + rw::Arena::chunk, full);
+  char* in_c = bytes_of(c);
+  REQUIRE(in_c > bytes_of(b));
+  CHECK(arena.resident() >= full);
+  CHECK(arena.resident() <= full + 2 * rw::Arena::chunk);  // a ends within a chunk, and so does c
+  CHECK(std::all_of(bytes_of(b), bytes_of(b) + bytes, [](char v) { return v == 8; }));
+  // What comes over is not cleared. Linux before 5.7 cannot move pages, and gives them back.
+  const auto moved = std::count(in_c, in_c + bytes + rw::Arena::chunk, 7);
+  const bool can = [] {
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void *from = mmap(nullptr, 4096, PROT_READ, flags, -1, 0), *to = mmap(nullptr, 4096, PROT_READ, flags, -1, 0);
+    return mremap(from, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == to;
+  }();
+  CHECK(static_cast<std::size_t>(moved) >= (can ? 6 * rw::Arena::chunk : 0));
+  // Where they were, there is memory all the same.
+  rw::Arena::Block* d = arena.allocate(bytes);
+  CHECK(d->data < b->data);
+  std::fill_n(bytes_of(d), bytes, 9);
+  CHECK(std::count(in_c, in_c + bytes + rw::Arena::chunk, 7) == moved);
   arena.check();
 }
 
