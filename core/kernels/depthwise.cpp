@@ -37,18 +37,32 @@ struct RowTaps {
   int64_t below = 0;
 };
 
-// One vector of channels of outputs [lo, hi) of one row, all taps inside, for R rows of taps; weights stay in registers.
+// One vector of channels of one row of outputs, for R rows of taps; weights stay in registers. All taps of outputs [lo, hi) are
+// inside.
 template <class T, class V, int R, int KW, int S>
-inline void forward_strip(const RowTaps<T>& taps, int64_t channels, int64_t c, int64_t lo, int64_t hi, int64_t padding,
+inline void forward_strip(const WindowShape& s, const RowTaps<T>& taps, int64_t c, int64_t lo, int64_t hi, int64_t out_w,
                           const T* bias, Activation activation, T* y, bool past) {
   constexpr int group = 4;
+  const int64_t channels = s.c;
   V weight[R][KW];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int k = 0; k < KW; ++k) weight[r][k] = load<V>(taps.weight + r * taps.weight_step + k * channels + c);
   const V start = bias != nullptr ? load<V>(bias + c) : V{};
-  const T* x = taps.data + (lo * S - padding) * channels + c;
+  const auto at_the_edge = [&](int64_t ow) {
+    V acc = start;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int k = 0; k < KW; ++k)
+        if (const int64_t iw = ow * S - s.pw + k; iw >= 0 && iw < s.w)
+          acc = multiply_add(load<V>(taps.data + r * taps.data_step + iw * channels + c), weight[r][k], acc);
+    stream(y + ow * channels + c, activate_lanes(activation, acc), past);
+  };
+  for (int64_t ow = 0; ow < lo; ++ow) at_the_edge(ow);
+  for (int64_t ow = hi; ow < out_w; ++ow) at_the_edge(ow);
+  const T* x = taps.data + (lo * S - s.pw) * channels + c;
   y += lo * channels + c;
   int64_t left = hi - lo;
   for (; left >= group; left -= group) {
@@ -106,30 +120,37 @@ void forward_point(const WindowShape& s, const RowTaps<T>& taps, int64_t ow, con
   });
 }
 
+template <class T>
+void forward_points(const WindowShape& s, const RowTaps<T>& taps, int64_t out_w, const T* bias, Activation activation, T* y, bool) {
+  for (int64_t ow = 0; ow < out_w; ++ow) forward_point(s, taps, ow, bias, activation, y + ow * s.c);
+}
+
 template <class T, int KW, int S, int R = KW>
-void forward_interior(const WindowShape& s, const RowTaps<T>& taps, int64_t lo, int64_t hi, const T* bias, Activation activation,
-                      T* y, bool past) {
+void forward_row(const WindowShape& s, const RowTaps<T>& taps, int64_t out_w, const T* bias, Activation activation, T* y,
+                 bool past) {
   if constexpr (R > 0) {
-    if (taps.count < R) return forward_interior<T, KW, S, R - 1>(s, taps, lo, hi, bias, activation, y, past);
+    if (taps.count < R) return forward_row<T, KW, S, R - 1>(s, taps, out_w, bias, activation, y, past);
+    const int64_t lo = std::min(out_w, ceil_div(s.pw, S));
+    const int64_t hi = std::max(lo, std::min(out_w, (s.w + s.pw - s.kw) / S + 1));
     for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
-      forward_strip<T, typename decltype(tag)::type, R, KW, S>(taps, s.c, c, lo, hi, s.pw, bias, activation, y, past);
+      forward_strip<T, typename decltype(tag)::type, R, KW, S>(s, taps, c, lo, hi, out_w, bias, activation, y, past);
     });
   } else {
-    for (int64_t ow = lo; ow < hi; ++ow) forward_point(s, taps, ow, bias, activation, y + ow * s.c);
+    forward_points(s, taps, out_w, bias, activation, y, past);
   }
 }
 
 template <class T>
-using Interior = void (*)(const WindowShape&, const RowTaps<T>&, int64_t, int64_t, const T*, Activation, T*, bool);
+using ForwardRow = void (*)(const WindowShape&, const RowTaps<T>&, int64_t, const T*, Activation, T*, bool);
 
 template <class T>
-Interior<T> interior_for(const WindowShape& s) {
-  if (s.dw != 1 || s.kh > s.kw) return nullptr;
-  if (s.kw == 3 && s.sw == 1) return forward_interior<T, 3, 1>;
-  if (s.kw == 3 && s.sw == 2) return forward_interior<T, 3, 2>;
-  if (s.kw == 5 && s.sw == 1) return forward_interior<T, 5, 1>;
-  if (s.kw == 5 && s.sw == 2) return forward_interior<T, 5, 2>;
-  return nullptr;
+ForwardRow<T> forward_row_for(const WindowShape& s) {
+  const bool plain = s.dw == 1 && s.kh <= s.kw && s.w + s.pw >= s.kw;
+  if (plain && s.kw == 3 && s.sw == 1) return forward_row<T, 3, 1>;
+  if (plain && s.kw == 3 && s.sw == 2) return forward_row<T, 3, 2>;
+  if (plain && s.kw == 5 && s.sw == 1) return forward_row<T, 5, 1>;
+  if (plain && s.kw == 5 && s.sw == 2) return forward_row<T, 5, 2>;
+  return forward_points<T>;
 }
 
 // ---- backward ----
@@ -153,27 +174,58 @@ struct SeenBy {
 };
 
 // One vector of channels of one row of x, for R rows of dy. Position q covers the S columns q S - padding + t, which
-// the outputs q, q - 1 ... saw. The R x KW sums of dweight stay in registers for the whole row.
+// the outputs q, q - 1 ... saw; those of positions [lo, hi) are all there. The R x KW sums of dweight stay in registers for the
+// whole row.
 template <class T, class V, int R, int KW, int S, bool Dx, bool Dw>
-inline void backward_strip(const SeenBy<T>& seen, int64_t first, int64_t channels, int64_t c, int64_t q_begin, int64_t q_end,
-                           int64_t padding, bool add_dx, const T* x, T* dx) {
+inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t first, int64_t c, int64_t lo, int64_t hi,
+                           int64_t out_w, bool add_dx, const T* x, T* dx) {
   constexpr int reach = (KW - 1) / S + 1;
+  const int64_t channels = s.c;
   V weight[R][KW];
   V sum[R][KW];
   const T* g[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    g[r] = seen.dy + (first + r) * seen.dy_step + q_begin * channels + c;
+    g[r] = seen.dy + (first + r) * seen.dy_step + c;
 #pragma GCC unroll 8
     for (int k = 0; k < KW; ++k) {
       if constexpr (Dx) weight[r][k] = load<V>(seen.weight + (first + r) * seen.weight_step + k * channels + c);
       sum[r][k] = V{};
     }
   }
-  const int64_t start = (q_begin * S - padding) * channels + c;
+  const int64_t start = -s.pw * channels + c;
   if constexpr (Dw) x += start;
   if constexpr (Dx) dx += start;
-  for (int64_t q = q_begin; q < q_end; ++q) {
+
+  const auto at_the_edge = [&](int64_t q) {
+#pragma GCC unroll 2
+    for (int t = 0; t < S; ++t) {
+      if (const int64_t column = q * S - s.pw + t; column < 0 || column >= s.w) continue;
+      const int64_t at = (q * S + t) * channels;
+      V d = {}, v = {};
+      if constexpr (Dx)
+        if (add_dx) d = load<V>(dx + at);
+      if constexpr (Dw) v = load<V>(x + at);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int m = 0; m < reach; ++m) {
+          if (m * S + t >= KW || q - m < 0 || q - m >= out_w) continue;
+          const V dy = load<V>(g[r] + (q - m) * channels);
+          if constexpr (Dx) d = multiply_add(dy, weight[r][m * S + t], d);
+          if constexpr (Dw) sum[r][m * S + t] = multiply_add(dy, v, sum[r][m * S + t]);
+        }
+      if constexpr (Dx) stream(dx + at, d, seen.past);
+    }
+  };
+  for (int64_t q = s.pw / S; q < lo; ++q) at_the_edge(q);
+  for (int64_t q = hi; q * S - s.pw < s.w; ++q) at_the_edge(q);
+
+  if constexpr (Dw) x += lo * S * channels;
+  if constexpr (Dx) dx += lo * S * channels;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) g[r] += lo * channels;
+  for (int64_t q = lo; q < hi; ++q) {
 #pragma GCC unroll 2
     for (int t = 0; t < S; ++t) {
       if constexpr (Dw) __builtin_prefetch(x + t * channels + seen.x_below, 0, 2);
@@ -221,20 +273,21 @@ inline void backward_strip(const SeenBy<T>& seen, int64_t first, int64_t channel
 }
 
 template <class T, int KW, int S, bool Dx, bool Dw>
-void backward_interior(const SeenBy<T>& seen, int64_t channels, int64_t q_begin, int64_t q_end, int64_t padding, const T* x,
-                       T* dx) {
+void backward_row(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, const T* x, T* dx) {
   constexpr int most = KW == 3 ? 3 : 2;  // as many rows as leave their sums in registers
+  const int64_t lo = std::max<int64_t>((KW - 1) / S, ceil_div(s.pw, S));
+  const int64_t hi = std::max(lo, std::min(out_w, (s.w + s.pw) / S));
   for (int64_t first = 0; first < seen.count; first += most) {
     const int64_t rows = std::min<int64_t>(most, seen.count - first);
-    for_vectors<T>(0, channels, [&](auto tag, int64_t c) {
+    for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
       using V = typename decltype(tag)::type;
       const bool add = first > 0;
       if (rows == 1)
-        backward_strip<T, V, 1, KW, S, Dx, Dw>(seen, first, channels, c, q_begin, q_end, padding, add, x, dx);
+        backward_strip<T, V, 1, KW, S, Dx, Dw>(s, seen, first, c, lo, hi, out_w, add, x, dx);
       else if (rows == 2)
-        backward_strip<T, V, 2, KW, S, Dx, Dw>(seen, first, channels, c, q_begin, q_end, padding, add, x, dx);
+        backward_strip<T, V, 2, KW, S, Dx, Dw>(s, seen, first, c, lo, hi, out_w, add, x, dx);
       else if constexpr (most == 3)
-        backward_strip<T, V, 3, KW, S, Dx, Dw>(seen, first, channels, c, q_begin, q_end, padding, add, x, dx);
+        backward_strip<T, V, 3, KW, S, Dx, Dw>(s, seen, first, c, lo, hi, out_w, add, x, dx);
     });
   }
 }
@@ -262,38 +315,21 @@ void backward_point(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, 
   });
 }
 
-template <class T>
-using BackwardInterior = void (*)(const SeenBy<T>&, int64_t, int64_t, int64_t, int64_t, const T*, T*);
-
 template <class T, bool Dx, bool Dw>
-BackwardInterior<T> backward_interior_for(const WindowShape& s) {
-  if (s.dw != 1) return nullptr;
-  if (s.kw == 3 && s.sw == 1) return backward_interior<T, 3, 1, Dx, Dw>;
-  if (s.kw == 3 && s.sw == 2) return backward_interior<T, 3, 2, Dx, Dw>;
-  if (s.kw == 5 && s.sw == 1) return backward_interior<T, 5, 1, Dx, Dw>;
-  if (s.kw == 5 && s.sw == 2) return backward_interior<T, 5, 2, Dx, Dw>;
-  return nullptr;
+void backward_points(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, const T* x, T* dx) {
+  for (int64_t iw = 0; iw < s.w; ++iw) backward_point<T, Dx, Dw>(s, out_w, seen, iw, x, dx);
 }
 
-// One row of x: x and dx point at its first element (either may be null when not wanted).
+template <class T>
+using BackwardRow = void (*)(const WindowShape&, int64_t, const SeenBy<T>&, const T*, T*);
+
 template <class T, bool Dx, bool Dw>
-void backward_row(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, const T* x, T* dx) {
-  if (seen.count == 0) {
-    if constexpr (Dx) std::fill_n(dx, s.w * s.c, T(0));
-    return;
-  }
-  int64_t left = 0, right = 0;  // columns [left, right) are taken by the interior
-  if (const auto interior = backward_interior_for<T, Dx, Dw>(s)) {
-    const int64_t q_begin = std::max((s.kw - 1) / s.sw, ceil_div(s.pw, s.sw));
-    const int64_t q_end = std::min(out_w, (s.w + s.pw) / s.sw);
-    if (q_begin < q_end) {
-      left = q_begin * s.sw - s.pw;
-      right = q_end * s.sw - s.pw;
-      interior(seen, s.c, q_begin, q_end, s.pw, x, dx);
-    }
-  }
-  for (int64_t iw = 0; iw < left; ++iw) backward_point<T, Dx, Dw>(s, out_w, seen, iw, x, dx);
-  for (int64_t iw = right; iw < s.w; ++iw) backward_point<T, Dx, Dw>(s, out_w, seen, iw, x, dx);
+BackwardRow<T> backward_row_for(const WindowShape& s) {
+  if (s.dw == 1 && s.kw == 3 && s.sw == 1) return backward_row<T, 3, 1, Dx, Dw>;
+  if (s.dw == 1 && s.kw == 3 && s.sw == 2) return backward_row<T, 3, 2, Dx, Dw>;
+  if (s.dw == 1 && s.kw == 5 && s.sw == 1) return backward_row<T, 5, 1, Dx, Dw>;
+  if (s.dw == 1 && s.kw == 5 && s.sw == 2) return backward_row<T, 5, 2, Dx, Dw>;
+  return backward_points<T, Dx, Dw>;
 }
 
 template <class T, bool Dx, bool Dw>
@@ -304,6 +340,7 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
   const int64_t common = std::gcd(s.sh, s.dh);
   const int64_t grain = row_grain(rows, s.w * s.c);
   const int64_t pieces = parallel::pieces(rows, grain);
+  const BackwardRow<T> backward_row = backward_row_for<T, Dx, Dw>(s);
   const bool past = Dx && s.kh <= 3 && streams(dx, s.c, rows * s.w * s.c);  // higher ones come back to a row
   if constexpr (Dw)
     if (pieces == 0) std::fill_n(dweight, taps, T(0));
@@ -330,7 +367,10 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
       seen.x_below = row + 1 < rows ? s.w * s.c : 0;
       seen.dy_below = row + 1 < rows ? out_w * s.c : 0;
       const int64_t offset = row * s.w * s.c;
-      backward_row<T, Dx, Dw>(s, out_w, seen, Dw ? x + offset : nullptr, Dx ? dx + offset : nullptr);
+      if (seen.count > 0)
+        backward_row(s, out_w, seen, Dw ? x + offset : nullptr, Dx ? dx + offset : nullptr);
+      else if constexpr (Dx)
+        std::fill_n(dx + offset, s.w * s.c, T(0));
     }
     if (past) stream_end();
   });
@@ -351,12 +391,7 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
   const int64_t out_h = s.out_h(), out_w = s.out_w();
   const int64_t rows = s.n * out_h;
   if (rows * out_w * s.c == 0) return;
-  int64_t lo = out_w, hi = out_w;
-  const Interior<T> interior = interior_for<T>(s);
-  if (interior != nullptr && s.w + s.pw >= s.kw) {
-    lo = std::min(out_w, ceil_div(s.pw, s.sw));
-    hi = std::max(lo, std::min(out_w, (s.w + s.pw - s.kw) / s.sw + 1));
-  }
+  const ForwardRow<T> forward_row = forward_row_for<T>(s);
   const int64_t grain = row_grain(rows, out_w * s.c);
   const bool past = streams(y, s.c, rows * out_w * s.c);
   parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
@@ -375,10 +410,7 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
         const int64_t below = taps.count * taps.data_step;
         if (taps.data - x + below + s.sh * taps.data_step <= s.n * s.h * s.w * s.c) taps.below = below;
       }
-      T* out = y + row * out_w * s.c;
-      for (int64_t ow = 0; ow < lo; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
-      if (lo < hi) interior(s, taps, lo, hi, bias, activation, out, past);
-      for (int64_t ow = hi; ow < out_w; ++ow) forward_point(s, taps, ow, bias, activation, out + ow * s.c);
+      forward_row(s, taps, out_w, bias, activation, y + row * out_w * s.c, past);
     }
     if (past) stream_end();
   });

@@ -80,8 +80,8 @@ inline V splat(T x) {
   return V{} + x;
 }
 
-/// a * b + c, rounded once where the machine can. For a single T it is spelled out: the compiler's choice would differ
-/// from kernel to kernel, and with it the bits.
+/// a * b + c, rounded once where the machine can. It is spelled out where that has a spelling: the compiler's choice differs from
+/// kernel to kernel, and with it the bits.
 template <class V>
 inline V multiply_add(V a, V b, V c) {
 #if defined(__FMA__)
@@ -89,6 +89,22 @@ inline V multiply_add(V a, V b, V c) {
     return __builtin_fmaf(a, b, c);
   else if constexpr (std::is_same_v<V, double>)
     return __builtin_fma(a, b, c);
+#if !defined(__clang__)
+  else if constexpr (std::is_same_v<V, VectorOf<float, 16>::type>)
+    return __builtin_ia32_vfmaddps(a, b, c);
+  else if constexpr (std::is_same_v<V, VectorOf<double, 16>::type>)
+    return __builtin_ia32_vfmaddpd(a, b, c);
+  else if constexpr (std::is_same_v<V, VectorOf<float, 32>::type>)
+    return __builtin_ia32_vfmaddps256(a, b, c);
+  else if constexpr (std::is_same_v<V, VectorOf<double, 32>::type>)
+    return __builtin_ia32_vfmaddpd256(a, b, c);
+#if defined(__AVX512F__)
+  else if constexpr (std::is_same_v<V, VectorOf<float, 64>::type>)
+    return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, 4);
+  else if constexpr (std::is_same_v<V, VectorOf<double, 64>::type>)
+    return __builtin_ia32_vfmaddpd512_mask(a, b, c, -1, 4);
+#endif
+#endif
   else
 #endif
     return a * b + c;
