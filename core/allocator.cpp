@@ -133,6 +133,16 @@ std::size_t Arena::untouched(std::size_t from, std::size_t to) const {
   return bytes;
 }
 
+// Calls f(first byte, bytes) for each run of granules of chunk c.
+template <class F>
+void Arena::for_runs(std::size_t c, std::uint32_t granules, F f) const {
+  while (granules != 0) {
+    const int first = std::countr_zero(granules), count = std::countr_one(granules >> first);
+    f(base_ + c * chunk + static_cast<std::size_t>(first) * granule, static_cast<std::size_t>(count) * granule);
+    granules &= count == 32 ? 0 : ~(((std::uint32_t{1} << count) - 1) << first);
+  }
+}
+
 // Before [begin, end), which is in no bin and below top_, is written to: afterwards would be too late, the peak has been.
 void Arena::make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed) {
   const auto from = static_cast<std::size_t>(begin - base_), to = static_cast<std::size_t>(end - base_);
@@ -145,7 +155,12 @@ void Arena::make_resident(const std::byte* begin, const std::byte* end, std::siz
   }
   // The purge may have taken other parts of the same chunks, so that what comes is counted anew.
   resident_ += untouched(from, to);
-  for (std::size_t c = from / chunk; c * chunk < to; ++c) touched_[c] = touched_with(c, from, to);
+  for (std::size_t c = from / chunk; c * chunk < to; ++c) {
+    const std::uint32_t before = std::exchange(touched_[c], touched_with(c, from, to));
+    // Parts of a chunk come in small pages, which cost less when they are asked for at once.
+    if (before != 0)
+      for_runs(c, touched_[c] & ~before, [](std::byte* at, std::size_t bytes) { madvise(at, bytes, MADV_POPULATE_WRITE); });
+  }
 }
 
 Arena::Block* Arena::allocate(std::size_t bytes, std::size_t allowed) {
@@ -245,15 +260,10 @@ void Arena::give_back(std::size_t unit, std::size_t target) {
     from = (from + unit - 1) / unit * unit;
     to = to / unit * unit;
     for (std::size_t c = from / chunk; c * chunk < to && resident_ > target; ++c) {
-      std::uint32_t going = touched_[c] & granules_of(c, from, to);
+      const std::uint32_t going = touched_[c] & granules_of(c, from, to);
       touched_[c] &= ~going;
       resident_ -= granule * static_cast<std::size_t>(std::popcount(going));
-      while (going != 0) {  // a call a run of granules
-        const int first = std::countr_zero(going), count = std::countr_one(going >> first);
-        madvise(base_ + c * chunk + static_cast<std::size_t>(first) * granule, static_cast<std::size_t>(count) * granule,
-                MADV_DONTNEED);
-        going &= count == 32 ? 0 : ~(((std::uint32_t{1} << count) - 1) << first);
-      }
+      for_runs(c, going, [](std::byte* at, std::size_t bytes) { madvise(at, bytes, MADV_DONTNEED); });
     }
     return resident_ > target;
   });

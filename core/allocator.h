@@ -58,6 +58,8 @@ class Arena {
   void give_record(Block* block);
   void join_next(Block* block);
   static std::uint32_t granules_of(std::size_t c, std::size_t from, std::size_t to);
+  template <class F>
+  void for_runs(std::size_t c, std::uint32_t granules, F f) const;
   std::uint32_t touched_with(std::size_t c, std::size_t from, std::size_t to) const;
   std::size_t untouched(std::size_t from, std::size_t to) const;
   void make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed);
