@@ -31,38 +31,27 @@ Residual block(int in, int width, int stride, bool deep) {
   return Residual{std::move(main), std::move(shortcut), Activation::relu};
 }
 
-/// Blocks of each stage (table 1).
-struct Depth {
-  int depth;
-  bool deep;
-  int blocks[4];
-};
-constexpr Depth depths[] = {{18, false, {2, 2, 2, 2}},
-                            {34, false, {3, 4, 6, 3}},
-                            {50, true, {3, 4, 6, 3}},
-                            {101, true, {3, 4, 23, 3}},
-                            {152, true, {3, 8, 36, 3}}};
+/// Depth, and the blocks of each stage (table 1).
+constexpr struct Depth {
+  int depth, blocks[4];
+} depths[] = {{18, {2, 2, 2, 2}}, {34, {3, 4, 6, 3}}, {50, {3, 4, 6, 3}}, {101, {3, 4, 23, 3}}, {152, {3, 8, 36, 3}}};
 
 }  // namespace
 
 Sequential resnet(ResNetOptions o) {
   const Depth* const d = std::ranges::find(depths, o.depth, &Depth::depth);
   if (d == std::end(depths)) fail(str("resnet: depth must be 18, 34, 50, 101 or 152, got ", o.depth));
+  const bool deep = o.depth >= 50;
 
   Sequential net;
-  const Pair kernel = o.cifar ? 3 : 7, stride = o.cifar ? 1 : 2, padding = o.cifar ? 1 : 3;
-  net.add("conv1", Conv2d{{.in = 3, .out = 64, .kernel = kernel, .stride = stride, .padding = padding, .bias = false}});
-  net.add("bn1", BatchNorm2d{64});
+  add_conv(net, 1, {.in = 3, .out = 64, .kernel = o.cifar ? 3 : 7, .stride = o.cifar ? 1 : 2});
   net.add("relu", ReLU{});
   if (!o.cifar) net.add("maxpool", MaxPool2d{{.kernel = 3, .stride = 2, .padding = 1}});
   int in = 64;
   for (int stage = 0; stage < 4; ++stage) {
     Sequential layer;
-    for (int i = 0, width = 64 << stage; i < d->blocks[stage]; ++i) {
-      const int step = i == 0 && stage > 0 ? 2 : 1;
-      layer.add(block(in, width, step, d->deep));
-      in = d->deep ? 4 * width : width;
-    }
+    for (int i = 0, width = 64 << stage; i < d->blocks[stage]; ++i, in = deep ? 4 * width : width)
+      layer.add(block(in, width, i == 0 && stage > 0 ? 2 : 1, deep));
     net.add(str("layer", stage + 1), std::move(layer));
   }
   net.add("avgpool", GlobalAvgPool{});
