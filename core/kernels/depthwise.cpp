@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 namespace rewind_lib::kernels {
 namespace {
@@ -125,6 +126,55 @@ void forward_points(const WindowShape& s, const RowTaps<T>& taps, int64_t out_w,
   for (int64_t ow = 0; ow < out_w; ++ow) forward_point(s, taps, ow, bias, activation, y + ow * s.c);
 }
 
+// Bytes of weights that stay in L1 beside what they meet.
+constexpr int64_t columns_weights = 24 << 10;
+
+// All channels of a few outputs before the next, for R rows of taps. Where a vector is half a line, strips come to each line twice,
+// in steps that fill a few sets of L1 alone; this goes through memory as it lies, and pays with loading the weights again.
+template <class T, int R, int KW, int S>
+void forward_columns(const WindowShape& s, const RowTaps<T>& taps, int64_t lo, int64_t hi, int64_t out_w, const T* bias,
+                     Activation activation, T* y, bool past) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  const auto columns = [&]<int group>(std::integral_constant<int, group>, int64_t ow) {
+    const T* const x = taps.data + (ow * S - s.pw) * s.c;
+    for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
+      using V = typename decltype(tag)::type;
+      if (taps.below != 0 && c % line == 0) {
+#pragma GCC unroll 2
+        for (int r = 0; r < S; ++r)
+#pragma GCC unroll 8
+          for (int j = 0; j < group * S; ++j)
+            __builtin_prefetch(x + taps.below + r * taps.data_step + (j + KW - S) * s.c + c, 0, 2);
+      }
+      const V start = bias != nullptr ? load<V>(bias + c) : V{};
+      V acc[group] = {};
+#pragma GCC unroll 2
+      for (int g = 0; g < group; ++g) acc[g] = start;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        V weight[KW];
+#pragma GCC unroll 8
+        for (int k = 0; k < KW; ++k) weight[k] = load<V>(taps.weight + r * taps.weight_step + k * s.c + c);
+#pragma GCC unroll 8
+        for (int j = 0; j < (group - 1) * S + KW; ++j) {
+          const V v = load<V>(x + r * taps.data_step + j * s.c + c);
+#pragma GCC unroll 2
+          for (int g = 0; g < group; ++g)
+            if (j - g * S >= 0 && j - g * S < KW) acc[g] = multiply_add(v, weight[j - g * S], acc[g]);
+        }
+      }
+#pragma GCC unroll 2
+      for (int g = 0; g < group; ++g) stream_line(y + (ow + g) * s.c + c, activate_lanes(activation, acc[g]), past);
+    });
+  };
+  for (int64_t ow = 0; ow < lo; ++ow) forward_point(s, taps, ow, bias, activation, y + ow * s.c);
+  constexpr int group = S == 1 ? 2 : 1;
+  int64_t ow = lo;
+  for (; ow + group <= hi; ow += group) columns(std::integral_constant<int, group>{}, ow);
+  for (; ow < hi; ++ow) columns(std::integral_constant<int, 1>{}, ow);
+  for (; ow < out_w; ++ow) forward_point(s, taps, ow, bias, activation, y + ow * s.c);
+}
+
 template <class T, int KW, int S, int R = KW>
 void forward_row(const WindowShape& s, const RowTaps<T>& taps, int64_t out_w, const T* bias, Activation activation, T* y,
                  bool past) {
@@ -132,9 +182,12 @@ void forward_row(const WindowShape& s, const RowTaps<T>& taps, int64_t out_w, co
     if (taps.count < R) return forward_row<T, KW, S, R - 1>(s, taps, out_w, bias, activation, y, past);
     const int64_t lo = std::min(out_w, ceil_div(s.pw, S));
     const int64_t hi = std::max(lo, std::min(out_w, (s.w + s.pw - s.kw) / S + 1));
-    for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
-      forward_strip<T, typename decltype(tag)::type, R, KW, S>(s, taps, c, lo, hi, out_w, bias, activation, y, past);
-    });
+    if (vector_bytes < 64 && R * KW * s.c * static_cast<int64_t>(sizeof(T)) <= columns_weights)
+      forward_columns<T, R, KW, S>(s, taps, lo, hi, out_w, bias, activation, y, past);
+    else
+      for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
+        forward_strip<T, typename decltype(tag)::type, R, KW, S>(s, taps, c, lo, hi, out_w, bias, activation, y, past);
+      });
   } else {
     forward_points(s, taps, out_w, bias, activation, y, past);
   }
@@ -230,7 +283,7 @@ inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t 
     for (int t = 0; t < S; ++t) {
       if constexpr (Dw) __builtin_prefetch(x + t * channels + seen.x_below, 0, 2);
       if constexpr (Dx)
-        if (!seen.past) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
+        if (vector_bytes < 64 || !seen.past) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
     }
     __builtin_prefetch(g[0] + seen.dy_below, 0, 2);
     V d[S];
@@ -272,11 +325,81 @@ inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t 
   }
 }
 
+// All channels of two columns of x before the next two, at stride 2, for R rows of dy, where vectors are half a line and dx is
+// streamed: its lines have to be written whole. The sums of dweight wait in L1 for a row, some channels at a time. (At stride 1
+// strips are as fast, though they do not stream: there are nine sums to load and store.)
+template <class T, int R, bool Dw>
+void backward_columns(const WindowShape& s, const SeenBy<T>& seen, int64_t lo, int64_t hi, int64_t out_w, const T* x, T* dx) {
+  constexpr int kw = 3, stride = 2;
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T)), most = 256;
+  const int64_t channels = s.c;
+  alignas(vector_bytes) T sums[Dw ? R * kw : 1][Dw ? most + line : 1];  // not a multiple of 4 KiB apart
+  for (int64_t first = 0; first < channels; first += most) {
+    const int64_t last = std::min(channels, first + most);
+    if constexpr (Dw)
+      for (auto& sum : sums) std::fill_n(sum, last - first, T(0));
+    // Columns q stride - padding and the next; with `edge`, columns and outputs that are not there are left out.
+    const auto columns = [&]<bool edge>(std::bool_constant<edge>, int64_t q) {
+      const int64_t left = q * stride - s.pw;
+      const auto missing = [&](int column) { return edge && (left + column < 0 || left + column >= s.w); };
+      for_vectors<T>(first, last, [&](auto tag, int64_t c) {
+        using V = typename decltype(tag)::type;
+        const int64_t at = left * channels + c;
+        const T* const dy = seen.dy + q * channels + c;
+        if (!edge && c % line == 0) {
+          if constexpr (Dw) {
+            __builtin_prefetch(x + at + seen.x_below, 0, 2);
+            __builtin_prefetch(x + at + channels + seen.x_below, 0, 2);
+          }
+          __builtin_prefetch(dy + seen.dy_below, 0, 2);
+        }
+        V d[stride] = {}, in[stride] = {};
+#pragma GCC unroll 2
+        for (int t = 0; t < stride && Dw; ++t)
+          if (!missing(t)) in[t] = load<V>(x + at + t * channels);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+          for (int m = 0; m < 2; ++m) {
+            if (edge && (q - m < 0 || q - m >= out_w)) continue;
+            const V v = load<V>(dy + r * seen.dy_step - m * channels);
+#pragma GCC unroll 2
+            for (int t = 0; t < stride; ++t) {
+              const int k = m * stride + t;
+              if (k >= kw || missing(t)) continue;
+              d[t] = multiply_add(v, load<V>(seen.weight + r * seen.weight_step + k * channels + c), d[t]);
+              if constexpr (Dw) {
+                T* const sum = sums[r * kw + k] + (c - first);
+                store(sum, multiply_add(v, in[t], load<V>(sum)));
+              }
+            }
+          }
+#pragma GCC unroll 2
+        for (int t = 0; t < stride; ++t)
+          if (!missing(t)) stream_line(dx + at + t * channels, d[t], true);
+      });
+    };
+    for (int64_t q = s.pw / stride; q < lo; ++q) columns(std::true_type{}, q);
+    for (int64_t q = hi; q * stride - s.pw < s.w; ++q) columns(std::true_type{}, q);
+    for (int64_t q = lo; q < hi; ++q) columns(std::false_type{}, q);
+    if constexpr (Dw)
+      for (int r = 0; r < R; ++r)
+        for (int k = 0; k < kw; ++k) {
+          T* const out = seen.dweight + r * seen.weight_step + k * channels;
+          for (int64_t c = first; c < last; ++c) out[c] += sums[r * kw + k][c - first];
+        }
+  }
+}
+
 template <class T, int KW, int S, bool Dx, bool Dw>
 void backward_row(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, const T* x, T* dx) {
   constexpr int most = KW == 3 ? 3 : 2;  // as many rows as leave their sums in registers
   const int64_t lo = std::max<int64_t>((KW - 1) / S, ceil_div(s.pw, S));
   const int64_t hi = std::max(lo, std::min(out_w, (s.w + s.pw) / S));
+  if constexpr (vector_bytes < 64 && KW == 3 && S == 2 && Dx)
+    if (seen.past)
+      return seen.count == 1 ? backward_columns<T, 1, Dw>(s, seen, lo, hi, out_w, x, dx)
+                             : backward_columns<T, 2, Dw>(s, seen, lo, hi, out_w, x, dx);
   for (int64_t first = 0; first < seen.count; first += most) {
     const int64_t rows = std::min<int64_t>(most, seen.count - first);
     for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
@@ -341,7 +464,9 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
   const int64_t grain = row_grain(rows, s.w * s.c);
   const int64_t pieces = parallel::pieces(rows, grain);
   const BackwardRow<T> backward_row = backward_row_for<T, Dx, Dw>(s);
-  const bool past = Dx && s.kh <= 3 && streams(dx, s.c, rows * s.w * s.c);  // higher ones come back to a row
+  const bool whole_lines = vector_bytes < 64 && s.kw == 3 && s.sw == 2 && s.sh == 2 && s.dh == 1 && s.dw == 1;  // backward_columns
+  const bool past = Dx && s.kh <= 3 &&  // higher ones come back to a row
+                    (whole_lines ? streams_lines(dx, s.c, rows * s.w * s.c) : streams(dx, s.c, rows * s.w * s.c));
   if constexpr (Dw)
     if (pieces == 0) std::fill_n(dweight, taps, T(0));
   parallel::for_pieces(pieces, [&](int64_t piece, int) {
@@ -393,7 +518,7 @@ void depthwise_forward(const WindowShape& s, const T* x, const T* weight, const 
   if (rows * out_w * s.c == 0) return;
   const ForwardRow<T> forward_row = forward_row_for<T>(s);
   const int64_t grain = row_grain(rows, out_w * s.c);
-  const bool past = streams(y, s.c, rows * out_w * s.c);
+  const bool past = streams_lines(y, s.c, rows * out_w * s.c);
   parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / out_h, oh = row % out_h;

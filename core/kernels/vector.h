@@ -39,24 +39,35 @@ inline void store(T* p, V v) {
 }
 
 // A result that is larger than the caches is streamed: stored past them, so that its lines are not fetched just to be
-// overwritten, and what is in the caches stays. Only where a vector is a line; two halves of one would be written one by one.
+// overwritten, and what is in the caches stays. A vector may be half a line; then only kernels that write a line's halves one after
+// the other may stream, since a half that waits for the other is written alone.
 
 /// Bytes of a result from which on it is streamed.
 inline constexpr std::int64_t stream_bytes = 8 << 20;
-/// Whether a result of n elements in rows of `row` should be streamed, when it is aligned.
+/// Whether a result of n elements in rows of `row` should be streamed, when it is aligned, by a kernel that writes whole lines.
+template <class T>
+constexpr bool streams_lines(std::int64_t row, std::int64_t n) {
+  return vector_bytes >= 32 && row % lanes<T> == 0 && n * static_cast<std::int64_t>(sizeof(T)) >= stream_bytes;
+}
+/// And by one that writes vectors in any order.
 template <class T>
 constexpr bool streams(std::int64_t row, std::int64_t n) {
-  return vector_bytes == 64 && row % lanes<T> == 0 && n * static_cast<std::int64_t>(sizeof(T)) >= stream_bytes;
+  return vector_bytes == 64 && streams_lines<T>(row, n);
 }
 /// Whether one that begins at `to` can be.
 template <class T>
-inline bool streams(const T* to, std::int64_t row, std::int64_t n) {
-  return streams<T>(row, n) && reinterpret_cast<std::uintptr_t>(to) % vector_bytes == 0;
+inline bool streams_lines(const T* to, std::int64_t row, std::int64_t n) {
+  return streams_lines<T>(row, n) && reinterpret_cast<std::uintptr_t>(to) % vector_bytes == 0;
 }
-/// store(), or, where `past` says so, past the caches; stream_end() comes before anybody else may read.
+template <class T>
+inline bool streams(const T* to, std::int64_t row, std::int64_t n) {
+  return vector_bytes == 64 && streams_lines(to, row, n);
+}
+/// store(), or, where `past` says so, past the caches, for a kernel that writes whole lines; stream_end() comes before anybody else
+/// may read.
 template <class V, class T>
-inline void stream(T* p, V v, bool past) {
-  if constexpr (sizeof(V) == 64)
+inline void stream_line(T* p, V v, bool past) {
+  if constexpr (sizeof(V) == vector_bytes && vector_bytes >= 32)
     if (past) {
 #if defined(__clang__)
       return __builtin_nontemporal_store(v, reinterpret_cast<V*>(p));
@@ -65,9 +76,19 @@ inline void stream(T* p, V v, bool past) {
         return __builtin_ia32_movntps512(p, v);
       else
         return __builtin_ia32_movntpd512(p, v);
+#elif defined(__AVX__)
+      if constexpr (sizeof(T) == 4)
+        return __builtin_ia32_movntps256(p, v);
+      else
+        return __builtin_ia32_movntpd256(p, v);
 #endif
     }
   store(p, v);
+}
+/// And for one that writes vectors in any order.
+template <class V, class T>
+inline void stream(T* p, V v, bool past) {
+  stream_line(p, v, sizeof(V) == 64 && past);
 }
 inline void stream_end() {
 #if defined(__SSE__)
