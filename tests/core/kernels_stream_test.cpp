@@ -9,6 +9,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -70,11 +71,12 @@ template <class T>
 std::vector<std::vector<T>> plain_depthwise(const WindowShape& s, bool aligned) {
   const int64_t in = s.n * s.h * s.w * s.c, out = s.n * s.out_h() * s.out_w() * s.c;
   const std::vector<T> x = numbers<T>(in, 1), w = numbers<T>(s.kh * s.kw * s.c, 2), g = numbers<T>(out, 3);
-  Array<T> y(out, aligned), dx(in, aligned);
+  Array<T> y(out, aligned), dx(in, aligned), dx_alone(in, aligned);
   std::vector<T> dw(w.size()), workspace(static_cast<std::size_t>(depthwise_backward_weight_workspace(s)));
   depthwise_forward<T>(s, x.data(), w.data(), nullptr, Activation::relu, y.data());
   depthwise_backward<T>(s, x.data(), g.data(), w.data(), dx.data(), dw.data(), workspace.data());
-  return {y.values(), dx.values(), dw};
+  depthwise_backward_input<T>(s, g.data(), w.data(), dx_alone.data());
+  return {y.values(), dx.values(), dx_alone.values(), dw};
 }
 
 template <class T>
@@ -121,6 +123,24 @@ TEST_CASE_TEMPLATE("streamed results have the bits of stored ones", T, float, do
       const FusedShape shape{.conv = conv, .depthwise = true, .pending = true};
       check(fused<T>(shape, true), fused<T>(shape, false));
     }
+  // Depthwise at stride 2 where outputs end at, before and behind the input's columns, with more channels than sums have room for,
+  // and with fewer columns than the kernel.
+  for (const auto& [w, padding, c] :
+       {std::array<int64_t, 3>{65, 0, channels}, {64, 0, 16}, {65, 1, 272}, {64, 2, 24}, {2, 1, 272}}) {
+    CAPTURE(w);
+    CAPTURE(padding);
+    const WindowShape window{.n = 1,
+                             .h = stream_bytes / static_cast<int64_t>(sizeof(T)) / w / c + 2,
+                             .w = w,
+                             .c = c,
+                             .kh = 3,
+                             .kw = 3,
+                             .sh = 2,
+                             .sw = 2,
+                             .ph = padding,
+                             .pw = padding};
+    check(plain_depthwise<T>(window, true), plain_depthwise<T>(window, false));
+  }
   // Straight from blocks in L1; with few channels of y, and with many of x, from a tile.
   for (const auto& [in, out] : {std::pair<int64_t, int64_t>{channels, 2 * channels}, {16, 32}, {208, 64}}) {
     CAPTURE(in);
