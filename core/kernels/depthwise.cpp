@@ -134,12 +134,11 @@ constexpr int64_t columns_weights = 24 << 10;
 template <class T, int R, int KW, int S>
 void forward_columns(const WindowShape& s, const RowTaps<T>& taps, int64_t lo, int64_t hi, int64_t out_w, const T* bias,
                      Activation activation, T* y, bool past) {
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
   const auto columns = [&]<int group>(std::integral_constant<int, group>, int64_t ow) {
     const T* const x = taps.data + (ow * S - s.pw) * s.c;
     for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
       using V = typename decltype(tag)::type;
-      if (taps.below != 0 && c % line == 0) {
+      if (taps.below != 0 && c % line_elements<T> == 0) {
 #pragma GCC unroll 2
         for (int r = 0; r < S; ++r)
 #pragma GCC unroll 8
@@ -331,9 +330,9 @@ inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t 
 template <class T, int R, bool Dw>
 void backward_columns(const WindowShape& s, const SeenBy<T>& seen, int64_t lo, int64_t hi, int64_t out_w, const T* x, T* dx) {
   constexpr int kw = 3, stride = 2;
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T)), most = 256;
+  constexpr int64_t most = 256;
   const int64_t channels = s.c;
-  alignas(vector_bytes) T sums[Dw ? R * kw : 1][Dw ? most + line : 1];  // not a multiple of 4 KiB apart
+  alignas(vector_bytes) T sums[Dw ? R * kw : 1][Dw ? most + line_elements<T> : 1];  // not a multiple of 4 KiB apart
   for (int64_t first = 0; first < channels; first += most) {
     const int64_t last = std::min(channels, first + most);
     if constexpr (Dw)
@@ -346,7 +345,7 @@ void backward_columns(const WindowShape& s, const SeenBy<T>& seen, int64_t lo, i
         using V = typename decltype(tag)::type;
         const int64_t at = left * channels + c;
         const T* const dy = seen.dy + q * channels + c;
-        if (!edge && c % line == 0) {
+        if (!edge && c % line_elements<T> == 0) {
           if constexpr (Dw) {
             __builtin_prefetch(x + at + seen.x_below, 0, 2);
             __builtin_prefetch(x + at + channels + seen.x_below, 0, 2);

@@ -37,8 +37,7 @@ struct Cut {
 /// A row to write that strips are about to walk over in steps that hardware does not foresee.
 template <class T>
 void prefetch_row(const T* row, int64_t n) {
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(row + i, 1, 2);
+  for (int64_t i = 0; i < n; i += line_elements<T>) __builtin_prefetch(row + i, 1, 2);
 }
 
 // --- forward -----------------------------------------------------------------------------------------------------

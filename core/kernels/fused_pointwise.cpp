@@ -69,7 +69,7 @@ struct ForwardPlan {
     if (s.statistics) moments = Moments<T>::carve(carver, out, c.pieces);
     dots = dots_pay(s.rows(), c.tile, in);
     packed = dots ? nullptr : carver.take<T>(packed_size(in, out));
-    past = s.statistics && streams<T>(out, s.rows() * out);
+    past = s.statistics && streams_lines<T>(out, s.rows() * out);
     scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (past ? max_of(2, c.tile) * out : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
@@ -107,7 +107,7 @@ struct BackwardPlan {
     outputs = out < in ? out : parallel::pieces(parallel::pieces(out, wanted_tiles), block_m) * block_m;
     inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>) * block_n<T> : in;
     dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
-    apart = s.dx && (s.add || (s.pending && streams<T>(in, rows * in)));
+    apart = s.dx && (s.add || (s.pending && streams_lines<T>(in, rows * in)));
     scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) +
                    (apart ? max_of(2, c.tile) * in : 0);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
@@ -133,7 +133,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
   if (!p.dots) pack_weight(ci, co, w, ci, true, p.packed);
   const TileB<T> weight = p.dots ? TileB<T>{.data = w, .ld = ci, .transposed = true, .dots = true}
                                  : TileB<T>{.data = p.packed, .packed = true, .packed_k = ci};
-  const bool past = p.past && streams(y, co, rows * co);
+  const bool past = p.past && streams_lines(y, co, rows * co);
   // Where a line is a row, that adds the same numbers in the same order as Moments does, and the bits are those of a tile.
   const bool in_blocks = own_microkernel && past && !p.dots && residual == nullptr && ci <= block_k && line_of(co) == co;
   with(in.activation, [&]<Activation act>() {
@@ -201,7 +201,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
   if (s.pending) p.affine.fill(in, ci);
   if (s.statistics) p.assembly.fill(gradient, co, rows);
   if (out.x != nullptr) pack_weight(co, ci, w, ci, false, p.packed);
-  const bool past = p.apart && s.pending && out.x != out.add && streams(out.x, ci, rows * ci);
+  const bool past = p.apart && s.pending && out.x != out.add && streams_lines(out.x, ci, rows * ci);
   const bool in_blocks = own_microkernel && past && co <= block_k && line_of(ci) == ci;  // as in pointwise_forward
   const T* whole_g = !s.statistics ? gradient.g : s.residual ? out.residual : p.whole_g;
   with(in.activation, [&]<Activation act>() {

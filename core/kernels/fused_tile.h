@@ -107,6 +107,9 @@ template <class T, int Most, class F>
 inline void for_strips(int64_t width, F&& body) {
   int64_t j = 0;
   for (; j + Most * lanes<T> <= width; j += Most * lanes<T>) body(VectorTag<Vector<T>>{}, std::integral_constant<int, Most>{}, j);
+  if constexpr (Most > vectors_a_line)  // lines that are streamed are written as a whole
+    for (constexpr int less = vectors_a_line; j + less * lanes<T> <= width; j += less * lanes<T>)
+      body(VectorTag<Vector<T>>{}, std::integral_constant<int, less>{}, j);
   for_vectors<T>(j, width, [&](auto tag, int64_t c) { body(tag, std::integral_constant<int, 1>{}, c); });
 }
 
@@ -187,7 +190,7 @@ void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, 
             if (dz != nullptr) store(dz + i + v * w, g);
           V d_x = g * scale[v];
           if (add != nullptr) d_x = rounded(d_x) + load<V>(add + i + v * w);
-          stream(dx + i + v * w, d_x, past);
+          stream_line(dx + i + v * w, d_x, past);
           a[v] += g;
           b[v] = multiply_add(g, d, b[v]);
         }
@@ -221,7 +224,7 @@ void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double
 #pragma GCC unroll 4
         for (int v = 0; v < nv; ++v) {
           const V value = load<V>(y + i + v * w), d = value - base[v];
-          if (to != nullptr) stream(to + i + v * w, value, true);
+          if (to != nullptr) stream_line(to + i + v * w, value, true);
           a[v] += d;
           b[v] = multiply_add(d, d, b[v]);
         }
@@ -241,45 +244,65 @@ void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double
 }
 
 /// add_moments() of a block of y, `width` columns in whole vectors, in L1: it is streamed to `to`, where rows are ld elements
-/// apart.
+/// apart, a line of a row at a time.
 template <class T>
 void stream_moments(int64_t rows, int64_t width, const T* y, const T* shift, T* sum, T* squares, T* to, int64_t ld) {
-  using V = Vector<T>;
-  for (int64_t j = 0; j < width; j += lanes<T>) {
-    const V base = load<V>(shift + j);
-    V a = load<V>(sum + j), b = load<V>(squares + j);
-    for (int64_t r = 0; r < rows; ++r) {
-      const V value = load<V>(y + r * width + j), d = value - base;
-      stream(to + r * ld + j, value, true);
-      a += d;
-      b = multiply_add(d, d, b);
+  for_strips<T, vectors_a_line>(width, [&](auto tag, auto count, int64_t j) {
+    using V = typename decltype(tag)::type;
+    constexpr int nv = decltype(count)::value, w = sizeof(V) / sizeof(T);
+    V base[nv], a[nv], b[nv];
+    for (int v = 0; v < nv; ++v) {
+      base[v] = load<V>(shift + j + v * w);
+      a[v] = load<V>(sum + j + v * w);
+      b[v] = load<V>(squares + j + v * w);
     }
-    store(sum + j, a);
-    store(squares + j, b);
-  }
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < nv; ++v) {
+        const V value = load<V>(y + r * width + j + v * w), d = value - base[v];
+        stream_line(to + r * ld + j + v * w, value, true);
+        a[v] += d;
+        b[v] = multiply_add(d, d, b[v]);
+      }
+    for (int v = 0; v < nv; ++v) {
+      store(sum + j + v * w, a[v]);
+      store(squares + j + v * w, b[v]);
+    }
+  });
 }
 
-/// differentiate() of a block of da, `width` columns from `first` on: dx is streamed. x, dx and add (or null) point at the block,
-/// rows are ld elements apart.
+/// differentiate() of a block of da, `width` columns from `first` on: dx is streamed, a line of a row at a time. x, dx and add (or
+/// null) point at the block, rows are ld elements apart.
 template <Activation act, class T>
 void stream_differentiated(const Affine<T>& p, int64_t first, int64_t rows, int64_t width, const T* da, const T* x, T* dx,
                            const T* add, int64_t ld, T* sum, T* products) {
-  using V = Vector<T>;
-  for (int64_t j = 0; j < width; j += lanes<T>) {
-    const V mean = load<V>(p.mean + first + j), scale = load<V>(p.scale + first + j), beta = load<V>(p.beta + first + j);
-    V a = load<V>(sum + first + j), b = load<V>(products + first + j);
-    for (int64_t r = 0; r < rows; ++r) {
-      const V d = load<V>(x + r * ld + j) - mean;
-      const V g = gradient_through<act, T>(load<V>(da + r * width + j), multiply_add(d, scale, beta));
-      V d_x = g * scale;
-      if (add != nullptr) d_x = rounded(d_x) + load<V>(add + r * ld + j);
-      stream(dx + r * ld + j, d_x, true);
-      a += g;
-      b = multiply_add(g, d, b);
+  for_strips<T, vectors_a_line>(width, [&](auto tag, auto count, int64_t j) {
+    using V = typename decltype(tag)::type;
+    constexpr int nv = decltype(count)::value, w = sizeof(V) / sizeof(T);
+    V mean[nv], scale[nv], beta[nv], a[nv], b[nv];
+    for (int v = 0; v < nv; ++v) {
+      mean[v] = load<V>(p.mean + first + j + v * w);
+      scale[v] = load<V>(p.scale + first + j + v * w);
+      beta[v] = load<V>(p.beta + first + j + v * w);
+      a[v] = load<V>(sum + first + j + v * w);
+      b[v] = load<V>(products + first + j + v * w);
     }
-    store(sum + first + j, a);
-    store(products + first + j, b);
-  }
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < nv; ++v) {
+        const V d = load<V>(x + r * ld + j + v * w) - mean[v];
+        const V g = gradient_through<act, T>(load<V>(da + r * width + j + v * w), multiply_add(d, scale[v], beta[v]));
+        V d_x = g * scale[v];
+        if (add != nullptr) d_x = rounded(d_x) + load<V>(add + r * ld + j + v * w);
+        stream_line(dx + r * ld + j + v * w, d_x, true);
+        a[v] += g;
+        b[v] = multiply_add(g, d, b[v]);
+      }
+    for (int v = 0; v < nv; ++v) {
+      store(sum + first + j + v * w, a[v]);
+      store(products + first + j + v * w, b[v]);
+    }
+  });
 }
 
 /// Shifted sums of every piece, combined in order (Chan et al. 1983).

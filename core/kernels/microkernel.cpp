@@ -179,9 +179,8 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
 constexpr int64_t deep_product = 48;
 template <class T>
 [[gnu::noinline]] void ask_for(const T* c, int64_t ldc, int64_t rows, int64_t columns) {
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; j += line) __builtin_prefetch(c + i * ldc + j, 1);
+    for (int64_t j = 0; j < columns; j += line_elements<T>) __builtin_prefetch(c + i * ldc + j, 1);
   asm volatile("");  // else nothing seems to happen here, and calls are dropped
 }
 
@@ -312,9 +311,8 @@ void dots_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T
 // Into L2. Blocks of a column-wise A are read a few columns of many rows at a time, which hardware does not foresee.
 template <class T>
 void prefetch(const T* a, int64_t lda, int64_t rows, int64_t columns) {
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; j += line) __builtin_prefetch(a + i * lda + j, 0, 2);
+    for (int64_t j = 0; j < columns; j += line_elements<T>) __builtin_prefetch(a + i * lda + j, 0, 2);
 }
 
 template <class T>

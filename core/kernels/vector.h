@@ -44,10 +44,14 @@ inline void store(T* p, V v) {
 
 /// Bytes of a result from which on it is streamed.
 inline constexpr std::int64_t stream_bytes = 8 << 20;
+/// Vectors and elements of a line.
+inline constexpr int vectors_a_line = 64 / vector_bytes;
+template <class T>
+inline constexpr int line_elements = 64 / static_cast<int>(sizeof(T));
 /// Whether a result of n elements in rows of `row` should be streamed, when it is aligned, by a kernel that writes whole lines.
 template <class T>
 constexpr bool streams_lines(std::int64_t row, std::int64_t n) {
-  return vector_bytes >= 32 && row % lanes<T> == 0 && n * static_cast<std::int64_t>(sizeof(T)) >= stream_bytes;
+  return vector_bytes >= 32 && row % line_elements<T> == 0 && n * static_cast<std::int64_t>(sizeof(T)) >= stream_bytes;
 }
 /// And by one that writes vectors in any order.
 template <class T>
@@ -57,7 +61,7 @@ constexpr bool streams(std::int64_t row, std::int64_t n) {
 /// Whether one that begins at `to` can be.
 template <class T>
 inline bool streams_lines(const T* to, std::int64_t row, std::int64_t n) {
-  return streams_lines<T>(row, n) && reinterpret_cast<std::uintptr_t>(to) % vector_bytes == 0;
+  return streams_lines<T>(row, n) && reinterpret_cast<std::uintptr_t>(to) % 64 == 0;
 }
 template <class T>
 inline bool streams(const T* to, std::int64_t row, std::int64_t n) {
