@@ -79,12 +79,13 @@ void fetch(const void* begin, std::size_t bytes) {
 // The next entry is fetched with this one: about what that of a fused convolution takes.
 constexpr std::size_t entry_bytes = 1536;
 
-void fetch_for_vjp(const Entry& e) {
+void fetch_for_vjp(const Entry& e, std::span<Entry* const> entries) {
   fetch(&e, static_cast<std::size_t>(reinterpret_cast<const std::byte*>(e.out.data() + e.out.size()) -
                                      reinterpret_cast<const std::byte*>(&e)));
   for (const InputSlot& slot : e.in) {
     if (slot.saved.storage != nullptr) fetch(slot.saved.storage, sizeof(Storage));
     if (slot.leaf.defined()) fetch(&slot.leaf.impl(), sizeof(TensorImpl));
+    if (slot.remade) fetch(entries[slot.value.entry], entry_bytes);
   }
   for (const OutputSlot& slot : e.out) {
     if (slot.saved.storage != nullptr) fetch(slot.saved.storage, sizeof(Storage));
@@ -393,7 +394,7 @@ void Tape::sweep(std::uint32_t floor) {
     position_ = i;
     Entry& e = *entries_[i];
     if (!e.live) continue;
-    fetch_for_vjp(e);
+    fetch_for_vjp(e, entries_);
     if (i > floor) fetch(entries_[i - 1], entry_bytes);
     if (std::ranges::none_of(e.out, [](const OutputSlot& slot) { return slot.grad.defined(); })) {
       if (e.uses == 0) kill(i);
