@@ -135,6 +135,55 @@ void copy_columns(int64_t n, const T* from, T* to) {
   });
 }
 
+// out[i] = column i of the square of rows `in`.
+template <class V>
+void transpose(const V (&in)[4], V (&out)[4]) {
+  const V lo01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5), hi01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
+  const V lo23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5), hi23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+  out[0] = __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5);
+  out[1] = __builtin_shufflevector(lo01, lo23, 2, 3, 6, 7);
+  out[2] = __builtin_shufflevector(hi01, hi23, 0, 1, 4, 5);
+  out[3] = __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7);
+}
+template <class V>
+void transpose(const V (&in)[8], V (&out)[8]) {
+  V pair[8], four[8];  // within halves of a vector, where shuffles are cheap; halves change places last
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = __builtin_shufflevector(in[i], in[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pair[i + 1] = __builtin_shufflevector(in[i], in[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      four[i + 2 * h] = __builtin_shufflevector(pair[i + h], pair[i + 2 + h], 0, 1, 8, 9, 4, 5, 12, 13);
+      four[i + 2 * h + 1] = __builtin_shufflevector(pair[i + h], pair[i + 2 + h], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    out[i] = __builtin_shufflevector(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    out[i + 4] = __builtin_shufflevector(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
+// dst[rows, columns] = b[columns, rows]^T, rows of dst `width` elements apart.
+template <class T, int columns>
+void transpose_columns(int64_t rows, const T* b, int64_t ldb, T* dst, int64_t width) {
+  using V = typename VectorOf<T, columns * sizeof(T)>::type;
+  int64_t p = 0;
+  for (; p + columns <= rows; p += columns) {
+    V in[columns], out[columns];
+#pragma GCC unroll 8
+    for (int i = 0; i < columns; ++i) in[i] = load<V>(b + i * ldb + p);
+    transpose(in, out);
+#pragma GCC unroll 8
+    for (int i = 0; i < columns; ++i) store(dst + (p + i) * width, out[i]);
+  }
+  for (; p < rows; ++p)
+    for (int64_t i = 0; i < columns; ++i) dst[p * width + i] = b[i * ldb + p];
+}
+
 // dst[rows, width] = b[rows, n] or b[n, rows]^T, the columns from n to width zero.
 template <class T>
 void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb, bool transposed, T* dst) {
@@ -151,24 +200,10 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
     }
     return;
   }
-  using V4 = typename VectorOf<T, 4 * sizeof(T)>::type;
   int64_t j = 0;
-  for (; j + 4 <= n; j += 4) {
-    const T* from = b + j * ldb;
-    int64_t p = 0;
-    for (; p + 4 <= rows; p += 4) {
-      const V4 r0 = load<V4>(from + p), r1 = load<V4>(from + ldb + p);
-      const V4 r2 = load<V4>(from + 2 * ldb + p), r3 = load<V4>(from + 3 * ldb + p);
-      const V4 lo01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), hi01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
-      const V4 lo23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), hi23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-      store(dst + p * width + j, __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5));
-      store(dst + (p + 1) * width + j, __builtin_shufflevector(lo01, lo23, 2, 3, 6, 7));
-      store(dst + (p + 2) * width + j, __builtin_shufflevector(hi01, hi23, 0, 1, 4, 5));
-      store(dst + (p + 3) * width + j, __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7));
-    }
-    for (; p < rows; ++p)
-      for (int64_t q = 0; q < 4; ++q) dst[p * width + j + q] = from[q * ldb + p];
-  }
+  if constexpr (sizeof(T) == 4 && vector_bytes >= 32)
+    for (; j + 8 <= n; j += 8) transpose_columns<T, 8>(rows, b + j * ldb, ldb, dst + j, width);
+  for (; j + 4 <= n; j += 4) transpose_columns<T, 4>(rows, b + j * ldb, ldb, dst + j, width);
   for (; j < n; ++j)
     for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = b[j * ldb + p];
   for (; j < width; ++j)
