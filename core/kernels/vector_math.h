@@ -14,10 +14,10 @@ namespace rewind_lib::kernels::math {
 /// exp(x) = mantissa 2^exponent.
 struct SplitExp {
   float mantissa;
-  std::uint32_t exponent;  // in two's complement
+  std::uint32_t biased;  // the exponent, in two's complement, + 127 in the low bits: as a float has it, once shifted to its place
 };
 REWIND_INLINE SplitExp split_exp(float x) {
-  constexpr float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
+  constexpr float magic = 12582912.f + 127.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   const float shifted = x * 1.44269504088896341f + magic;
   const float n = shifted - magic;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -27,7 +27,7 @@ REWIND_INLINE SplitExp split_exp(float x) {
   p = p * r + 4.1666554438e-2f;
   p = p * r + 1.6666576846e-1f;
   p = p * r + 0.5f;
-  return {(p * (r * r) + r) + 1.f, std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic)};
+  return {(p * (r * r) + r) + 1.f, std::bit_cast<std::uint32_t>(shifted)};
 }
 
 REWIND_INLINE float exp(float x) {
@@ -35,8 +35,8 @@ REWIND_INLINE float exp(float x) {
   x = x < -105.f ? -105.f : x;
   const SplitExp s = split_exp(x);
   // 2^k in two factors, so that overflow and gradual underflow come out right.
-  const std::int32_t k1 = static_cast<std::int32_t>(s.exponent) >> 1;
-  const auto u1 = static_cast<std::uint32_t>(k1), u2 = s.exponent - u1;
+  const std::uint32_t k = s.biased - (0x4B400000u + 127u);
+  const auto u1 = static_cast<std::uint32_t>(static_cast<std::int32_t>(k) >> 1), u2 = k - u1;
   return (s.mantissa * std::bit_cast<float>((u1 + 127u) << 23)) * std::bit_cast<float>((u2 + 127u) << 23);
 }
 REWIND_INLINE double exp(double x) { return std::exp(x); }
@@ -45,7 +45,7 @@ REWIND_INLINE double exp(double x) { return std::exp(x); }
 /// normal numbers is 0.
 REWIND_INLINE float exp_of_difference(float x) {
   const SplitExp s = split_exp(x);
-  const float y = s.mantissa * std::bit_cast<float>((s.exponent + 127u) << 23);
+  const float y = s.mantissa * std::bit_cast<float>(s.biased << 23);
   return x < -87.f ? 0.f : y;
 }
 REWIND_INLINE double exp_of_difference(double x) { return std::exp(x); }
