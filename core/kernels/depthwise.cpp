@@ -282,7 +282,7 @@ inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t 
     for (int t = 0; t < S; ++t) {
       if constexpr (Dw) __builtin_prefetch(x + t * channels + seen.x_below, 0, 2);
       if constexpr (Dx)
-        if (vector_bytes < 64 || !seen.past) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
+        if (!seen.past) __builtin_prefetch(dx + t * channels + seen.x_below, 1, 2);
     }
     __builtin_prefetch(g[0] + seen.dy_below, 0, 2);
     V d[S];

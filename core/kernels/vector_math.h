@@ -16,10 +16,10 @@ struct SplitExp {
   float mantissa;
   std::uint32_t biased;  // the exponent, in two's complement, + 127 in the low bits: as a float has it, once shifted to its place
 };
+constexpr float exp_magic = 12582912.f + 127.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits; and the bias
 REWIND_INLINE SplitExp split_exp(float x) {
-  constexpr float magic = 12582912.f + 127.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
-  const float shifted = x * 1.44269504088896341f + magic;
-  const float n = shifted - magic;
+  const float shifted = x * 1.44269504088896341f + exp_magic;
+  const float n = shifted - exp_magic;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   // (exp(r) - 1 - r) / r^2 at Chebyshev's nodes of |r| <= log(2) / 2: relative error of exp 1.0e-8.
   float p = 1.3926213466e-3f;
@@ -35,7 +35,7 @@ REWIND_INLINE float exp(float x) {
   x = x < -105.f ? -105.f : x;
   const SplitExp s = split_exp(x);
   // 2^k in two factors, so that overflow and gradual underflow come out right.
-  const std::uint32_t k = s.biased - (0x4B400000u + 127u);
+  const std::uint32_t k = s.biased - std::bit_cast<std::uint32_t>(exp_magic);
   const auto u1 = static_cast<std::uint32_t>(static_cast<std::int32_t>(k) >> 1), u2 = k - u1;
   return (s.mantissa * std::bit_cast<float>((u1 + 127u) << 23)) * std::bit_cast<float>((u2 + 127u) << 23);
 }
