@@ -100,8 +100,8 @@ Specs infer(const OpDecl& op, Inputs in, const void* attr) {
 bool may_donate(const Tensor& t, const Spec& spec) {
   if (!t.defined()) return false;
   const detail::TensorImpl& impl = t.impl();
-  return impl.refs.load(std::memory_order_acquire) == 1 && impl.storage->refs.load(std::memory_order_acquire) == 1 &&
-         impl.dtype == spec.dtype && impl.storage->bytes == static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype) &&
+  return impl.refs.one() && impl.storage->refs.one() && impl.dtype == spec.dtype &&
+         impl.storage->bytes == static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype) &&
          !(impl.requires_grad && t.is_leaf());
 }
 
@@ -110,7 +110,7 @@ bool may_donate(const Tensor& t, const Spec& spec) {
 bool take_over(Inputs in, std::uint32_t donors, const Spec& spec, Tensor& to) {
   for (std::size_t i = 0; i < in.size(); ++i)
     if ((donors & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
-      retain(in[i].impl().storage);
+      in[i].impl().storage->refs.reset(2);
       to = Tensor::adopt(detail::new_impl(in[i].impl().storage, in[i].impl().offset, spec.shape, spec.dtype));
       to.set_category(memory::current_category());
       return true;

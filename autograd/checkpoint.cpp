@@ -87,7 +87,7 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
     if (!out[j].defined() || !out[j].requires_grad()) continue;
     if (j >= 64) fail("checkpoint: at most the first 64 results of a function may carry gradients");
     // A result that the function passed through is an object of somebody else's; the entry needs one of its own.
-    if (out[j].impl().value.recorder != &Forgotten::instance() || out[j].impl().refs.load() > 1)
+    if (out[j].impl().value.recorder != &Forgotten::instance() || !out[j].impl().refs.one())
       out[j] = view_as(out[j], out[j].shape());
     differentiable |= std::uint64_t{1} << j;
     results.push_back(out[j]);

@@ -346,7 +346,7 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
   Tensor old = leaf.take_grad();
   if (old.defined()) {
     gradient = add(std::move(old), std::move(gradient));
-  } else if (gradient.impl().refs.load() > 1 || gradient.impl().storage->refs.load() > 1) {
+  } else if (!gradient.impl().refs.one() || !gradient.impl().storage->refs.one()) {
     gradient = gradient.clone();  // somebody else reads this buffer; a leaf's gradient is its own
   }
   gradient.set_category(Category::gradient);

@@ -88,7 +88,7 @@ struct Heap {
   }
 
   void give_record(Storage* s) {
-    s->refs.store(0, std::memory_order_relaxed);
+    s->refs.reset(0);
     s->unused = std::exchange(unused, s);
   }
 
@@ -143,7 +143,7 @@ std::vector<memory::Holding> largest_locked(int count) {
   std::vector<memory::Holding> all;
   for (const Slab* slab = heap().slabs; slab != nullptr; slab = slab->next)
     for (const Storage& s : slab->records)
-      if (s.refs.load(std::memory_order_relaxed) > 0) all.push_back({s.bytes, s.category, s.op, s.module});
+      if (!s.refs.none()) all.push_back({s.bytes, s.category, s.op, s.module});
   const auto keep = std::min(all.size(), static_cast<std::size_t>(std::max(count, 0)));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(),
                     [](const auto& a, const auto& b) { return a.bytes > b.bytes; });

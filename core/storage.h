@@ -3,15 +3,15 @@
 
 #include <rewind/core/allocator.h>
 #include <rewind/core/memory.h>
+#include <rewind/core/ref_count.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 namespace rewind_lib {
 
 struct alignas(64) Storage {
-  std::atomic<std::uint32_t> refs;
+  RefCount refs;
   std::uint32_t version;  ///< moves on every write to a tensor's data, so that a stale save is noticed
   Category category;
   std::uint32_t dry;  ///< the dry run that it belongs to: counted there, but without bytes; 0 for real ones
@@ -20,15 +20,15 @@ struct alignas(64) Storage {
   const char* op;       ///< the op that made it, "" outside ops
   const char* module;   ///< the module path it was made in, "" outside modules
   Arena::Block* block;  ///< of the arena; nullptr when it has no bytes from there
-  Storage* unused;      ///< the next record in the pool of those that have no storage (refs == 0)
+  Storage* unused;      ///< the next record in the pool of those that have no storage (refs.none())
 };
 
 /// A new storage with one reference. Throws OutOfMemory.
 Storage* new_storage(std::size_t bytes, Category category);
 void destroy(Storage* storage) noexcept;
-inline void retain(Storage* s) { s->refs.fetch_add(1, std::memory_order_relaxed); }
+inline void retain(Storage* s) { s->refs.add(); }
 inline void release(Storage* s) noexcept {
-  if (s->refs.load(std::memory_order_acquire) == 1 || s->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) destroy(s);
+  if (s->refs.drop()) destroy(s);
 }
 /// Counts the storage's bytes in another category from now on.
 void recategorize(Storage* storage, Category category);

@@ -163,7 +163,7 @@ Tensor& Tensor::set_requires_grad(bool on) {
 Tensor Tensor::grad() const {
   detail::TensorImpl* g = impl().grad;
   if (g == nullptr) return {};
-  g->refs.fetch_add(1, std::memory_order_relaxed);
+  g->refs.add();
   return adopt(g);
 }
 

@@ -40,7 +40,7 @@ class Tensor;
 
 namespace detail {
 struct TensorImpl {
-  std::atomic<std::uint32_t> refs;
+  RefCount refs;
   DType dtype;
   bool requires_grad;    // a leaf that collects a gradient, or computed from one
   std::uint8_t remakes;  // runs of ops that make it again from what the tape keeps in any case; 0: it is to be kept itself
@@ -62,7 +62,7 @@ class Tensor {
   /// An undefined tensor: no shape, no data; defined() is false.
   Tensor() = default;
   Tensor(const Tensor& other) : impl_(other.impl_) {
-    if (impl_ != nullptr) impl_->refs.fetch_add(1, std::memory_order_relaxed);
+    if (impl_ != nullptr) impl_->refs.add();
   }
   Tensor(Tensor&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
   Tensor& operator=(Tensor other) noexcept {
@@ -70,9 +70,7 @@ class Tensor {
     return *this;
   }
   ~Tensor() {
-    if (impl_ != nullptr &&
-        (impl_->refs.load(std::memory_order_acquire) == 1 || impl_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1))
-      detail::destroy(impl_);
+    if (impl_ != nullptr && impl_->refs.drop()) detail::destroy(impl_);
   }
 
   bool defined() const { return impl_ != nullptr; }

@@ -77,7 +77,7 @@ Shape with_samples(std::int64_t n, const Shape& sample) {
 // Free to be written to: nobody else holds it, and it is not left over from a dry run.
 bool reusable(const Tensor& slot) {
   const Storage* s = slot.impl().storage;
-  return s->refs.load(std::memory_order_acquire) == 1 && !is_stale(*s);
+  return s->refs.one() && !is_stale(*s);
 }
 
 // Streams of random numbers that others draw from the same seed are not to be ours.

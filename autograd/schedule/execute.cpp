@@ -154,7 +154,7 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
   std::vector<Tensor> outputs;
   for (Tensor* t : {&a.x, &a.mean, &a.var}) {
     if (!t->defined() || !t->requires_grad()) continue;
-    if (t->impl().value.recorder != &detail::Forgotten::instance() || t->impl().refs.load() > 1) *t = view_as(*t, t->shape());
+    if (t->impl().value.recorder != &detail::Forgotten::instance() || !t->impl().refs.one()) *t = view_as(*t, t->shape());
     outputs.push_back(*t);
   }
   const Attr attr{s.get()};

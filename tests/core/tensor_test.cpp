@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <sstream>
+#include <thread>
 
 namespace rw = rewind;
 using rw::Shape;
@@ -96,6 +97,23 @@ TEST_CASE("copying a handle copies no data; identity and memory are told apart")
   Tensor moved = std::move(b);
   CHECK_FALSE(b.defined());
   CHECK(moved.same(a));
+}
+
+TEST_CASE("handles are counted from any thread, before there is a second one and after") {
+  const rw::Tensor x = rw::ones({2});
+  std::vector<rw::Tensor> before(3, x);
+  {
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t)
+      threads.emplace_back([x] {
+        for (int i = 0; i < 20000; ++i) const rw::Tensor copy = x, view = copy.detach();
+      });
+    for (std::thread& t : threads) t.join();
+  }
+  CHECK(!x.impl().refs.one());
+  before.clear();
+  CHECK(x.impl().refs.one());
+  CHECK(x.impl().storage->refs.one());
 }
 
 TEST_CASE("printing cuts long axes in the middle") {
