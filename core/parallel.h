@@ -45,6 +45,15 @@ void for_pieces(std::int64_t count, F&& body) {
   }
 }
 
+/// From the scratch space of a worker to the next worker's, in elements of T, of which each uses `elements`, and reads them in
+/// steps of `step`. They lie well apart: hardware that foresees such reads goes on behind their end, and the lines that it takes
+/// there must not be those that another core writes to (docs/performance.md).
+template <class T>
+constexpr std::int64_t worker_stride(std::int64_t elements, std::int64_t step) {
+  constexpr std::int64_t steps = 64, most = (std::int64_t{64} << 10) / static_cast<std::int64_t>(sizeof(T));
+  return elements + (steps * step < most ? steps * step : most);
+}
+
 /// Calls body(begin, end) over [0, n) in pieces of `grain` (the last may be shorter). body must not throw.
 template <class F>
 void for_range(std::int64_t n, std::int64_t grain, F&& body) {

@@ -42,12 +42,16 @@ void prefetch_row(const T* row, int64_t n) {
 
 // --- forward -----------------------------------------------------------------------------------------------------
 
+/// Rows of y that strips make at once, where there are registers for it: of the rows of x that two need, they share all but one.
+constexpr int rows_at_once(int64_t kernel, int64_t stride) { return vector_bytes >= 64 && kernel == 3 && stride == 1 ? 2 : 1; }
+
 template <class T>
 struct ForwardPlan {
   Cut c;
   Affine<T> affine{};
   Moments<T> moments{};
-  int64_t row;  // elements of a padded row
+  int64_t row;        // elements of a padded row
+  int64_t ring_rows;  // of x, that so many rows of y reach
   int64_t scratch_size;
   T *zeros, *scratch;
 
@@ -55,100 +59,93 @@ struct ForwardPlan {
     if (s.pending) affine = Affine<T>::carve(carver, s.conv.c);
     if (s.statistics) moments = Moments<T>::carve(carver, s.conv.c, c.pieces);
     row = (s.conv.w + 2 * s.conv.pw) * s.conv.c;
-    scratch_size = s.conv.kh * row + 3 * s.conv.c;
+    ring_rows = (rows_at_once(s.conv.kh, s.conv.sh) - 1) * s.conv.sh + s.conv.kh;
+    scratch_size = parallel::worker_stride<T>(ring_rows * row + 3 * s.conv.c, s.conv.sh * s.conv.c);
     zeros = carver.take<T>(row);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
 
-/// One row of y.
-template <class T, int K>
-struct ForwardRow {
-  const T* rows[K];  // of x, normalised
+/// R rows of y, one below the other.
+template <class T, int K, int S, int R>
+struct ForwardRows {
+  static constexpr int reach = (R - 1) * S + K;
+  const T* rows[reach];  // of x, normalised
   const T *w, *residual;
   T* y;
-  int64_t channels, width;
-  const T* shift;  // sum and squares take up (y - shift) and its square when it is not null
+  int64_t channels, width, pitch;  // pitch: of y, from row to row
+  const T* shift;                  // sum and squares take up (y - shift) and its square when it is not null
   T *sum, *squares;
   bool past;  // y is streamed
   // What strips bring in for the next row, position by position: of x; and of y the elements from here to there, 0 in the last.
-  const T* next;
+  const T* next[R];
   int64_t below;
 };
 
 // One vector of channels.
-template <class T, class V, int K, int S>
-inline void forward_strip(const ForwardRow<T, K>& f, int64_t c) {
-  constexpr int group = 4;
+template <class T, class V, int K, int S, int R>
+inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
+  constexpr int group = 4, reach = (R - 1) * S + K;
   const int64_t channels = f.channels;
   V weight[K][K];
-  const T* x[K];
+  const T* x[reach];
 #pragma GCC unroll 8
-  for (int r = 0; r < K; ++r) {
-    x[r] = f.rows[r] + c;
+  for (int r = 0; r < K; ++r)
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) weight[r][k] = load<V>(f.w + (r * K + k) * channels + c);
-  }
+#pragma GCC unroll 8
+  for (int r = 0; r < reach; ++r) x[r] = f.rows[r] + c;
   V base = {}, a = {}, b = {};
   if (f.shift != nullptr) {
     base = load<V>(f.shift + c);
     a = load<V>(f.sum + c);
     b = load<V>(f.squares + c);
   }
-  T* y = f.y + c;
-  const T *residual = f.residual == nullptr ? nullptr : f.residual + c, *next = f.next == nullptr ? nullptr : f.next + c;
-  const auto finish = [&](V v) {
-    if (residual != nullptr) {
-      v += load<V>(residual);
-      residual += channels;
+  int64_t at = c;
+  const auto columns = [&]<int n>(std::integral_constant<int, n>) {
+#pragma GCC unroll 2
+    for (int o = 0; o < R; ++o) {
+      if (f.next[o] != nullptr) {
+#pragma GCC unroll 8
+        for (int j = 0; j < n; ++j) __builtin_prefetch(f.next[o] + at + j * channels, 0, 2);
+      }
+      if (f.below != 0) {
+#pragma GCC unroll 8
+        for (int j = 0; j < n; ++j) __builtin_prefetch(f.y + f.below + o * f.pitch + at + j * channels, 1, 2);
+      }
     }
-    stream(y, v, f.past);
-    y += channels;
-    const V d = v - base;
-    a += d;
-    b = multiply_add(d, d, b);
+    V acc[R][n] = {};
+#pragma GCC unroll 8
+    for (int r = 0; r < reach; ++r) {
+#pragma GCC unroll 16
+      for (int j = 0; j < (n - 1) * S + K; ++j) {
+        const V v = load<V>(x[r] + j * channels);
+#pragma GCC unroll 2
+        for (int o = 0; o < R; ++o)
+#pragma GCC unroll 8
+          for (int g = 0; g < n; ++g)
+            if (r - o * S >= 0 && r - o * S < K && j - g * S >= 0 && j - g * S < K)
+              acc[o][g] = multiply_add(v, weight[r - o * S][j - g * S], acc[o][g]);
+      }
+      x[r] += n * S * channels;
+    }
+#pragma GCC unroll 2
+    for (int o = 0; o < R; ++o)
+#pragma GCC unroll 8
+      for (int g = 0; g < n; ++g) {
+        V v = acc[o][g];
+        const int64_t to = at + o * f.pitch + g * channels;
+        if (f.residual != nullptr) v += load<V>(f.residual + to);
+        stream(f.y + to, v, f.past);
+        const V d = v - base;
+        a += d;
+        b = multiply_add(d, d, b);
+      }
+    at += n * channels;
   };
   int64_t left = f.width;
-  for (; left >= group; left -= group) {
-    if (next != nullptr) {
-#pragma GCC unroll 8
-      for (int j = 0; j < group; ++j) __builtin_prefetch(next + j * channels, 0, 2);
-      next += group * channels;
-    }
-    if (f.below != 0) {
-#pragma GCC unroll 8
-      for (int j = 0; j < group; ++j) __builtin_prefetch(y + f.below + j * channels, 1, 2);
-    }
-    V acc[group] = {};
-#pragma GCC unroll 8
-    for (int r = 0; r < K; ++r) {
-#pragma GCC unroll 16
-      for (int j = 0; j < (group - 1) * S + K; ++j) {
-        const V v = load<V>(x[r] + j * channels);
-#pragma GCC unroll 8
-        for (int g = 0; g < group; ++g)
-          if (j - g * S >= 0 && j - g * S < K) acc[g] = multiply_add(v, weight[r][j - g * S], acc[g]);
-      }
-      x[r] += group * S * channels;
-    }
-#pragma GCC unroll 8
-    for (int g = 0; g < group; ++g) finish(acc[g]);
-  }
-  for (; left > 0; --left) {
-    if (next != nullptr) {
-      __builtin_prefetch(next, 0, 2);
-      next += channels;
-    }
-    if (f.below != 0) __builtin_prefetch(y + f.below, 1, 2);
-    V acc = {};
-#pragma GCC unroll 8
-    for (int r = 0; r < K; ++r) {
-#pragma GCC unroll 8
-      for (int k = 0; k < K; ++k) acc = multiply_add(load<V>(x[r] + k * channels), weight[r][k], acc);
-      x[r] += S * channels;
-    }
-    finish(acc);
-  }
+  for (; left >= group; left -= group) columns(std::integral_constant<int, group>{});
+  for (; left > 0; --left) columns(std::integral_constant<int, 1>{});
   if (f.shift != nullptr) {
     store(f.sum + c, a);
     store(f.squares + c, b);
@@ -188,13 +185,14 @@ template <Activation act, class T, int K, int S>
 void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, const T* residual, T* y, const ForwardPlan<T>& p) {
   const ConvShape& g = s.conv;
   const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.c;
+  constexpr int at_once = rows_at_once(K, S);
   std::fill_n(p.zeros, p.row, T(0));
   const bool past = streams(y, channels, s.rows() * channels);
   parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
     T* ring = p.scratch + worker * p.scratch_size;
-    T *sum = ring + K * p.row, *squares = sum + channels, *typical = squares + channels;
+    T *sum = ring + p.ring_rows * p.row, *squares = sum + channels, *typical = squares + channels;
     const int64_t first = p.c.first_row(piece), last = p.c.last_row(piece);
-    for (int k = 0; k < K; ++k) {
+    for (int64_t k = 0; k < p.ring_rows; ++k) {
       std::fill_n(ring + k * p.row, g.pw * channels, T(0));
       std::fill_n(ring + k * p.row + (g.pw + g.w) * channels, g.pw * channels, T(0));
     }
@@ -207,41 +205,47 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
       p.moments.begin(piece, typical);
       std::fill_n(sum, 2 * channels, T(0));
     }
-    ForwardRow<T, K> f{.w = w,
-                       .channels = channels,
-                       .width = out_w,
-                       .shift = s.statistics ? p.moments.shift(piece) : nullptr,
-                       .sum = sum,
-                       .squares = squares,
-                       .past = past};
     int64_t waiting = 0;
     for (int64_t n = p.c.first_image(piece); n < p.c.last_image(piece); ++n) {
       int64_t filled = max_of(0, first * S - g.ph);  // rows of x from here on are not in the ring
-      for (int64_t oh = first; oh < last; ++oh) {
+      const auto rows = [&]<int R>(std::integral_constant<int, R>, int64_t oh) {
+        ForwardRows<T, K, S, R> f{.w = w,
+                                  .channels = channels,
+                                  .width = out_w,
+                                  .pitch = out_w * channels,
+                                  .shift = s.statistics ? p.moments.shift(piece) : nullptr,
+                                  .sum = sum,
+                                  .squares = squares,
+                                  .past = past};
         const int64_t top = oh * S - g.ph;
-        for (; filled < min_of(g.h, top + K); ++filled) {
+        for (; filled < min_of(g.h, top + f.reach); ++filled) {
           if (filled < top) continue;
-          T* to = ring + filled % K * p.row + g.pw * channels;
+          T* to = ring + filled % p.ring_rows * p.row + g.pw * channels;
           const T* from = in.x + (n * g.h + filled) * g.w * channels;
           if (s.pending)
             normalise<act, true>(p.affine, channels, g.w * channels, from, to);
           else
             std::copy_n(from, g.w * channels, to);
         }
-        for (int64_t k = 0; k < K; ++k) f.rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % K * p.row;
+        for (int64_t k = 0; k < f.reach; ++k)
+          f.rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % p.ring_rows * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
         f.y = y + at;
         f.residual = residual == nullptr ? nullptr : residual + at;
-        if (!past && oh == first) prefetch_row(f.y, out_w * channels);
-        f.below = !past && oh + 1 < last ? out_w * channels : 0;
+        if (!past && oh == first) prefetch_row(f.y, R * out_w * channels);
+        f.below = !past && oh + 2 * R <= last ? R * out_w * channels : 0;
         // With a stride of 2 it would be two rows of x, which gained nothing.
-        f.next = S == 1 && oh + 1 < last && filled < g.h ? in.x + (n * g.h + filled) * g.w * channels : nullptr;
-        for_vectors<T>(0, channels, [&](auto tag, int64_t c) { forward_strip<T, typename decltype(tag)::type, K, S>(f, c); });
-        if (s.statistics && (waiting += out_w) >= values_per_flush) {
+        for (int o = 0; o < R; ++o)
+          f.next[o] = S == 1 && oh + R + o < last && filled + o < g.h ? in.x + (n * g.h + filled + o) * g.w * channels : nullptr;
+        for_vectors<T>(0, channels, [&](auto tag, int64_t c) { forward_strip<T, typename decltype(tag)::type, K, S, R>(f, c); });
+        if (s.statistics && (waiting += R * out_w) >= values_per_flush) {
           flush(channels, sum, squares, p.moments.sum(piece));
           waiting = 0;
         }
-      }
+      };
+      int64_t oh = first;
+      for (; oh + at_once <= last; oh += at_once) rows(std::integral_constant<int, at_once>{}, oh);
+      for (; oh < last; ++oh) rows(std::integral_constant<int, 1>{}, oh);
     }
     if (s.statistics) flush(channels, sum, squares, p.moments.sum(piece));
     if (past) stream_end();
@@ -269,7 +273,7 @@ struct BackwardPlan {
     reach = (g.kh - 1) / g.sh + 1;
     right = max_of(0, (g.w - 1 + g.pw) / g.sw - (g.out_w() - 1));
     row = (reach - 1 + g.out_w() + right) * g.c;
-    scratch_size = reach * row + 2 * g.c + g.w * g.c;
+    scratch_size = parallel::worker_stride<T>(reach * row + 2 * g.c + g.w * g.c, g.c);
     zeros = carver.take<T>(row);
     sums = s.pending ? carver.take<double>(max_of(1, c.pieces) * 2 * g.c) : nullptr;
     partials = carver.take<T>(c.pieces * g.kh * g.kw * g.c);

@@ -108,8 +108,9 @@ struct BackwardPlan {
     inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>) * block_n<T> : in;
     dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
     apart = s.dx && (s.add || (s.pending && streams_lines<T>(in, rows * in)));
-    scratch_size = tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) +
-                   (apart ? max_of(2, c.tile) * in : 0);
+    const int64_t used = tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) +
+                         (apart ? max_of(2, c.tile) * in : 0);
+    scratch_size = parallel::worker_stride<T>(used, max_of(in, out));
     scratch = carver.take<T>(parallel::threads() * scratch_size);
   }
 };
