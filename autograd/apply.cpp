@@ -110,7 +110,7 @@ bool may_donate(const Tensor& t, const Spec& spec) {
 bool take_over(Inputs in, std::uint32_t donors, const Spec& spec, Tensor& to) {
   for (std::size_t i = 0; i < in.size(); ++i)
     if ((donors & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
-      in[i].impl().storage->refs.reset(2);
+      in[i].impl().storage->refs.reset(2);  // may_donate: nobody else holds it
       to = Tensor::adopt(detail::new_impl(in[i].impl().storage, in[i].impl().offset, spec.shape, spec.dtype));
       to.set_category(memory::current_category());
       return true;

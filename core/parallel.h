@@ -45,9 +45,9 @@ void for_pieces(std::int64_t count, F&& body) {
   }
 }
 
-/// From the scratch space of a worker to the next worker's, in elements of T, of which each uses `elements`, and reads them in
-/// steps of `step`. They lie well apart: hardware that foresees such reads goes on behind their end, and the lines that it takes
-/// there must not be those that another core writes to (docs/performance.md).
+/// From the scratch space of a worker to the next worker's, in elements of T: the `elements` that each uses, and a gap of 64 times
+/// the `step` in which it reads them, 64 KiB at most. Hardware that foresees such reads goes on behind their end; without a gap,
+/// into lines that another core writes to (docs/performance.md).
 template <class T>
 constexpr std::int64_t worker_stride(std::int64_t elements, std::int64_t step) {
   constexpr std::int64_t steps = 64, most = (std::int64_t{64} << 10) / static_cast<std::int64_t>(sizeof(T));

@@ -12,8 +12,8 @@
 
 namespace rewind_lib {
 
-/// Safe from any thread. A locked instruction takes some twenty cycles, and four of them were half of an addition of scalars; so
-/// while the process has no second thread, which the C library knows, it counts without.
+/// Safe from any thread. While the process has no second one, which the C library knows, it counts without locked instructions
+/// (docs/decisions/0016-plain-counts-while-alone.md).
 class RefCount {
  public:
   RefCount(std::uint32_t n = 0) : count_(n) {}

@@ -120,6 +120,7 @@ def check_tree(root):
 
 
 REFUSED = [
+    ("core/tensor.h", "#include <sys/single_threaded.h>"),
     ("core/kernels/gemm.h", "#include <rewind/core/tensor.h>"),
     ("core/kernels/gemm.cpp", "#include <rewind/core/shape.h>"),
     ("core/tensor.h", "#include <rewind/autograd/tape.h>"),
@@ -153,6 +154,7 @@ PASSED = [
     ("core/kernels/gemm.cpp", "#include <rewind/core/parallel.h>"),
     ("core/kernels/gemm.cpp", "#include <cblas.h>"),
     ("core/parallel.cpp", "#include <omp.h>"),
+    ("core/ref_count.h", "#include <sys/single_threaded.h>"),
     ("core/tensor.cpp", "#include <rewind/core/kernels/pool.h>"),
     ("core/tensor.cpp", "#include <memory>"),
     ("core/tensor.h", "#include <vector>"),

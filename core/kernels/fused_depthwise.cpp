@@ -1,5 +1,5 @@
 // Depthwise convolutions. Rows that are normalised (forward) or assembled (backward) go through a ring of as many rows as
-// the kernel reaches, padded with zeros on all sides: every window is then inside, and one strip of code does it all.
+// what is made at once reaches, padded with zeros on all sides: every window is then inside, and one strip of code does it all.
 // Backward gathers at a position of x: dx there, its share of dw, and the sums of the normalisation, in one pass.
 
 #include <rewind/core/kernels/fused_tile.h>
@@ -44,14 +44,15 @@ void prefetch_row(const T* row, int64_t n) {
 
 /// Rows of y that strips make at once, where there are registers for it: of the rows of x that two need, they share all but one.
 constexpr int rows_at_once(int64_t kernel, int64_t stride) { return vector_bytes >= 64 && kernel == 3 && stride == 1 ? 2 : 1; }
+/// Rows of x that so many rows of y, one below the other, reach.
+constexpr int64_t rows_reached(int rows, int64_t kernel, int64_t stride) { return (rows - 1) * stride + kernel; }
 
 template <class T>
 struct ForwardPlan {
   Cut c;
   Affine<T> affine{};
   Moments<T> moments{};
-  int64_t row;        // elements of a padded row
-  int64_t ring_rows;  // of x, that so many rows of y reach
+  int64_t row;  // elements of a padded row
   int64_t scratch_size;
   T *zeros, *scratch;
 
@@ -59,7 +60,7 @@ struct ForwardPlan {
     if (s.pending) affine = Affine<T>::carve(carver, s.conv.c);
     if (s.statistics) moments = Moments<T>::carve(carver, s.conv.c, c.pieces);
     row = (s.conv.w + 2 * s.conv.pw) * s.conv.c;
-    ring_rows = (rows_at_once(s.conv.kh, s.conv.sh) - 1) * s.conv.sh + s.conv.kh;
+    const int64_t ring_rows = rows_reached(rows_at_once(s.conv.kh, s.conv.sh), s.conv.kh, s.conv.sh);
     scratch_size = parallel::worker_stride<T>(ring_rows * row + 3 * s.conv.c, s.conv.sh * s.conv.c);
     zeros = carver.take<T>(row);
     scratch = carver.take<T>(parallel::threads() * scratch_size);
@@ -69,7 +70,7 @@ struct ForwardPlan {
 /// R rows of y, one below the other.
 template <class T, int K, int S, int R>
 struct ForwardRows {
-  static constexpr int reach = (R - 1) * S + K;
+  static constexpr int reach = static_cast<int>(rows_reached(R, K, S));
   const T* rows[reach];  // of x, normalised
   const T *w, *residual;
   T* y;
@@ -77,15 +78,14 @@ struct ForwardRows {
   const T* shift;                  // sum and squares take up (y - shift) and its square when it is not null
   T *sum, *squares;
   bool past;  // y is streamed
-  // What strips bring in for the next row, position by position: of x; and of y the elements from here to there, 0 in the last.
-  const T* next[R];
-  int64_t below;
+  // What strips bring in for the next rows, position by position: of x and of y; null where there is none.
+  const T *next[R], *below[R];
 };
 
 // One vector of channels.
 template <class T, class V, int K, int S, int R>
 inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
-  constexpr int group = 4, reach = (R - 1) * S + K;
+  constexpr int group = 4, reach = ForwardRows<T, K, S, R>::reach;
   const int64_t channels = f.channels;
   V weight[K][K];
   const T* x[reach];
@@ -109,9 +109,9 @@ inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
 #pragma GCC unroll 8
         for (int j = 0; j < n; ++j) __builtin_prefetch(f.next[o] + at + j * channels, 0, 2);
       }
-      if (f.below != 0) {
+      if (f.below[o] != nullptr) {
 #pragma GCC unroll 8
-        for (int j = 0; j < n; ++j) __builtin_prefetch(f.y + f.below + o * f.pitch + at + j * channels, 1, 2);
+        for (int j = 0; j < n; ++j) __builtin_prefetch(f.below[o] + at + j * channels, 1, 2);
       }
     }
     V acc[R][n] = {};
@@ -186,13 +186,14 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
   const ConvShape& g = s.conv;
   const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.c;
   constexpr int at_once = rows_at_once(K, S);
+  constexpr int64_t ring_rows = rows_reached(at_once, K, S);
   std::fill_n(p.zeros, p.row, T(0));
   const bool past = streams(y, channels, s.rows() * channels);
   parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
     T* ring = p.scratch + worker * p.scratch_size;
-    T *sum = ring + p.ring_rows * p.row, *squares = sum + channels, *typical = squares + channels;
+    T *sum = ring + ring_rows * p.row, *squares = sum + channels, *typical = squares + channels;
     const int64_t first = p.c.first_row(piece), last = p.c.last_row(piece);
-    for (int64_t k = 0; k < p.ring_rows; ++k) {
+    for (int64_t k = 0; k < ring_rows; ++k) {
       std::fill_n(ring + k * p.row, g.pw * channels, T(0));
       std::fill_n(ring + k * p.row + (g.pw + g.w) * channels, g.pw * channels, T(0));
     }
@@ -220,7 +221,7 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
         const int64_t top = oh * S - g.ph;
         for (; filled < min_of(g.h, top + f.reach); ++filled) {
           if (filled < top) continue;
-          T* to = ring + filled % p.ring_rows * p.row + g.pw * channels;
+          T* to = ring + filled % ring_rows * p.row + g.pw * channels;
           const T* from = in.x + (n * g.h + filled) * g.w * channels;
           if (s.pending)
             normalise<act, true>(p.affine, channels, g.w * channels, from, to);
@@ -228,15 +229,17 @@ void forward_pieces(const FusedShape& s, const FusedInput<T>& in, const T* w, co
             std::copy_n(from, g.w * channels, to);
         }
         for (int64_t k = 0; k < f.reach; ++k)
-          f.rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % p.ring_rows * p.row;
+          f.rows[k] = top + k < 0 || top + k >= g.h ? p.zeros : ring + (top + k) % ring_rows * p.row;
         const int64_t at = (n * out_h + oh) * out_w * channels;
         f.y = y + at;
         f.residual = residual == nullptr ? nullptr : residual + at;
         if (!past && oh == first) prefetch_row(f.y, R * out_w * channels);
-        f.below = !past && oh + 2 * R <= last ? R * out_w * channels : 0;
-        // With a stride of 2 it would be two rows of x, which gained nothing.
-        for (int o = 0; o < R; ++o)
-          f.next[o] = S == 1 && oh + R + o < last && filled + o < g.h ? in.x + (n * g.h + filled + o) * g.w * channels : nullptr;
+        for (int o = 0; o < R; ++o) {
+          const bool more = oh + R + o < last;
+          f.below[o] = !past && more ? f.y + (R + o) * f.pitch : nullptr;
+          // With a stride of 2 it would be two rows of x, which gained nothing.
+          f.next[o] = S == 1 && more && filled + o < g.h ? in.x + (n * g.h + filled + o) * g.w * channels : nullptr;
+        }
         for_vectors<T>(0, channels, [&](auto tag, int64_t c) { forward_strip<T, typename decltype(tag)::type, K, S, R>(f, c); });
         if (s.statistics && (waiting += R * out_w) >= values_per_flush) {
           flush(channels, sum, squares, p.moments.sum(piece));

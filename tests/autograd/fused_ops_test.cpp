@@ -71,6 +71,7 @@ const std::vector<Chain>& chains() {
       {{17, 7, 7, 20}, {{{33, 1, 1, 20}}, {{3, 3, 33}, {.stride = 2, .padding = 1}, Epilogue::relu}, {{7, 1, 1, 33}}}},
       {{3, 9, 10, 8},
        {{{19, 1, 1, 8}, {}, Epilogue::relu}, {{5, 5, 19}, {.padding = 2}}, {{5, 5, 19}, {.stride = 2, .padding = 2}}}},
+      {{34, 7, 7, 20}, {{{33, 1, 1, 20}}, {{3, 3, 33}, {.padding = 1}}}},  // pieces of two images, of pairs of rows and one
       {{2, 16, 17, 3}, {{{32, 3, 3, 3}, {.stride = 2, .padding = 1}}, {{3, 3, 32}, {.padding = 1}}, {{16, 1, 1, 32}}}},
       {{5, 6, 6, 16}, {{{16, 1, 1, 16}, {}, Epilogue::relu}, {{16, 3, 3, 16}, {.padding = 1}, Epilogue::relu}, {{64, 1, 1, 16}}}},
       {{5, 6, 6, 12}, {{{12, 3, 3, 12}, {.padding = 1}, Epilogue::relu, true}, {{12, 1, 1, 12}, {}, Epilogue::relu, true}}, true},
