@@ -76,12 +76,17 @@ void fetch(const void* begin, std::size_t bytes) {
   for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const std::byte*>(begin) + line, 1);
 }
 
-// The next entry is fetched with this one: about what that of a fused convolution takes.
+// Where it is not known how many bytes an entry takes: about those of a fused convolution.
 constexpr std::size_t entry_bytes = 1536;
 
-void fetch_for_vjp(const Entry& e, std::span<Entry* const> entries) {
-  fetch(&e, static_cast<std::size_t>(reinterpret_cast<const std::byte*>(e.out.data() + e.out.size()) -
-                                     reinterpret_cast<const std::byte*>(&e)));
+// What a vjp reads, but for its entry, and the entry that comes after it. Entries lie side by side, but for a chunk's first.
+void fetch_for_vjp(std::uint32_t i, std::span<Entry* const> entries) {
+  const Entry& e = *entries[i];
+  if (i > 0) {
+    const auto* next = reinterpret_cast<const std::byte*>(entries[i - 1]);
+    const auto bytes = static_cast<std::size_t>(reinterpret_cast<const std::byte*>(&e) - next);
+    fetch(next, std::min(bytes, entry_bytes));
+  }
   for (const InputSlot& slot : e.in) {
     if (slot.saved.storage != nullptr) fetch(slot.saved.storage, sizeof(Storage));
     if (slot.leaf.defined()) fetch(&slot.leaf.impl(), sizeof(TensorImpl));
@@ -154,7 +159,11 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
   const std::size_t in_at = aligned(sizeof(Entry)), out_at = in_at + aligned(in.size() * sizeof(InputSlot)),
                     attr_at = out_at + aligned(out.size() * sizeof(OutputSlot));
   std::byte* memory = arena_.take(attr_at + op.attr_size);
-  fetch(memory, attr_at + op.attr_size + entry_bytes);  // to be written: this entry and the next
+  // To be written: this entry and the next, less what was fetched with the one before.
+  const std::byte* end = memory + attr_at + op.attr_size + entry_bytes;
+  const std::byte* begin = memory < fetched_ && fetched_ <= end ? fetched_ : memory;
+  fetch(begin, static_cast<std::size_t>(end - begin));
+  fetched_ = end;
   auto* entry = reinterpret_cast<Entry*>(memory);
   auto* in_slots = reinterpret_cast<InputSlot*>(memory + in_at);
   auto* out_slots = reinterpret_cast<OutputSlot*>(memory + out_at);
@@ -394,8 +403,7 @@ void Tape::sweep(std::uint32_t floor) {
     position_ = i;
     Entry& e = *entries_[i];
     if (!e.live) continue;
-    fetch_for_vjp(e, entries_);
-    if (i > floor) fetch(entries_[i - 1], entry_bytes);
+    fetch_for_vjp(i, entries_);
     if (std::ranges::none_of(e.out, [](const OutputSlot& slot) { return slot.grad.defined(); })) {
       if (e.uses == 0) kill(i);
       continue;

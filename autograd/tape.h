@@ -134,6 +134,7 @@ class Tape final : public Recorder {
 
   EntryArena arena_;
   std::vector<Entry*> entries_;
+  const std::byte* fetched_ = nullptr;  // up to here the arena's memory was asked for
   std::uint64_t next_serial_ = 1;
   std::uint32_t dead_ = none;  // entries to drop, linked by next_dead
   bool dropping_ = false;

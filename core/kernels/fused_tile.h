@@ -102,9 +102,10 @@ void spread(int64_t channels, T* out, F f) {
   for (int64_t j = channels; j < line; ++j) out[j] = out[j - channels];
 }
 
-/// body(tag, count, j): strips of `count` vectors (of decltype(tag)::type) that cover [0, width).
+/// body(tag, count, j): strips of `count` vectors (of decltype(tag)::type) that cover [0, width). In line, so that what the body
+/// refers to stays in registers: a vector stored may be anything, its references too.
 template <class T, int Most, class F>
-inline void for_strips(int64_t width, F&& body) {
+[[gnu::always_inline]] inline void for_strips(int64_t width, F&& body) {
   int64_t j = 0;
   for (; j + Most * lanes<T> <= width; j += Most * lanes<T>) body(VectorTag<Vector<T>>{}, std::integral_constant<int, Most>{}, j);
   if constexpr (Most > vectors_a_line)  // lines that are streamed are written as a whole
@@ -144,7 +145,7 @@ inline void foresee_far(const T* x) {
 
 /// out = act(z) for n elements, whole rows. Cold: x comes from memory.
 template <Activation act, bool Cold = false, class T>
-void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* out) {
+void normalise(Affine<T> p, int64_t channels, int64_t n, const T* x, T* out) {
   const int64_t line = line_of(channels);
   for (int64_t i = 0; i < n; i += line)
     for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
@@ -159,7 +160,7 @@ void normalise(const Affine<T>& p, int64_t channels, int64_t n, const T* x, T* o
 /// dx may be da. With Settled, act goes by what was made, `made`, where that is not null, and `dz`, when not null, takes dz. `add`,
 /// when not null, is added to dx, with the same rounding as by another pass.
 template <Activation act, bool Settled = false, class T>
-void differentiate(const Affine<T>& p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
+void differentiate(Affine<T> p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
                    const T* made = nullptr, T* dz = nullptr, const T* add = nullptr, bool past = false) {
   const int64_t line = line_of(channels);
   const auto part = [&](int64_t start, int64_t lines, int64_t width) {
@@ -274,7 +275,7 @@ void stream_moments(int64_t rows, int64_t width, const T* y, const T* shift, T* 
 /// differentiate() of a block of da, `width` columns from `first` on: dx is streamed, a line of a row at a time. x, dx and add (or
 /// null) point at the block, rows are ld elements apart.
 template <Activation act, class T>
-void stream_differentiated(const Affine<T>& p, int64_t first, int64_t rows, int64_t width, const T* da, const T* x, T* dx,
+void stream_differentiated(Affine<T> p, int64_t first, int64_t rows, int64_t width, const T* da, const T* x, T* dx,
                            const T* add, int64_t ld, T* sum, T* products) {
   for_strips<T, vectors_a_line>(width, [&](auto tag, auto count, int64_t j) {
     using V = typename decltype(tag)::type;
@@ -380,7 +381,7 @@ struct Assembly {
 
 /// Cold: g and y come from memory.
 template <bool Cold = false, class T>
-void assemble(const Assembly<T>& p, int64_t channels, int64_t n, const T* g, const T* y, T* out) {
+void assemble(Assembly<T> p, int64_t channels, int64_t n, const T* g, const T* y, T* out) {
   const int64_t line = line_of(channels);
   for (int64_t i = 0; i < n; i += line)
     for_vectors<T>(0, min_of(line, n - i), [&](auto tag, int64_t j) {
@@ -396,7 +397,7 @@ void assemble(const Assembly<T>& p, int64_t channels, int64_t n, const T* g, con
 
 /// As assemble(), of `width` channels from `first` on: rows of g and y are `ld` elements apart, those of out follow each other.
 template <class T>
-void assemble_part(const Assembly<T>& p, int64_t first, int64_t width, int64_t ld, int64_t rows, const T* g, const T* y, T* out) {
+void assemble_part(Assembly<T> p, int64_t first, int64_t width, int64_t ld, int64_t rows, const T* g, const T* y, T* out) {
   if (width == ld) return assemble(p, ld, rows * ld, g, y, out);
   const Assembly<T> part{p.mean + first, p.slope + first, p.constant + first};
   for (int64_t i = 0; i < rows; ++i) assemble(part, width, width, g + i * ld, y + i * ld, out + i * width);

@@ -388,10 +388,10 @@ void product_in_blocks(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda,
   REWIND_CHECK(k <= block_k && n % lanes<T> == 0);
   const int64_t rows_a_block = parallel::pieces(m, parallel::pieces(m, block_m));
   alignas(vector_bytes) T block[block_m * block_n<T>];
-  for (int64_t j = 0; j < n; j += block_n<T>) {
-    const int64_t width = std::min(block_n<T>, n - j);
-    for (int64_t i = 0; i < m; i += rows_a_block) {
-      const int64_t rows = std::min(rows_a_block, m - i);
+  for (int64_t i = 0; i < m; i += rows_a_block) {
+    const int64_t rows = std::min(rows_a_block, m - i);
+    for (int64_t j = 0; j < n; j += block_n<T>) {
+      const int64_t width = std::min(block_n<T>, n - j);
       micro_for<T>(rows, width, Depth{k}, false)(Depth{k}, a + i * lda, lda, packed + j * k, width, block, width, nullptr, Finish{},
                                                  ahead.run());
       take(self, i, j, rows, width, block);

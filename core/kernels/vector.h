@@ -165,7 +165,7 @@ struct VectorTag {
 
 /// Calls body(tag, c) for vectors (V = decltype(tag)::type: full ones, then of 16 bytes, then T) that cover [begin, end).
 template <class T, class F>
-inline void for_vectors(std::int64_t begin, std::int64_t end, F&& body) {
+[[gnu::always_inline]] inline void for_vectors(std::int64_t begin, std::int64_t end, F&& body) {
   constexpr int small = 16 / static_cast<int>(sizeof(T));
   std::int64_t c = begin;
   for (; c + lanes<T> <= end; c += lanes<T>) body(VectorTag<Vector<T>>{}, c);
@@ -176,7 +176,7 @@ inline void for_vectors(std::int64_t begin, std::int64_t end, F&& body) {
 /// As for_vectors, but instead of single T the last vector overlaps the one before, where there is one: for bodies that may see an
 /// element twice.
 template <class T, class F>
-inline void for_overlapping_vectors(std::int64_t begin, std::int64_t end, F&& body) {
+[[gnu::always_inline]] inline void for_overlapping_vectors(std::int64_t begin, std::int64_t end, F&& body) {
   constexpr int small = 16 / static_cast<int>(sizeof(T));
   if (end - begin < small) return for_vectors<T>(begin, end, body);
   std::int64_t c = begin;
