@@ -41,7 +41,7 @@ struct RowTaps {
 // One vector of channels of one row of outputs, for R rows of taps; weights stay in registers. All taps of outputs [lo, hi) are
 // inside.
 template <class T, class V, int R, int KW, int S>
-inline void forward_strip(const WindowShape& s, const RowTaps<T>& taps, int64_t c, int64_t lo, int64_t hi, int64_t out_w,
+inline void forward_strip(WindowShape s, RowTaps<T> taps, int64_t c, int64_t lo, int64_t hi, int64_t out_w,
                           const T* bias, Activation activation, T* y, bool past) {
   constexpr int group = 4;
   const int64_t channels = s.c;
@@ -104,7 +104,7 @@ inline void forward_strip(const WindowShape& s, const RowTaps<T>& taps, int64_t 
 
 // Any output, any window.
 template <class T>
-void forward_point(const WindowShape& s, const RowTaps<T>& taps, int64_t ow, const T* bias, Activation activation, T* y) {
+void forward_point(WindowShape s, RowTaps<T> taps, int64_t ow, const T* bias, Activation activation, T* y) {
   const int64_t left = ow * s.sw - s.pw;
   for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
     using V = typename decltype(tag)::type;
@@ -132,9 +132,9 @@ constexpr int64_t columns_weights = 24 << 10;
 // All channels of a few outputs before the next, for R rows of taps. Where a vector is half a line, strips come to each line twice,
 // in steps that fill a few sets of L1 alone; this goes through memory as it lies, and pays with loading the weights again.
 template <class T, int R, int KW, int S>
-void forward_columns(const WindowShape& s, const RowTaps<T>& taps, int64_t lo, int64_t hi, int64_t out_w, const T* bias,
+void forward_columns(WindowShape s, RowTaps<T> taps, int64_t lo, int64_t hi, int64_t out_w, const T* bias,
                      Activation activation, T* y, bool past) {
-  const auto columns = [&]<int group>(std::integral_constant<int, group>, int64_t ow) {
+  const auto columns = [&]<int group>(std::integral_constant<int, group>, int64_t ow) __attribute__((always_inline)) {
     const T* const x = taps.data + (ow * S - s.pw) * s.c;
     for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
       using V = typename decltype(tag)::type;
@@ -229,7 +229,7 @@ struct SeenBy {
 // the outputs q, q - 1 ... saw; those of positions [lo, hi) are all there. The R x KW sums of dweight stay in registers for the
 // whole row.
 template <class T, class V, int R, int KW, int S, bool Dx, bool Dw>
-inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t first, int64_t c, int64_t lo, int64_t hi,
+inline void backward_strip(WindowShape s, SeenBy<T> seen, int64_t first, int64_t c, int64_t lo, int64_t hi,
                            int64_t out_w, bool add_dx, const T* x, T* dx) {
   constexpr int reach = (KW - 1) / S + 1;
   const int64_t channels = s.c;
@@ -328,7 +328,7 @@ inline void backward_strip(const WindowShape& s, const SeenBy<T>& seen, int64_t 
 // streamed: its lines have to be written whole. The sums of dweight wait in L1 for a row, some channels at a time. (At stride 1
 // strips are as fast, though they do not stream: there are nine sums to load and store.)
 template <class T, int R, bool Dw>
-void backward_columns(const WindowShape& s, const SeenBy<T>& seen, int64_t lo, int64_t hi, int64_t out_w, const T* x, T* dx) {
+void backward_columns(WindowShape s, SeenBy<T> seen, int64_t lo, int64_t hi, int64_t out_w, const T* x, T* dx) {
   constexpr int kw = 3, stride = 2;
   constexpr int64_t most = 256;
   const int64_t channels = s.c;
@@ -338,7 +338,7 @@ void backward_columns(const WindowShape& s, const SeenBy<T>& seen, int64_t lo, i
     if constexpr (Dw)
       for (auto& sum : sums) std::fill_n(sum, last - first, T(0));
     // Columns q stride - padding and the next; with `edge`, columns and outputs that are not there are left out.
-    const auto columns = [&]<bool edge>(std::bool_constant<edge>, int64_t q) {
+    const auto columns = [&]<bool edge>(std::bool_constant<edge>, int64_t q) __attribute__((always_inline)) {
       const int64_t left = q * stride - s.pw;
       const auto missing = [&](int column) { return edge && (left + column < 0 || left + column >= s.w); };
       for_vectors<T>(first, last, [&](auto tag, int64_t c) {
@@ -416,7 +416,7 @@ void backward_row(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, co
 
 // Any position of x, any window.
 template <class T, bool Dx, bool Dw>
-void backward_point(const WindowShape& s, int64_t out_w, const SeenBy<T>& seen, int64_t iw, const T* x, T* dx) {
+void backward_point(WindowShape s, int64_t out_w, SeenBy<T> seen, int64_t iw, const T* x, T* dx) {
   for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
     using V = typename decltype(tag)::type;
     V d = {};

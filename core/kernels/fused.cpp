@@ -75,6 +75,25 @@ void assemble_gradient(std::int64_t rows, std::int64_t channels, const FusedGrad
   });
 }
 
+namespace {
+
+// z = act(x normalised + k), k being normalised, with an activation of its own, where it is pending.
+template <Activation act, Activation other, class T>
+void settle_both(fused::Affine<T> p, fused::Affine<T> q, bool pending, std::int64_t channels, std::int64_t n, const T* x,
+                 const T* shortcut, T* z) {
+  const std::int64_t line = fused::line_of(channels);
+  for (std::int64_t i = 0; i < n; i += line)
+    for_vectors<T>(0, min_of(line, n - i), [&](auto tag, std::int64_t j) {
+      using V = typename decltype(tag)::type;
+      const V v = multiply_add(load<V>(x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
+      V k = load<V>(shortcut + i + j);
+      if (pending) k = fused::activated<other, T>(multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j)));
+      store(z + i + j, fused::activated<act, T>(v + k));
+    });
+}
+
+}  // namespace
+
 template <class T>
 std::size_t settle_forward_workspace(std::int64_t channels) {
   fused::Carver carver(nullptr);
@@ -101,15 +120,7 @@ void settle_forward(std::int64_t rows, std::int64_t channels, const FusedInput<T
     if constexpr (goes_by_result(act))
       fused::with(shortcut.mean == nullptr ? Activation::none : shortcut.activation, [&]<Activation other>() {
         range([&](std::int64_t at, std::int64_t n) {
-          for (std::int64_t i = at; i < at + n; i += line)
-            for_vectors<T>(0, min_of(line, at + n - i), [&](auto tag, std::int64_t j) {
-              using V = typename decltype(tag)::type;
-              const V v = multiply_add(load<V>(in.x + i + j) - load<V>(p.mean + j), load<V>(p.scale + j), load<V>(p.beta + j));
-              V k = load<V>(shortcut.x + i + j);
-              if (shortcut.mean != nullptr)
-                k = fused::activated<other, T>(multiply_add(k - load<V>(q.mean + j), load<V>(q.scale + j), load<V>(q.beta + j)));
-              store(z + i + j, fused::activated<act, T>(v + k));
-            });
+          settle_both<act, other>(p, q, shortcut.mean != nullptr, channels, n, in.x + at, shortcut.x + at, z + at);
         });
       });
   });

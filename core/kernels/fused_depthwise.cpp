@@ -86,7 +86,11 @@ struct ForwardRows {
 template <class T, class V, int K, int S, int R>
 inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
   constexpr int group = 4, reach = ForwardRows<T, K, S, R>::reach;
-  const int64_t channels = f.channels;
+  // Copies stay in registers: a vector stored may be anything, f too.
+  const int64_t channels = f.channels, pitch = f.pitch;
+  const T *const residual = f.residual, *next[R], *below[R];
+  T* const y = f.y;
+  const bool past = f.past;
   V weight[K][K];
   const T* x[reach];
 #pragma GCC unroll 8
@@ -95,6 +99,11 @@ inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
     for (int k = 0; k < K; ++k) weight[r][k] = load<V>(f.w + (r * K + k) * channels + c);
 #pragma GCC unroll 8
   for (int r = 0; r < reach; ++r) x[r] = f.rows[r] + c;
+#pragma GCC unroll 2
+  for (int o = 0; o < R; ++o) {
+    next[o] = f.next[o];
+    below[o] = f.below[o];
+  }
   V base = {}, a = {}, b = {};
   if (f.shift != nullptr) {
     base = load<V>(f.shift + c);
@@ -102,16 +111,16 @@ inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
     b = load<V>(f.squares + c);
   }
   int64_t at = c;
-  const auto columns = [&]<int n>(std::integral_constant<int, n>) {
+  const auto columns = [&]<int n>(std::integral_constant<int, n>) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int o = 0; o < R; ++o) {
-      if (f.next[o] != nullptr) {
+      if (next[o] != nullptr) {
 #pragma GCC unroll 8
-        for (int j = 0; j < n; ++j) __builtin_prefetch(f.next[o] + at + j * channels, 0, 2);
+        for (int j = 0; j < n; ++j) __builtin_prefetch(next[o] + at + j * channels, 0, 2);
       }
-      if (f.below[o] != nullptr) {
+      if (below[o] != nullptr) {
 #pragma GCC unroll 8
-        for (int j = 0; j < n; ++j) __builtin_prefetch(f.below[o] + at + j * channels, 1, 2);
+        for (int j = 0; j < n; ++j) __builtin_prefetch(below[o] + at + j * channels, 1, 2);
       }
     }
     V acc[R][n] = {};
@@ -134,9 +143,9 @@ inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
 #pragma GCC unroll 8
       for (int g = 0; g < n; ++g) {
         V v = acc[o][g];
-        const int64_t to = at + o * f.pitch + g * channels;
-        if (f.residual != nullptr) v += load<V>(f.residual + to);
-        stream(f.y + to, v, f.past);
+        const int64_t to = at + o * pitch + g * channels;
+        if (residual != nullptr) v += load<V>(residual + to);
+        stream(y + to, v, past);
         const V d = v - base;
         a += d;
         b = multiply_add(d, d, b);

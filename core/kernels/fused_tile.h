@@ -163,7 +163,7 @@ template <Activation act, bool Settled = false, class T>
 void differentiate(Affine<T> p, int64_t channels, int64_t n, const T* x, const T* da, T* dx, double* first, double* second,
                    const T* made = nullptr, T* dz = nullptr, const T* add = nullptr, bool past = false) {
   const int64_t line = line_of(channels);
-  const auto part = [&](int64_t start, int64_t lines, int64_t width) {
+  const auto part = [&](int64_t start, int64_t lines, int64_t width) __attribute__((always_inline)) {
     for_strips<T, 2>(width, [&](auto tag, auto count, int64_t j) {
       using V = typename decltype(tag)::type;
       constexpr int nv = decltype(count)::value;
@@ -214,7 +214,7 @@ void differentiate(Affine<T> p, int64_t channels, int64_t n, const T* x, const T
 template <class T>
 void add_moments(int64_t channels, int64_t n, const T* y, const T* shift, double* sum, double* squares, T* to = nullptr) {
   const int64_t line = line_of(channels);
-  const auto part = [&](int64_t start, int64_t lines, int64_t width) {
+  const auto part = [&](int64_t start, int64_t lines, int64_t width) __attribute__((always_inline)) {
     for_strips<T, 4>(width, [&](auto tag, auto count, int64_t j) {
       using V = typename decltype(tag)::type;
       constexpr int nv = decltype(count)::value;

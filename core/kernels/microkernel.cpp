@@ -35,8 +35,9 @@ constexpr int most_steps = vector_bytes == 64 ? 1 : 2;
 // C[MR, columns] = A B (+ C) (+ bias), columns being NV vectors of `bytes`, and half of one more where `halved`; rows of B are ldb
 // elements apart; bias has as many elements or is null. k.run is a multiple of `steps`.
 template <class T, int MR, int NV, bool halved, int bytes, bool TransposeA, int steps>
-void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
+void micro(const Depth& depth, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
            Ahead::Run& ahead) {
+  const Depth k = depth;
   using V = typename VectorOf<T, bytes>::type;
   using Half = typename VectorOf<T, halved ? bytes / 2 : bytes>::type;
   constexpr int w = bytes / static_cast<int>(sizeof(T));
@@ -101,7 +102,7 @@ void micro(Depth k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int6
 }
 
 template <class T>
-using Micro = void (*)(Depth, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
+using Micro = void (*)(const Depth&, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
 
 template <class T, int NV, bool halved, int bytes, bool TransposeA, int steps, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
@@ -221,7 +222,7 @@ template <class T>
 
 // All rows of C against one panel, rows of which are ldb elements apart.
 template <class T>
-void panel_product(int64_t m, int64_t n, Depth k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
+void panel_product(int64_t m, int64_t n, const Depth& k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
                    int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
   const int64_t width = panel_width<T>(n);
   const int64_t columns = n > lanes<T> && n <= 3 * lanes<T> / 2 ? 3 * lanes<T> / 2 : width;  // that are made
@@ -387,13 +388,14 @@ void product_in_blocks(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda,
                        TakesBlock<T> take) {
   REWIND_CHECK(k <= block_k && n % lanes<T> == 0);
   const int64_t rows_a_block = parallel::pieces(m, parallel::pieces(m, block_m));
+  const Depth depth{k};
   alignas(vector_bytes) T block[block_m * block_n<T>];
-  for (int64_t i = 0; i < m; i += rows_a_block) {
-    const int64_t rows = std::min(rows_a_block, m - i);
-    for (int64_t j = 0; j < n; j += block_n<T>) {
-      const int64_t width = std::min(block_n<T>, n - j);
-      micro_for<T>(rows, width, Depth{k}, false)(Depth{k}, a + i * lda, lda, packed + j * k, width, block, width, nullptr, Finish{},
-                                                 ahead.run());
+  for (int64_t j = 0; j < n; j += block_n<T>) {
+    const int64_t width = std::min(block_n<T>, n - j);
+    for (int64_t i = 0; i < m; i += rows_a_block) {
+      const int64_t rows = std::min(rows_a_block, m - i);
+      micro_for<T>(rows, width, depth, false)(depth, a + i * lda, lda, packed + j * k, width, block, width, nullptr, Finish{},
+                                              ahead.run());
       take(self, i, j, rows, width, block);
     }
   }
