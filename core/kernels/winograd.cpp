@@ -15,6 +15,7 @@ constexpr int64_t most_weights = 512 * 512;        // C O
 constexpr int64_t most_packed = most_weights / 2;  // of these that are transformed at once: less than they take untransformed
 constexpr int64_t chunk_elements = 1 << 18;        // of transformed tiles of x and y: 1 MiB, for L2
 constexpr int64_t least_chunk = 8 * block_m;       // tiles, for each time that the weights are read
+constexpr int64_t apart = 16;                      // elements between two points: all of a tile in one set of L1 do not fit there
 
 // Of `tiles`, that are transformed at once for so many outputs.
 int64_t chunk_of(const ConvShape& s, int64_t tiles, int64_t outputs) {
@@ -161,7 +162,7 @@ std::int64_t sums_size(const ConvShape& s) { return points * s.c * s.o; }
 std::int64_t scratch_size(const ConvShape& s, std::int64_t lines) {
   // No less for fewer lines, or outputs, whose chunk may be the larger one.
   const int64_t a_tile = points * (s.c + outputs_at_once(s)), tiles = lines / 2 * (s.out_w() / 2);
-  return tile_scratch + min_of(tiles * a_tile, max_of(least_chunk * a_tile, chunk_elements));
+  return tile_scratch + 2 * points * apart + min_of(tiles * a_tile, max_of(least_chunk * a_tile, chunk_elements));
 }
 
 template <class T>
@@ -200,8 +201,8 @@ template <class T>
 void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t first_output, int64_t outputs, T* y,
                 const Epilogue<T>& epilogue, T* scratch, Ahead* ahead) {
   const int64_t across = a.width / 2, tiles = a.lines / 2 * across, row = a.width * s.o;
-  const int64_t chunk = chunk_of(s, tiles, outputs);
-  T *in = scratch + tile_scratch, *out = in + chunk * points * s.c;
+  const int64_t chunk = chunk_of(s, tiles, outputs), a_point = chunk * s.c + apart, of_y = chunk * outputs + apart;
+  T *in = scratch + tile_scratch, *out = in + points * a_point;
   const Epilogue<T> of_outputs{.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_output,
                                .activation = epilogue.activation};
   for (int64_t first = 0; first < tiles; first += chunk) {
@@ -209,15 +210,15 @@ void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t
     for (int64_t t = 0; t < count; ++t) {
       const int64_t line = (first + t) / across * 2, column = (first + t) % across * 2;
       transform_input(
-          a.data + a.begin[line] + column * s.c, a.jump, s.c, [&](int64_t c) { return in + t * s.c + c; }, chunk * s.c);
+          a.data + a.begin[line] + column * s.c, a.jump, s.c, [&](int64_t c) { return in + t * s.c + c; }, a_point);
     }
     for (int64_t p = 0; p < points; ++p)
-      gemm_tile(count, outputs, s.c, in + p * chunk * s.c, s.c, false,
-                TileB<T>{.data = packed + p * s.c * outputs, .packed = true, .packed_k = s.c}, out + p * chunk * outputs, outputs,
+      gemm_tile(count, outputs, s.c, in + p * a_point, s.c, false,
+                TileB<T>{.data = packed + p * s.c * outputs, .packed = true, .packed_k = s.c}, out + p * of_y, outputs,
                 Epilogue<T>{}, scratch, ahead);
     for (int64_t t = 0; t < count; ++t) {
       const int64_t line = (first + t) / across * 2, column = (first + t) % across * 2;
-      transform_output(out + t * outputs, chunk * outputs, outputs, of_outputs, y + line * row + column * s.o + first_output, s.o,
+      transform_output(out + t * outputs, of_y, outputs, of_outputs, y + line * row + column * s.o + first_output, s.o,
                        row);
     }
   }
@@ -226,7 +227,8 @@ void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t
 template <class T>
 void weight_tile(const ConvShape& s, const LinesA<T>& x, const LinesA<T>& g, bool accumulate, T* sums, T* scratch, Ahead* ahead) {
   const int64_t across = x.width / 2, tiles = x.lines / 2 * across, chunk = chunk_of(s, tiles, s.o);
-  T *in = scratch + tile_scratch, *out = in + chunk * points * s.c;
+  const int64_t a_point = chunk * s.c + apart, of_g = chunk * s.o + apart;
+  T *in = scratch + tile_scratch, *out = in + points * a_point;
   for (int64_t first = 0; first < tiles; first += chunk) {
     const int64_t count = min_of(chunk, tiles - first);
     for (int64_t t = 0; t < count; ++t) {
@@ -235,12 +237,12 @@ void weight_tile(const ConvShape& s, const LinesA<T>& x, const LinesA<T>& g, boo
         const int64_t j = c / block_n<T> * block_n<T>;
         return in + j * chunk + t * panel_width<T>(min_of(block_n<T>, s.c - j)) + c - j;
       };
-      transform_input(x.data + x.begin[line] + column * s.c, x.jump, s.c, in_panel, chunk * s.c);
-      transform_gradient(g.data + g.begin[line] + column * s.o, g.jump, s.o, out + t * s.o, chunk * s.o);
+      transform_input(x.data + x.begin[line] + column * s.c, x.jump, s.c, in_panel, a_point);
+      transform_gradient(g.data + g.begin[line] + column * s.o, g.jump, s.o, out + t * s.o, of_g);
     }
     for (int64_t p = 0; p < points; ++p)
-      gemm_tile(s.o, s.c, count, out + p * chunk * s.o, s.o, true,
-                TileB<T>{.data = in + p * chunk * s.c, .packed = true, .packed_k = chunk}, sums + p * s.o * s.c, s.c,
+      gemm_tile(s.o, s.c, count, out + p * of_g, s.o, true,
+                TileB<T>{.data = in + p * a_point, .packed = true, .packed_k = chunk}, sums + p * s.o * s.c, s.c,
                 Epilogue<T>{.accumulate = accumulate || first > 0}, scratch, ahead);
   }
 }
