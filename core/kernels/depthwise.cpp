@@ -41,8 +41,8 @@ struct RowTaps {
 // One vector of channels of one row of outputs, for R rows of taps; weights stay in registers. All taps of outputs [lo, hi) are
 // inside.
 template <class T, class V, int R, int KW, int S>
-inline void forward_strip(WindowShape s, RowTaps<T> taps, int64_t c, int64_t lo, int64_t hi, int64_t out_w,
-                          const T* bias, Activation activation, T* y, bool past) {
+inline void forward_strip(WindowShape s, RowTaps<T> taps, int64_t c, int64_t lo, int64_t hi, int64_t out_w, const T* bias,
+                          Activation activation, T* y, bool past) {
   constexpr int group = 4;
   const int64_t channels = s.c;
   V weight[R][KW];
@@ -132,8 +132,8 @@ constexpr int64_t columns_weights = 24 << 10;
 // All channels of a few outputs before the next, for R rows of taps. Where a vector is half a line, strips come to each line twice,
 // in steps that fill a few sets of L1 alone; this goes through memory as it lies, and pays with loading the weights again.
 template <class T, int R, int KW, int S>
-void forward_columns(WindowShape s, RowTaps<T> taps, int64_t lo, int64_t hi, int64_t out_w, const T* bias,
-                     Activation activation, T* y, bool past) {
+void forward_columns(WindowShape s, RowTaps<T> taps, int64_t lo, int64_t hi, int64_t out_w, const T* bias, Activation activation,
+                     T* y, bool past) {
   const auto columns = [&]<int group>(std::integral_constant<int, group>, int64_t ow) __attribute__((always_inline)) {
     const T* const x = taps.data + (ow * S - s.pw) * s.c;
     for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
@@ -229,8 +229,8 @@ struct SeenBy {
 // the outputs q, q - 1 ... saw; those of positions [lo, hi) are all there. The R x KW sums of dweight stay in registers for the
 // whole row.
 template <class T, class V, int R, int KW, int S, bool Dx, bool Dw>
-inline void backward_strip(WindowShape s, SeenBy<T> seen, int64_t first, int64_t c, int64_t lo, int64_t hi,
-                           int64_t out_w, bool add_dx, const T* x, T* dx) {
+inline void backward_strip(WindowShape s, SeenBy<T> seen, int64_t first, int64_t c, int64_t lo, int64_t hi, int64_t out_w,
+                           bool add_dx, const T* x, T* dx) {
   constexpr int reach = (KW - 1) / S + 1;
   const int64_t channels = s.c;
   V weight[R][KW];

@@ -275,8 +275,8 @@ void stream_moments(int64_t rows, int64_t width, const T* y, const T* shift, T* 
 /// differentiate() of a block of da, `width` columns from `first` on: dx is streamed, a line of a row at a time. x, dx and add (or
 /// null) point at the block, rows are ld elements apart.
 template <Activation act, class T>
-void stream_differentiated(Affine<T> p, int64_t first, int64_t rows, int64_t width, const T* da, const T* x, T* dx,
-                           const T* add, int64_t ld, T* sum, T* products) {
+void stream_differentiated(Affine<T> p, int64_t first, int64_t rows, int64_t width, const T* da, const T* x, T* dx, const T* add,
+                           int64_t ld, T* sum, T* products) {
   for_strips<T, vectors_a_line>(width, [&](auto tag, auto count, int64_t j) {
     using V = typename decltype(tag)::type;
     constexpr int nv = decltype(count)::value, w = sizeof(V) / sizeof(T);

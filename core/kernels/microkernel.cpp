@@ -33,76 +33,98 @@ struct Depth {
 constexpr int most_steps = vector_bytes == 64 ? 1 : 2;
 
 // C[MR, columns] = A B (+ C) (+ bias), columns being NV vectors of `bytes`, and half of one more where `halved`; rows of B are ldb
-// elements apart; bias has as many elements or is null. k.run is a multiple of `steps`.
+// elements apart; bias has as many elements or is null. k.run is a multiple of `steps`. So for `blocks` blocks of rows, one
+// below the other: of a product that is not deep, a call takes as long as a quarter of a block.
 template <class T, int MR, int NV, bool halved, int bytes, bool TransposeA, int steps>
-void micro(const Depth& depth, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, const T* bias, Finish finish,
-           Ahead::Run& ahead) {
+void micro(int64_t blocks, const Depth& depth, const T* a, int64_t lda, const T* panel, int64_t ldb, T* c, int64_t ldc,
+           const T* bias, Finish finish, Ahead::Run& ahead) {
   const Depth k = depth;
   using V = typename VectorOf<T, bytes>::type;
   using Half = typename VectorOf<T, halved ? bytes / 2 : bytes>::type;
   constexpr int w = bytes / static_cast<int>(sizeof(T));
-  V acc[MR][NV] = {};
-  Half part[MR] = {};
   const char *next = ahead.at, *const end = ahead.end;
-  // Row by row from every third: their addresses fit the registers so. The compiler would rather keep a register a row, and has
-  // not got them.
-  constexpr int bases = TransposeA ? 1 : (MR + 2) / 3;
-  const T* base[bases];
+  do {
+    asm("" : "+r"(lda), "+r"(ldc));  // else their multiples are all made before the loop, and stored, for a single block, too
+    const T* b = panel;
+    V acc[MR][NV] = {};
+    Half part[MR] = {};
+    // Row by row from every third: their addresses fit the registers so. The compiler would rather keep a register a row, and has
+    // not got them.
+    constexpr int bases = TransposeA ? 1 : (MR + 2) / 3;
+    const T* base[bases];
 #pragma GCC unroll 16
-  for (int i = 0; i < bases; ++i) base[i] = a + 3 * i * lda;
-  for (int64_t s = 0; s < k.segments; ++s) {
-    for (int64_t p = k.run; p > 0; p -= steps) {
-      __builtin_prefetch(next, 0, 2);
-      next = next + 64 < end ? next + 64 : end;
+    for (int i = 0; i < bases; ++i) {
+      base[i] = a + 3 * i * lda;
+      asm("" : "+r"(base[i]));  // and would put two into a vector
+    }
+    for (int64_t s = 0; s < k.segments; ++s) {
+      for (int64_t p = k.run; p > 0; p -= steps) {
+        __builtin_prefetch(next, 0, 2);
+        next = next + 64 < end ? next + 64 : end;
 #pragma GCC unroll 2
-      for (int at = 0; at < steps; ++at) {
-        V row[NV];
+        for (int at = 0; at < steps; ++at) {
+          V row[NV];
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * w);
-        Half rest = {};
-        if constexpr (halved) rest = load<Half>(b + NV * w);
-        b += ldb;
-        if constexpr (steps > 1) asm volatile("" : : : "memory");  // else the compiler loads the row anew for every multiply-add
+          for (int v = 0; v < NV; ++v) row[v] = load<V>(b + v * w);
+          Half rest = {};
+          if constexpr (halved) rest = load<Half>(b + NV * w);
+          b += ldb;
+          if constexpr (steps > 1) asm volatile("" : : : "memory");  // else the compiler loads the row anew for every multiply-add
 #pragma GCC unroll 16
-        for (int r = 0; r < MR; ++r) {
-          const T x = TransposeA ? base[0][at * lda + r] : base[r / 3][r % 3 * lda + at];
+          for (int r = 0; r < MR; ++r) {
+            const T x = TransposeA ? base[0][at * lda + r] : base[r / 3][r % 3 * lda + at];
 #pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
-          if constexpr (halved) part[r] += x * rest;
+            for (int v = 0; v < NV; ++v) acc[r][v] += x * row[v];
+            if constexpr (halved) part[r] += x * rest;
+          }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < bases; ++i) {
+          base[i] += TransposeA ? steps * lda : steps;
+          asm("" : "+r"(base[i]));
         }
       }
 #pragma GCC unroll 16
       for (int i = 0; i < bases; ++i) {
-        base[i] += TransposeA ? steps * lda : steps;
+        base[i] += k.jump;
         asm("" : "+r"(base[i]));
       }
     }
+    if (!finish.load_c && bias == nullptr && finish.activation == Activation::none) {
 #pragma GCC unroll 16
-    for (int i = 0; i < bases; ++i) base[i] += k.jump;
-  }
-  ahead.at = next;
-#pragma GCC unroll 16
-  for (int r = 0; r < MR; ++r) {
+      for (int r = 0; r < MR; ++r) {
+        T* const out = c + r * ldc;
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      V y = acc[r][v];
-      T* out = c + r * ldc + v * w;
-      if (finish.load_c) y += load<V>(out);
-      if (bias != nullptr) y += load<V>(bias + v * w);
-      store(out, activate_lanes(finish.activation, y));
+        for (int v = 0; v < NV; ++v) store(out + v * w, acc[r][v]);
+        if constexpr (halved) store(out + NV * w, part[r]);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; ++r) {
+        T* const out = c + r * ldc;
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) {
+          V y = acc[r][v];
+          if (finish.load_c) y += load<V>(out + v * w);
+          if (bias != nullptr) y += load<V>(bias + v * w);
+          store(out + v * w, activate_lanes(finish.activation, y));
+        }
+        if constexpr (halved) {
+          Half y = part[r];
+          if (finish.load_c) y += load<Half>(out + NV * w);
+          if (bias != nullptr) y += load<Half>(bias + NV * w);
+          store(out + NV * w, activate_lanes(finish.activation, y));
+        }
+      }
     }
-    if constexpr (halved) {
-      Half y = part[r];
-      T* out = c + r * ldc + NV * w;
-      if (finish.load_c) y += load<Half>(out);
-      if (bias != nullptr) y += load<Half>(bias + NV * w);
-      store(out, activate_lanes(finish.activation, y));
-    }
-  }
+    a += TransposeA ? MR : MR * lda;
+    c += MR * ldc;
+  } while (--blocks > 0);
+  ahead.at = next;
 }
 
 template <class T>
-using Micro = void (*)(const Depth&, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
+using Micro = void (*)(int64_t, const Depth&, const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, Finish, Ahead::Run&);
 
 template <class T, int NV, bool halved, int bytes, bool TransposeA, int steps, std::size_t... R>
 constexpr std::array<Micro<T>, sizeof...(R)> table(std::index_sequence<R...>) {
@@ -222,8 +244,8 @@ template <class T>
 
 // All rows of C against one panel, rows of which are ldb elements apart.
 template <class T>
-void panel_product(int64_t m, int64_t n, const Depth& k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb, T* c,
-                   int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
+void panel_product(int64_t m, int64_t n, const Depth& k, const T* a, int64_t lda, bool transpose_a, const T* panel, int64_t ldb,
+                   T* c, int64_t ldc, const T* bias, Finish finish, Ahead& ahead) {
   const int64_t width = panel_width<T>(n);
   const int64_t columns = n > lanes<T> && n <= 3 * lanes<T> / 2 ? 3 * lanes<T> / 2 : width;  // that are made
   alignas(vector_bytes) T bias_row[block_n<T>] = {};
@@ -234,14 +256,15 @@ void panel_product(int64_t m, int64_t n, const Depth& k, const T* a, int64_t lda
   const bool deep = k.run * k.segments >= deep_product;
   const int64_t blocks = std::max<int64_t>(1, (m + block_m - 1) / block_m);
   const int64_t rows_a_block = (m + blocks - 1) / blocks;  // about the same in each: a block of a single row is slow
-  for (int64_t i = 0; i < m; i += rows_a_block) {
-    const int64_t rows = std::min(rows_a_block, m - i);
+  for (int64_t i = 0; i < m;) {
+    const int64_t rows = std::min(rows_a_block, m - i), alike = !deep && n == columns ? (m - i) / rows : 1;
     const T* from = transpose_a ? a + i : a + i * lda;
     const Micro<T> kernel = micro_for<T>(rows, columns, k, transpose_a);
     T* out = c + i * ldc;
+    i += alike * rows;
     if (n == columns) {
       if (deep) ask_for(out, ldc, rows, columns);
-      kernel(k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
+      kernel(alike, k, from, lda, panel, ldb, out, ldc, bias, finish, ahead.run());
       continue;
     }
     alignas(vector_bytes) T block[block_m * block_n<T>];
@@ -250,7 +273,7 @@ void panel_product(int64_t m, int64_t n, const Depth& k, const T* a, int64_t lda
         std::fill_n(block + r * width, width, T(0));
         copy_columns(n, out + r * ldc, block + r * width);
       }
-    kernel(k, from, lda, panel, ldb, block, width, bias, finish, ahead.run());
+    kernel(1, k, from, lda, panel, ldb, block, width, bias, finish, ahead.run());
     for (int64_t r = 0; r < rows; ++r) copy_columns(n, block + r * width, out + r * ldc);
   }
 }
@@ -394,7 +417,7 @@ void product_in_blocks(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda,
     const int64_t width = std::min(block_n<T>, n - j);
     for (int64_t i = 0; i < m; i += rows_a_block) {
       const int64_t rows = std::min(rows_a_block, m - i);
-      micro_for<T>(rows, width, depth, false)(depth, a + i * lda, lda, packed + j * k, width, block, width, nullptr, Finish{},
+      micro_for<T>(rows, width, depth, false)(1, depth, a + i * lda, lda, packed + j * k, width, block, width, nullptr, Finish{},
                                               ahead.run());
       take(self, i, j, rows, width, block);
     }

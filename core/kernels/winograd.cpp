@@ -218,8 +218,7 @@ void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t
                 Epilogue<T>{}, scratch, ahead);
     for (int64_t t = 0; t < count; ++t) {
       const int64_t line = (first + t) / across * 2, column = (first + t) % across * 2;
-      transform_output(out + t * outputs, of_y, outputs, of_outputs, y + line * row + column * s.o + first_output, s.o,
-                       row);
+      transform_output(out + t * outputs, of_y, outputs, of_outputs, y + line * row + column * s.o + first_output, s.o, row);
     }
   }
 }
@@ -241,9 +240,8 @@ void weight_tile(const ConvShape& s, const LinesA<T>& x, const LinesA<T>& g, boo
       transform_gradient(g.data + g.begin[line] + column * s.o, g.jump, s.o, out + t * s.o, of_g);
     }
     for (int64_t p = 0; p < points; ++p)
-      gemm_tile(s.o, s.c, count, out + p * of_g, s.o, true,
-                TileB<T>{.data = in + p * a_point, .packed = true, .packed_k = chunk}, sums + p * s.o * s.c, s.c,
-                Epilogue<T>{.accumulate = accumulate || first > 0}, scratch, ahead);
+      gemm_tile(s.o, s.c, count, out + p * of_g, s.o, true, TileB<T>{.data = in + p * a_point, .packed = true, .packed_k = chunk},
+                sums + p * s.o * s.c, s.c, Epilogue<T>{.accumulate = accumulate || first > 0}, scratch, ahead);
   }
 }
 
