@@ -78,7 +78,7 @@ struct BackwardPlan {
     assembled = s.statistics && !by_tile ? carver.take<T>(s.rows() * g.o) : nullptr;
     const int64_t fold = line_of(g.c) / g.c, pixels = g.n * g.h * g.w;
     rows_grain = parallel::pieces(max_of(parallel::light_grain / g.c, parallel::pieces(pixels, most_pieces)), fold) * fold;
-    lay_out = one_panel<T>(g) || !fused::in_place(g);
+    lay_out = small_windows<T>(g) || !fused::in_place(g);
     block = weight_block(g);
     together =
         s.dw && s.dx && partial && in_place && !lay_out && block == g.o && around.h == g.h && around.w == g.w && c.lines == d.lines;
@@ -91,7 +91,7 @@ struct BackwardPlan {
       partials = scratch = normalised = weight_workspace = nullptr;
     } else if (partial) {
       partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
-      columns = one_panel<T>(g) ? panel_width<T>(c.taps_at_once * g.c) : c.taps_at_once * g.c;
+      columns = small_windows<T>(g) ? parallel::pieces(g.kh * g.kw * g.c, block_n<T>) * block_n<T> : c.taps_at_once * g.c;
       const int64_t laid_out = c.lines * g.out_w() * (columns + (assembled == nullptr && s.statistics ? g.o : 0));
       const int64_t lines_of_g = together ? 0 : c.lines * c.patch_row / g.c * block;
       const ConvShape part = part_of(g, block);
@@ -164,17 +164,16 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
       const T* from = g + begin * width * c.o;
       if (by_tile) {
         const int64_t at = begin * width * c.o;
-        assemble(p.assembly, c.o, lines * width * c.o, gradient.g + at, gradient.y + at, assembled);
+        assemble<true>(p.assembly, c.o, lines * width * c.o, gradient.g + at, gradient.y + at, assembled);
         from = assembled;
       }
       for (int64_t tap = 0; tap < taps; tap += p.c.taps_at_once) {
         const int64_t count = min_of(p.c.taps_at_once, taps - tap), depth = count * c.c;
-        const bool packed = one_panel<T>(c);
-        const int64_t ld = packed ? p.columns : depth;
+        const bool panels = small_windows<T>(c);
+        const int64_t ld = panels ? p.columns : depth;
         patch.unfold(lines, tap, count, columns, ld);
-        gemm_tile(c.o, depth, lines * width, from, c.o, true,
-                  TileB<T>{.data = columns, .ld = ld, .packed = packed, .packed_k = lines * width}, out + tap * c.c, taps * c.c,
-                  Epilogue<T>{.accumulate = begin > first}, scratch);
+        gemm_tile(c.o, depth, lines * width, from, c.o, true, TileB<T>{.data = columns, .ld = ld, .in_place = panels},
+                  out + tap * c.c, taps * c.c, Epilogue<T>{.accumulate = begin > first}, scratch);
       }
     }
   });

@@ -28,11 +28,11 @@ inline bool in_place(const ConvShape& g) {
          (g.out_w() >= least_width || winograd::covers(g));
 }
 
-/// Whether windows are so small that all of one fits the panel of a product: then dw is made from windows that are laid out, since
-/// read in place, a row of the kernel at a time, they would leave most of each vector empty.
+/// Whether windows are so small that dw is made from windows that are laid out, in rows of whole panels: read in place, a row of
+/// the kernel at a time, they would leave most of each vector empty.
 template <class T>
-bool one_panel(const ConvShape& g) {
-  return own_microkernel && g.kw * g.c < lanes<T> && g.kh * g.kw * g.c <= block_n<T>;
+bool small_windows(const ConvShape& g) {
+  return own_microkernel && g.kw * g.c < block_n<T> && g.kh * g.kw * g.c <= 32;
 }
 
 /// Whether dw's product is too small for packing windows to pay: it reads them where they lie, and a few elements behind.
