@@ -76,7 +76,7 @@ void fetch(const void* begin, std::size_t bytes) {
   for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const std::byte*>(begin) + line, 1);
 }
 
-// Where it is not known how many bytes an entry takes: about those of a fused convolution.
+// Of an entry at most, and where it is not known how many it takes: about those of a fused convolution.
 constexpr std::size_t entry_bytes = 1536;
 
 // What a vjp reads, but for its entry, and the entry that comes after it. Entries lie side by side, but for a chunk's first.
@@ -402,8 +402,8 @@ void Tape::sweep(std::uint32_t floor) {
     if (i >= entries_.size()) continue;
     position_ = i;
     Entry& e = *entries_[i];
-    if (!e.live) continue;
     fetch_for_vjp(i, entries_);
+    if (!e.live) continue;
     if (std::ranges::none_of(e.out, [](const OutputSlot& slot) { return slot.grad.defined(); })) {
       if (e.uses == 0) kill(i);
       continue;

@@ -91,7 +91,11 @@ struct BackwardPlan {
       partials = scratch = normalised = weight_workspace = nullptr;
     } else if (partial) {
       partials = first.template take<T>(c.pieces > 1 ? c.pieces * weight_size(s) : 0);
-      columns = small_windows<T>(g) ? parallel::pieces(g.kh * g.kw * g.c, block_n<T>) * block_n<T> : c.taps_at_once * g.c;
+      columns = c.taps_at_once * g.c;
+      if (small_windows<T>(g)) {
+        const int64_t last = (columns - 1) % block_n<T> + 1;
+        columns += panel_width<T>(last) - last;
+      }
       const int64_t laid_out = c.lines * g.out_w() * (columns + (assembled == nullptr && s.statistics ? g.o : 0));
       const int64_t lines_of_g = together ? 0 : c.lines * c.patch_row / g.c * block;
       const ConvShape part = part_of(g, block);
@@ -158,6 +162,7 @@ void weight_gradient(const FusedShape& s, const FusedInput<T>& in, const FusedGr
     }
     T* columns = behind;
     T* assembled = columns + p.c.lines * width * p.columns;
+    if (small_windows<T>(c)) std::fill_n(columns, p.c.lines * width * p.columns, T(0));  // and so what is behind a window stays
     for (int64_t begin = first; begin < last; begin += p.c.lines) {
       const int64_t lines = min_of(p.c.lines, last - begin);
       patch.template load<act>(in, p.affine, begin, begin + lines);

@@ -19,7 +19,8 @@ inline constexpr int64_t wanted_rows = 40 * block_m;
 inline constexpr int64_t most_lines = 256;  // rows of y in a tile
 inline constexpr int64_t wanted_tiles = 16;
 inline constexpr int64_t most_pieces = 32;
-inline constexpr int64_t least_width = 6;  // of a line whose windows are read in place
+inline constexpr int64_t least_width = 6;    // of a line whose windows are read in place
+inline constexpr int64_t small_window = 32;  // elements
 
 /// Whether windows are read where they lie: at stride 1 those of a line overlap, like rows of a matrix with C elements from
 /// row to row. Else they are laid out first.
@@ -29,10 +30,11 @@ inline bool in_place(const ConvShape& g) {
 }
 
 /// Whether windows are so small that dw is made from windows that are laid out, in rows of whole panels: read in place, a row of
-/// the kernel at a time, they would leave most of each vector empty.
+/// the kernel at a time, they would fill more of these.
 template <class T>
 bool small_windows(const ConvShape& g) {
-  return own_microkernel && g.kw * g.c < block_n<T> && g.kh * g.kw * g.c <= 32;
+  return own_microkernel && g.kh * g.kw * g.c <= small_window &&
+         panel_count<T>(g.kh * g.kw * g.c) < g.kh * panel_count<T>(g.kw * g.c);
 }
 
 /// Whether dw's product is too small for packing windows to pay: it reads them where they lie, and a few elements behind.
@@ -88,7 +90,8 @@ struct Cut {
     patch_rows = lines * g.sh + segments * max_of(0, g.kh - g.sh);
     patch_row = max_of((width - 1) * g.sw + g.kw, g.w + g.pw) * g.c;
   }
-  int64_t patch_size() const { return patch_rows * patch_row; }
+  /// In whole lines, for what lies behind it.
+  int64_t patch_size() const { return parallel::pieces(patch_rows * patch_row, int64_t{16}) * 16; }
 
   /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this thread is likely to take
   /// next.

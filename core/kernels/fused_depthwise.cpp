@@ -86,7 +86,7 @@ struct ForwardRows {
 template <class T, class V, int K, int S, int R>
 inline void forward_strip(const ForwardRows<T, K, S, R>& f, int64_t c) {
   constexpr int group = 4, reach = ForwardRows<T, K, S, R>::reach;
-  // Copies stay in registers: a vector stored may be anything, f too.
+  // Copies stay in registers: see for_vectors().
   const int64_t channels = f.channels, pitch = f.pitch;
   const T *const residual = f.residual, *next[R], *below[R];
   T* const y = f.y;

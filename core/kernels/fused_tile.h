@@ -102,8 +102,7 @@ void spread(int64_t channels, T* out, F f) {
   for (int64_t j = channels; j < line; ++j) out[j] = out[j - channels];
 }
 
-/// body(tag, count, j): strips of `count` vectors (of decltype(tag)::type) that cover [0, width). In line, so that what the body
-/// refers to stays in registers: a vector stored may be anything, its references too.
+/// body(tag, count, j): strips of `count` vectors (of decltype(tag)::type) that cover [0, width). In line, as for_vectors().
 template <class T, int Most, class F>
 [[gnu::always_inline]] inline void for_strips(int64_t width, F&& body) {
   int64_t j = 0;

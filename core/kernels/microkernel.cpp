@@ -33,8 +33,8 @@ struct Depth {
 constexpr int most_steps = vector_bytes == 64 ? 1 : 2;
 
 // C[MR, columns] = A B (+ C) (+ bias), columns being NV vectors of `bytes`, and half of one more where `halved`; rows of B are ldb
-// elements apart; bias has as many elements or is null. k.run is a multiple of `steps`. So for `blocks` blocks of rows, one
-// below the other: of a product that is not deep, a call takes as long as a quarter of a block.
+// elements apart; bias has as many elements or is null. k.run is a multiple of `steps`. This for `blocks` blocks of rows, one
+// below the other: where the depth is small, a call costs a quarter of what a block does.
 template <class T, int MR, int NV, bool halved, int bytes, bool TransposeA, int steps>
 void micro(int64_t blocks, const Depth& depth, const T* a, int64_t lda, const T* panel, int64_t ldb, T* c, int64_t ldc,
            const T* bias, Finish finish, Ahead::Run& ahead) {
@@ -55,7 +55,7 @@ void micro(int64_t blocks, const Depth& depth, const T* a, int64_t lda, const T*
 #pragma GCC unroll 16
     for (int i = 0; i < bases; ++i) {
       base[i] = a + 3 * i * lda;
-      asm("" : "+r"(base[i]));  // and would put two into a vector
+      asm("" : "+r"(base[i]));  // nor in a vector, two at a time
     }
     for (int64_t s = 0; s < k.segments; ++s) {
       for (int64_t p = k.run; p > 0; p -= steps) {
@@ -257,6 +257,7 @@ void panel_product(int64_t m, int64_t n, const Depth& k, const T* a, int64_t lda
   const int64_t blocks = std::max<int64_t>(1, (m + block_m - 1) / block_m);
   const int64_t rows_a_block = (m + blocks - 1) / blocks;  // about the same in each: a block of a single row is slow
   for (int64_t i = 0; i < m;) {
+    // Blocks of so many rows, made by one call.
     const int64_t rows = std::min(rows_a_block, m - i), alike = !deep && n == columns ? (m - i) / rows : 1;
     const T* from = transpose_a ? a + i : a + i * lda;
     const Micro<T> kernel = micro_for<T>(rows, columns, k, transpose_a);

@@ -61,7 +61,8 @@ struct TileB {
   bool packed = false;  ///< by pack(); then packed_k is the k it was packed with, k_begin where this product starts
   std::int64_t packed_k = 0;
   std::int64_t k_begin = 0;
-  bool in_place = false;  ///< a matrix that needs no packing: few rows of A meet it, and its rows may be read to a panel's end
+  bool in_place = false;  ///< a matrix that is not packed, since few rows of A meet it, or its rows are whole panels; they may be
+                          ///< read to the end of one
   bool dots = false;      ///< transposed, A is not: read as it lies, the elements of C are dot products
 };
 

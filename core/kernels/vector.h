@@ -163,7 +163,9 @@ struct VectorTag {
   using type = V;
 };
 
-/// Calls body(tag, c) for vectors (V = decltype(tag)::type: full ones, then of 16 bytes, then T) that cover [begin, end).
+/// Calls body(tag, c) for vectors (V = decltype(tag)::type: full ones, then of 16 bytes, then T) that cover [begin, end). In line,
+/// so that what the body refers to stays in registers: for all that the compiler knows, a vector that is stored overwrites it. For
+/// the same reason kernels that call this are given structs by value.
 template <class T, class F>
 [[gnu::always_inline]] inline void for_vectors(std::int64_t begin, std::int64_t end, F&& body) {
   constexpr int small = 16 / static_cast<int>(sizeof(T));

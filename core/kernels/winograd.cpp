@@ -15,13 +15,16 @@ constexpr int64_t most_weights = 512 * 512;        // C O
 constexpr int64_t most_packed = most_weights / 2;  // of these that are transformed at once: less than they take untransformed
 constexpr int64_t chunk_elements = 1 << 18;        // of transformed tiles of x and y: 1 MiB, for L2
 constexpr int64_t least_chunk = 8 * block_m;       // tiles, for each time that the weights are read
-constexpr int64_t apart = 16;                      // elements between two points: all of a tile in one set of L1 do not fit there
 
 // Of `tiles`, that are transformed at once for so many outputs.
 int64_t chunk_of(const ConvShape& s, int64_t tiles, int64_t outputs) {
   const int64_t most = max_of(least_chunk, chunk_elements / (points * (s.c + outputs)));
   return parallel::pieces(tiles, max_of(1, parallel::pieces(tiles, most)));
 }
+
+// Elements from one point of n to the next: an odd number of lines, since the points of a tile that met in one set of L1 would not
+// fit there.
+int64_t apart(int64_t n) { return (n / channel_step | 1) * channel_step; }
 
 // B^T d of a column, and A^T m.
 template <class V>
@@ -162,7 +165,7 @@ std::int64_t sums_size(const ConvShape& s) { return points * s.c * s.o; }
 std::int64_t scratch_size(const ConvShape& s, std::int64_t lines) {
   // No less for fewer lines, or outputs, whose chunk may be the larger one.
   const int64_t a_tile = points * (s.c + outputs_at_once(s)), tiles = lines / 2 * (s.out_w() / 2);
-  return tile_scratch + 2 * points * apart + min_of(tiles * a_tile, max_of(least_chunk * a_tile, chunk_elements));
+  return tile_scratch + 2 * points * channel_step + min_of(tiles * a_tile, max_of(least_chunk * a_tile, chunk_elements));
 }
 
 template <class T>
@@ -201,7 +204,7 @@ template <class T>
 void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t first_output, int64_t outputs, T* y,
                 const Epilogue<T>& epilogue, T* scratch, Ahead* ahead) {
   const int64_t across = a.width / 2, tiles = a.lines / 2 * across, row = a.width * s.o;
-  const int64_t chunk = chunk_of(s, tiles, outputs), a_point = chunk * s.c + apart, of_y = chunk * outputs + apart;
+  const int64_t chunk = chunk_of(s, tiles, outputs), a_point = apart(chunk * s.c), of_y = apart(chunk * outputs);
   T *in = scratch + tile_scratch, *out = in + points * a_point;
   const Epilogue<T> of_outputs{.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_output,
                                .activation = epilogue.activation};
@@ -226,7 +229,7 @@ void lines_tile(const ConvShape& s, const LinesA<T>& a, const T* packed, int64_t
 template <class T>
 void weight_tile(const ConvShape& s, const LinesA<T>& x, const LinesA<T>& g, bool accumulate, T* sums, T* scratch, Ahead* ahead) {
   const int64_t across = x.width / 2, tiles = x.lines / 2 * across, chunk = chunk_of(s, tiles, s.o);
-  const int64_t a_point = chunk * s.c + apart, of_g = chunk * s.o + apart;
+  const int64_t a_point = apart(chunk * s.c), of_g = apart(chunk * s.o);
   T *in = scratch + tile_scratch, *out = in + points * a_point;
   for (int64_t first = 0; first < tiles; first += chunk) {
     const int64_t count = min_of(chunk, tiles - first);

@@ -78,6 +78,9 @@ const std::vector<Chain>& chains() {
       {{2, 5, 5, 40}, {{{3, 3, 40}, {.padding = 1}, Epilogue::relu, true}, {{40, 1, 1, 40}, {}, Epilogue::relu, true}}, true},
       {{4, 5, 5, 8}, {{{8, 1, 1, 8}, {.stride = 2}, Epilogue::none}, {{9, 2, 3, 8}, {.padding = {0, 1}}, Epilogue::relu}}},
       {{1, 40, 33, 2}, {{{3, 3, 2}, {.padding = 1}}, {{5, 3, 3, 2}, {.stride = 2, .padding = 1}}}},
+      {{2, 9, 11, 3}, {{{32, 3, 3, 3}, {.padding = 1}}, {{16, 1, 1, 32}}}},  // small windows, for dw in whole panels
+      {{2, 8, 9, 1}, {{{30, 5, 5, 1}, {.padding = 2}}, {{4, 1, 1, 30}}}},
+      {{1, 10, 9, 2}, {{{3, 3, 2}, {.padding = 1}}, {{30, 4, 4, 2}, {.padding = 1}}}},
       {{2, 6, 6, 96}, {{{96, 3, 3, 96}, {.padding = 1}}, {{96, 3, 3, 96}, {.padding = 1}, Epilogue::relu}}},
       {{1, 2, 202, 96}, {{{96, 3, 3, 96}, {.padding = 1}}, {{96, 3, 3, 96}, {.padding = 1}, Epilogue::relu}}},
       {{1, 22, 80, 80}, {{{80, 3, 3, 80}, {.padding = 1}}, {{80, 3, 3, 80}, {.padding = 1}, Epilogue::relu}}},
