@@ -66,25 +66,21 @@ Vector<T> greatest(const T* x, std::int64_t n) {
   return greater(m, m2);
 }
 
-// Sum of exp(x[i] - max) in each lane, i < n, n whole vectors.
+// Sum of exp(x[i] - max) in each lane, i < n, n whole vectors. One vector at a time: its constants take all of 16 registers.
 template <class T>
 Vector<T> sum_exp(const T* x, std::int64_t n, T max) {
+  Vector<T> sum = {};
+  for (std::int64_t i = 0; i < n; i += lanes<T>) sum += math::exp_of_difference(load<Vector<T>>(x + i) - max);
+  return sum;
+}
+
+// to[i] = (exp(x[i] - log_sum) - spread) scale, i < n, n whole vectors. On its own, for its registers.
+template <class T>
+[[gnu::noinline]] void softmax_gradient(const T* x, std::int64_t n, T log_sum, T spread, T scale, T* to) {
   using V = Vector<T>;
-  constexpr std::int64_t w = lanes<T>;
-  T e[4 * w];
-  V sum[4] = {};
-  std::int64_t i = 0;
-  for (; i + 4 * w <= n; i += 4 * w) {
-    REWIND_INDEPENDENT
-    for (std::int64_t j = 0; j < 4 * w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
-    for (int q = 0; q < 4; ++q) sum[q] += load<V>(e + q * w);
-  }
-  for (; i < n; i += w) {
-    REWIND_INDEPENDENT
-    for (std::int64_t j = 0; j < w; ++j) e[j] = math::exp_of_difference(x[i + j] - max);
-    sum[0] += load<V>(e);
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  const V k = splat<V>(scale), less = splat<V>(-spread * scale);
+  for (std::int64_t i = 0; i < n; i += lanes<T>)
+    store(to + i, multiply_add(math::exp_of_difference(load<V>(x + i) - log_sum), k, less));
 }
 
 // f(row, max, log of the sum of exp(x - max)) for every row of a matrix. A group at a time, a pass after the other, so that
@@ -92,7 +88,7 @@ Vector<T> sum_exp(const T* x, std::int64_t n, T max) {
 template <class T, class F>
 void for_log_sums(const T* x, std::int64_t rows, std::int64_t classes, F f) {
   for_groups<T>(rows, classes, [=](std::int64_t row, std::int64_t count) {
-    constexpr std::int64_t w = lanes<T>, block = 256 * w;
+    constexpr std::int64_t w = lanes<T>, block = 128 * w;
     const std::int64_t whole = whole_vectors<T>(classes);
     const T* group = x + row * classes;
     Vector<T> part[w] = {};
@@ -236,12 +232,7 @@ void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, 
     }
     REWIND_INDEPENDENT
     for (std::int64_t r = 0; r < w; ++r) at_label[r] = (math::exp_of_difference(at_label[r]) - peak) * k[r];
-    for (std::int64_t r = 0; r < count; ++r)
-      for (std::int64_t c = 0; c < whole; c += w) {
-        REWIND_INDEPENDENT
-        for (std::int64_t j = c; j < c + w; ++j)
-          to[r * classes + j] = (math::exp_of_difference(x[r * classes + j] - sum[r]) - spread) * k[r];
-      }
+    for (std::int64_t r = 0; r < count; ++r) softmax_gradient(x + r * classes, whole, sum[r], spread, k[r], to + r * classes);
     for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
       for (std::int64_t r = 0; r < count; ++r)

@@ -3,6 +3,8 @@
 // (mostly after Moshier's Cephes; within 3 ulp, the normal distribution within 6; tested), double versions call libm.
 // Infinities and NaN behave as in libm.
 
+#include <rewind/core/kernels/vector.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -11,29 +13,42 @@ namespace rewind_lib::kernels::math {
 
 #define REWIND_INLINE [[gnu::always_inline]] inline
 
+/// F is float, or a vector of floats, for loops whose registers the compiler would not make do with.
+template <class F>
+struct BitsOf {
+  using type = typename VectorOf<std::uint32_t, sizeof(F)>::type;
+};
+template <>
+struct BitsOf<float> {
+  using type = std::uint32_t;
+};
+
 /// exp(x) = mantissa 2^exponent.
+template <class F>
 struct SplitExp {
-  float mantissa;
-  std::uint32_t biased;  // the exponent, in two's complement, + 127 in the low bits: as a float has it, once shifted to its place
+  F mantissa;
+  typename BitsOf<F>::type biased;  // the exponent, in two's complement, + 127 in the low bits: as a float has it, once shifted to
+                                    // its place
 };
 constexpr float exp_magic = 12582912.f + 127.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits; and the bias
-REWIND_INLINE SplitExp split_exp(float x) {
-  const float shifted = x * 1.44269504088896341f + exp_magic;
-  const float n = shifted - exp_magic;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+template <class F>
+REWIND_INLINE SplitExp<F> split_exp(F x) {
+  const F shifted = x * 1.44269504088896341f + exp_magic;
+  const F n = shifted - exp_magic;
+  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   // (exp(r) - 1 - r) / r^2 at Chebyshev's nodes of |r| <= log(2) / 2: relative error of exp 1.0e-8.
-  float p = 1.3926213466e-3f;
-  p = p * r + 8.3632029716e-3f;
+  F p = r * 1.3926213466e-3f + 8.3632029716e-3f;
   p = p * r + 4.1666554438e-2f;
   p = p * r + 1.6666576846e-1f;
   p = p * r + 0.5f;
-  return {(p * (r * r) + r) + 1.f, std::bit_cast<std::uint32_t>(shifted)};
+  p = p * r + 1.f;
+  return {p * r + 1.f, std::bit_cast<typename BitsOf<F>::type>(shifted)};
 }
 
 REWIND_INLINE float exp(float x) {
   x = x > 89.f ? 89.f : x;
   x = x < -105.f ? -105.f : x;
-  const SplitExp s = split_exp(x);
+  const SplitExp<float> s = split_exp(x);
   // 2^k in two factors, so that overflow and gradual underflow come out right.
   const std::uint32_t k = s.biased - std::bit_cast<std::uint32_t>(exp_magic);
   const auto u1 = static_cast<std::uint32_t>(static_cast<std::int32_t>(k) >> 1), u2 = k - u1;
@@ -43,12 +58,17 @@ REWIND_INLINE double exp(double x) { return std::exp(x); }
 
 /// exp(x) for x that is at most about 0, as behind the subtraction of a maximum: nothing overflows, and what would be below the
 /// normal numbers is 0.
-REWIND_INLINE float exp_of_difference(float x) {
-  const SplitExp s = split_exp(x);
-  const float y = s.mantissa * std::bit_cast<float>(s.biased << 23);
-  return x < -87.f ? 0.f : y;
+template <class F>
+REWIND_INLINE F exp_of_difference(F x) {
+  const SplitExp<F> s = split_exp(x);
+  const F y = s.mantissa * std::bit_cast<F>(s.biased << 23);
+  return x < -87.f ? F{} : y;
 }
 REWIND_INLINE double exp_of_difference(double x) { return std::exp(x); }
+REWIND_INLINE Vector<double> exp_of_difference(Vector<double> x) {
+  for (int i = 0; i < lanes<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
 
 REWIND_INLINE float log(float x) {
   const bool tiny = x < 0x1p-126f;
