@@ -2,9 +2,9 @@
 """Times single operations in PyTorch: the ones of bench/ops, under the same names. Prints {name: milliseconds} as JSON."""
 import argparse
 import json
-import os
-import sys
 import time
+
+import strongest
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--threads", type=int, required=True)
@@ -12,20 +12,7 @@ parser.add_argument("--seconds", type=float, default=0.2, help="for each")
 parser.add_argument("names", nargs="+", help="as bench/ops prints them: depthwise/32/112/1")
 a = parser.parse_args()
 
-if "BENCH_PEER" not in os.environ:
-    os.environ.update(
-        {
-            "BENCH_PEER": "1",
-            "OMP_NUM_THREADS": str(a.threads),
-            "OPENBLAS_NUM_THREADS": str(a.threads),
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": "100000000000",
-            "MALLOC_TOP_PAD_": "67108864",
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-            "LD_LIBRARY_PATH": "/usr/lib/x86_64-linux-gnu/openblas-openmp",
-        }
-    )
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+strongest.start_again(a.threads)
 
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402

@@ -3,11 +3,11 @@
 import argparse
 import ctypes
 import json
-import os
 import resource
 import statistics
-import sys
 import time
+
+import strongest
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", required=True)
@@ -20,21 +20,7 @@ parser.add_argument("--float64", action="store_true", help="compute in double")
 parser.add_argument("--meter", help="count heap bytes with this library")
 a = parser.parse_args()
 
-if "BENCH_PEER" not in os.environ:  # what has to be in the environment before PyTorch is loaded
-    settings = {"BENCH_PEER": "1", "OMP_NUM_THREADS": str(a.threads), "OPENBLAS_NUM_THREADS": str(a.threads)}
-    if not a.shipped:
-        # Freed memory is kept and lies on huge pages; the OpenBLAS that shares PyTorch's own OpenMP threads.
-        settings |= {
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": "100000000000",
-            "MALLOC_TOP_PAD_": "67108864",
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-            "LD_LIBRARY_PATH": "/usr/lib/x86_64-linux-gnu/openblas-openmp",
-        }
-    if a.meter:
-        settings["LD_PRELOAD"] = a.meter
-    os.environ.update(settings)
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+strongest.start_again(a.threads, {"LD_PRELOAD": a.meter} if a.meter else {}, a.shipped)
 
 import torch  # noqa: E402
 from nets import build, load  # noqa: E402
