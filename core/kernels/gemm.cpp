@@ -78,9 +78,63 @@ int64_t batch_grain(const GemmShape& s, const Plan& p) {
   return std::max<int64_t>(1, serial_work / std::max<int64_t>(1, work));
 }
 
+template <class T>
+void pack_whole(int64_t k, int64_t n, const T* b, int64_t ldb, bool transposed, T* packed) {
+  const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (k * block_n_max + 1));
+  parallel::for_range(panel_count<T>(n), grain, [&](int64_t begin, int64_t end) {
+    pack(k, n, int64_t{0}, k, b, ldb, transposed, packed, begin, end);
+  });
+}
+
+// C = A B^T may be made turned, C^T = B A^T: rows of B are read in place, and what is packed is A.
+GemmShape turn(GemmShape s) {
+  std::swap(s.m, s.n);
+  std::swap(s.lda, s.ldb);
+  return s;
+}
+
+// Where A is the smaller one, and makes whole panels.
+bool turns(const GemmShape& s) {
+  return own_microkernel && s.transpose_b && !s.transpose_a && s.batch == 1 && s.m >= block_n_max && s.n >= 2 * s.m &&
+         s.m * s.n * s.k > serial_work && plan(turn(s)).tiles_k == 1;
+}
+
+int64_t turned_workspace(const GemmShape& s) {
+  const Plan p = plan(turn(s));
+  return packed_size(s.k, s.m) + parallel::threads() * (tile_scratch + p.tile_m * p.tile_n);
+}
+
+template <class T>
+void gemm_turned(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const Epilogue<T>& epilogue) {
+  const int64_t lda = s.lda != 0 ? s.lda : s.k, ldb = s.ldb != 0 ? s.ldb : s.k, ldc = s.ldc != 0 ? s.ldc : s.n;
+  const Plan p = plan(turn(s));
+  T* packed = workspace;
+  T* scratch = packed + packed_size(s.k, s.m);
+  pack_whole(s.k, s.m, a, lda, true, packed);
+  parallel::for_pieces(p.tiles_m * p.tiles_n, [&](int64_t tile, int worker) {
+    const int64_t i = tile / p.tiles_n * p.tile_m, j = tile % p.tiles_n * p.tile_n;
+    const int64_t rows = std::min(p.tile_m, s.n - i), columns = std::min(p.tile_n, s.m - j);
+    T* own = scratch + worker * (tile_scratch + p.tile_m * p.tile_n);
+    T* part = own + tile_scratch;
+    T* out = c + j * ldc + i;
+    if (epilogue.accumulate) transpose(columns, rows, out, ldc, part, columns);
+    gemm_tile(rows, columns, s.k, b + i * ldb, ldb, false, TileB<T>{.data = packed + j * s.k, .packed = true, .packed_k = s.k}, part,
+              columns, Epilogue<T>{.accumulate = epilogue.accumulate}, own);
+    for (int64_t r = 0; r < rows; ++r) {
+      const T bias = epilogue.bias != nullptr ? epilogue.bias[i + r] : T(0);
+      T* row = part + r * columns;
+      for_vectors<T>(0, columns, [=](auto tag, int64_t q) {
+        store(row + q, activate_lanes(epilogue.activation, load<typename decltype(tag)::type>(row + q) + bias));
+      });
+    }
+    transpose(rows, columns, part, columns, out, ldc);
+  });
+}
+
 }  // namespace
 
 std::int64_t gemm_workspace(const GemmShape& s) {
+  if (turns(s)) return turned_workspace(s);
   const Plan p = plan(s);
   const int64_t partials = p.tiles_k > 1 ? p.tiles_k * s.m * s.n : 0;
   return (p.pack_b ? packed_size(s.k, s.n) : 0) + partials + parallel::threads() * tile_scratch;
@@ -89,6 +143,7 @@ std::int64_t gemm_workspace(const GemmShape& s) {
 template <class T>
 void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const Epilogue<T>& epilogue) {
   if (s.m <= 0 || s.n <= 0 || s.batch <= 0) return;
+  if (turns(s)) return gemm_turned(s, a, b, c, workspace, epilogue);
   const Plan p = plan(s);
   const int64_t lda = s.lda != 0 ? s.lda : (s.transpose_a ? s.m : s.k);
   const int64_t ldb = s.ldb != 0 ? s.ldb : (s.transpose_b ? s.k : s.n);
@@ -96,13 +151,7 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
   T* scratch = workspace;
   T* packed = scratch + parallel::threads() * tile_scratch;
   T* partials = packed + (p.pack_b ? packed_size(s.k, s.n) : 0);
-  if (p.pack_b) {
-    const int64_t panels = panel_count<T>(s.n);
-    const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (s.k * block_n_max + 1));
-    parallel::for_range(panels, grain, [&](int64_t begin, int64_t end) {
-      pack(s.k, s.n, int64_t{0}, s.k, b, ldb, s.transpose_b, packed, begin, end);
-    });
-  }
+  if (p.pack_b) pack_whole(s.k, s.n, b, ldb, s.transpose_b, packed);
 
   const int64_t tiles = p.tiles(s);
   const int64_t grain = batch_grain(s, p);

@@ -160,7 +160,7 @@ void copy_columns(int64_t n, const T* from, T* to) {
 
 // out[i] = column i of the square of rows `in`.
 template <class V>
-void transpose(const V (&in)[4], V (&out)[4]) {
+void transpose_square(const V (&in)[4], V (&out)[4]) {
   const V lo01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5), hi01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
   const V lo23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5), hi23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
   out[0] = __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5);
@@ -169,7 +169,7 @@ void transpose(const V (&in)[4], V (&out)[4]) {
   out[3] = __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7);
 }
 template <class V>
-void transpose(const V (&in)[8], V (&out)[8]) {
+void transpose_square(const V (&in)[8], V (&out)[8]) {
   V pair[8], four[8];  // within halves of a vector, where shuffles are cheap; halves change places last
 #pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
@@ -199,7 +199,7 @@ void transpose_columns(int64_t rows, const T* b, int64_t ldb, T* dst, int64_t wi
     V in[columns], out[columns];
 #pragma GCC unroll 8
     for (int i = 0; i < columns; ++i) in[i] = load<V>(b + i * ldb + p);
-    transpose(in, out);
+    transpose_square(in, out);
 #pragma GCC unroll 8
     for (int i = 0; i < columns; ++i) store(dst + (p + i) * width, out[i]);
   }
@@ -223,13 +223,8 @@ void pack_panel(int64_t rows, int64_t n, int64_t width, const T* b, int64_t ldb,
     }
     return;
   }
-  int64_t j = 0;
-  if constexpr (sizeof(T) == 4 && vector_bytes >= 32)
-    for (; j + 8 <= n; j += 8) transpose_columns<T, 8>(rows, b + j * ldb, ldb, dst + j, width);
-  for (; j + 4 <= n; j += 4) transpose_columns<T, 4>(rows, b + j * ldb, ldb, dst + j, width);
-  for (; j < n; ++j)
-    for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = b[j * ldb + p];
-  for (; j < width; ++j)
+  transpose(n, rows, b, ldb, dst, width);
+  for (int64_t j = n; j < width; ++j)
     for (int64_t p = 0; p < rows; ++p) dst[p * width + j] = T(0);
 }
 
@@ -408,6 +403,16 @@ void own_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tra
 }  // namespace
 
 template <class T>
+void transpose(int64_t rows, int64_t columns, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
+  int64_t i = 0;
+  if constexpr (sizeof(T) == 4 && vector_bytes >= 32)
+    for (; i + 8 <= rows; i += 8) transpose_columns<T, 8>(columns, from + i * ld_from, ld_from, to + i, ld_to);
+  for (; i + 4 <= rows; i += 4) transpose_columns<T, 4>(columns, from + i * ld_from, ld_from, to + i, ld_to);
+  for (; i < rows; ++i)
+    for (int64_t p = 0; p < columns; ++p) to[p * ld_to + i] = from[i * ld_from + p];
+}
+
+template <class T>
 void product_in_blocks(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* packed, Ahead& ahead, void* self,
                        TakesBlock<T> take) {
   REWIND_CHECK(k <= block_k && n % lanes<T> == 0);
@@ -505,6 +510,7 @@ void gemm_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, bool tr
 }
 
 #define REWIND_INSTANTIATE(T)                                                                                                      \
+  template void transpose<T>(int64_t, int64_t, const T*, int64_t, T*, int64_t);                                                    \
   template void product_in_blocks<T>(int64_t, int64_t, int64_t, const T*, int64_t, const T*, Ahead&, void*, TakesBlock<T>);        \
   template void lines_tile<T>(const LinesA<T>&, int64_t, const T*, T*, int64_t, const Epilogue<T>&);                               \
   template void pack<T>(int64_t, int64_t, int64_t, int64_t, const T*, int64_t, bool, T*, int64_t, int64_t);                        \

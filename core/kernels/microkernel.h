@@ -99,6 +99,10 @@ class Ahead {
   int count_ = 0, now_ = 0;
 };
 
+/// to[columns, rows] = from[rows, columns]^T.
+template <class T>
+void transpose(std::int64_t rows, std::int64_t columns, const T* from, std::int64_t ld_from, T* to, std::int64_t ld_to);
+
 /// C[m,n] = epilogue(op(A) B). k = 0 gives the epilogue of zero.
 template <class T>
 void gemm_tile(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda, bool transpose_a, const TileB<T>& b,

@@ -330,6 +330,17 @@ TEST_CASE_TEMPLATE("products that are cut into tiles have the same bits for any 
   check_gemm<T>({.m = 1, .n = 1, .k = 100000, .transpose_a = true}, false, Activation::none, false);
 }
 
+TEST_CASE_TEMPLATE("some rows against many of a transposed matrix are made turned", T, float, double) {
+  for (int i = 0; i < 20; ++i) {
+    GemmShape s{.m = pick(32, 100), .n = 0, .k = pick(120, 200), .transpose_b = true};
+    s.n = pick(2 * s.m, 2 * s.m + 90);
+    s.lda = s.k + pick(0, 3), s.ldb = s.k + pick(0, 3), s.ldc = s.n + pick(0, 3);
+    check_gemm<T>(s, pick(0, 1) == 1, any_activation(), pick(0, 1) == 1);
+  }
+  check_gemm<T>({.m = 300, .n = 650, .k = 500, .transpose_b = true}, true, Activation::relu, true);  // of several tiles either way
+  check_gemm<T>({.m = 40, .n = 90, .k = 1000, .transpose_b = true}, true, Activation::none, false);  // too deep: cut
+}
+
 TEST_CASE_TEMPLATE("few rows against a transposed matrix are dot products", T, float, double) {
   for (int i = 0; i < 60; ++i) {
     GemmShape s{.m = pick(1, vector_bytes == 64 ? 20 : 8), .n = pick(1, 70), .k = 0, .transpose_b = true};
