@@ -1,7 +1,7 @@
 // A team of our own instead of `omp parallel for`: an OpenMP region ends with a barrier that every thread of the team has to
 // reach, also one that got no work because the machine was busy elsewhere, and then costs a time slice of somebody else's.
 // Here whoever is running takes pieces, and the caller waits only for pieces that were begun, and once for its helpers to have
-// started. See docs/decisions/0010.
+// started (docs/decisions/0010). Pieces go from both ends, so that a thread meets the memory that it had before (0018).
 // OpenMP remains what OpenBLAS may be built on, and has to be kept to one thread.
 
 #include <rewind/core/error.h>
@@ -9,6 +9,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
@@ -53,17 +54,19 @@ class Team {
     // Close the old job first. A straggler that saw its last ticket would else take a piece of it by the count of the new one.
     const std::uint64_t old = ticket_.load(std::memory_order_relaxed) >> 32, job = old + 1;
     ticket_.store(old << 32 | closed, std::memory_order_relaxed);
+    const std::int64_t together = parallel::pieces(pieces, most_tickets), count = parallel::pieces(pieces, together);
     body_.store(body, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
     size_.store(size, std::memory_order_relaxed);
-    count_.store(static_cast<std::uint32_t>(pieces), std::memory_order_release);
+    pieces_.store(pieces, std::memory_order_relaxed);
+    together_.store(together, std::memory_order_relaxed);
+    count_.store(static_cast<std::uint32_t>(count), std::memory_order_release);
     done_.store(0, std::memory_order_relaxed);
     ticket_.store(job << 32, std::memory_order_release);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
 
     take_pieces(job, 0);
     // Pieces that others have begun. Short waits spin; long ones leave the core to them.
-    const auto count = static_cast<std::uint32_t>(pieces);
     for (int spins = 0; done_.load(std::memory_order_acquire) != count; ++spins) {
       if (spins < spin_limit)
         relax();
@@ -77,20 +80,24 @@ class Team {
   // About 50 microseconds: longer than the gap between two ops of a step, far shorter than a time slice.
   static constexpr int spin_limit = 2000;
 
-  // ticket_ holds the number of the job and how many of its pieces have been taken, so that a piece can only be taken from
-  // the job that was looked at; while a taken piece is not done, the job stays. Closed, it has none left by any count.
+  // ticket_ holds the number of the job and how many of its pieces have been taken from either end, so that a piece can only be
+  // taken from the job that was looked at; while a taken piece is not done, the job stays. Closed, it has none left by any count.
   static constexpr std::uint64_t closed = 0xffffffff;
+  static constexpr std::int64_t most_tickets = 0xffff;  // where there are more pieces, some are taken together
   void take_pieces(std::uint64_t job, int worker) {
     inside = true;
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (ticket >> 32 == job) {
-      const auto piece = static_cast<std::uint32_t>(ticket);
+      const auto front = static_cast<std::uint32_t>(ticket & 0xffff), back = static_cast<std::uint32_t>(ticket >> 16 & 0xffff);
       const std::uint32_t count = count_.load(std::memory_order_acquire);
       const detail::Body body = body_.load(std::memory_order_relaxed);
       void* context = context_.load(std::memory_order_relaxed);
-      if (piece >= count || worker >= size_.load(std::memory_order_relaxed)) break;
-      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-      body(context, piece, worker);
+      const std::int64_t pieces = pieces_.load(std::memory_order_relaxed), together = together_.load(std::memory_order_relaxed);
+      if (front + back >= count || worker >= size_.load(std::memory_order_relaxed)) break;
+      const bool from_front = worker % 2 == 0;
+      if (!ticket_.compare_exchange_weak(ticket, ticket + (from_front ? 1 : 0x10000), std::memory_order_acq_rel)) continue;
+      const std::int64_t begin = (from_front ? front : count - 1 - back) * together;
+      for (std::int64_t piece = begin; piece < std::min(pieces, begin + together); ++piece) body(context, piece, worker);
       done_.fetch_add(1, std::memory_order_acq_rel);
       ticket = ticket_.load(std::memory_order_acquire);
     }
@@ -124,7 +131,8 @@ class Team {
   std::atomic<detail::Body> body_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<int> size_{1};
-  std::atomic<std::uint32_t> count_{0};
+  std::atomic<std::int64_t> pieces_{0}, together_{1};
+  std::atomic<std::uint32_t> count_{0};  // of tickets
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
   alignas(64) std::atomic<std::uint32_t> done_{0};
   std::atomic<int> sleepers_{0};
@@ -149,7 +157,7 @@ bool active() { return inside; }
 
 void detail::run(std::int64_t pieces, Body body, void* context) {
   const int size = static_cast<int>(pieces < threads() ? pieces : threads());
-  if (size > 1 && !active() && pieces < (std::int64_t{1} << 32) && team().run(pieces, size, body, context)) return;
+  if (size > 1 && !active() && team().run(pieces, size, body, context)) return;
   for (std::int64_t i = 0; i < pieces; ++i) body(context, i, 0);
 }
 

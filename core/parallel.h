@@ -45,6 +45,11 @@ void for_pieces(std::int64_t count, F&& body) {
   }
 }
 
+/// The piece that a worker is likely to get after this one, if there is such a one: every other worker takes them from the end.
+inline std::int64_t next_piece(std::int64_t piece, int worker) {
+  return worker % 2 == 0 ? piece + (threads() + 1) / 2 : piece - threads() / 2;
+}
+
 /// From the scratch space of a worker to the next worker's, in elements of T: the `elements` that each uses, and a gap of 64 times
 /// the `step` in which it reads them, 64 KiB at most. Hardware that foresees such reads goes on behind their end; without a gap,
 /// into lines that another core writes to (docs/performance.md).

@@ -71,7 +71,7 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
           T* out = y + begin * width * g.o;
           Ahead ahead;  // y's lines of this tile, which the products come before, and x's of the next
           ahead.add(out, count * g.o);
-          if (g.h == g.out_h()) foresee(ahead, in.x, g.w * g.c, all, p.c.next(all, piece, begin), p.c.lines);
+          if (g.h == g.out_h()) foresee(ahead, in.x, g.w * g.c, all, p.c.next(all, piece, worker, begin), p.c.lines);
           patch.template load<act>(in, p.affine, begin, begin + lines);
           if (transformed)
             winograd::lines_tile(g, patch.windows(lines), p.packed, first_output, outputs, out, epilogue, own, &ahead);

@@ -272,7 +272,7 @@ void both_gradients(const FusedShape& s, const FusedInput<T>& in, const T* w, co
       const int64_t lines = min_of(p.c.lines, last - begin);
       Ahead ahead;  // dx's lines of this tile, then what the next one reads
       ahead.add(out.x + begin * c.w * c.c, lines * c.w * c.c);
-      const int64_t next = p.c.next(all, piece, begin);
+      const int64_t next = p.c.next(all, piece, worker, begin);
       foresee(ahead, gradient.g, c.w * c.o, all, next, p.c.lines);
       if (s.statistics) foresee(ahead, gradient.y, c.w * c.o, all, next, p.c.lines);
       foresee(ahead, in.x, c.w * c.c, all, next, p.c.lines);

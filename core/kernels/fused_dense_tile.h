@@ -93,10 +93,10 @@ struct Cut {
   /// In whole lines, for what lies behind it.
   int64_t patch_size() const { return parallel::pieces(patch_rows * patch_row, int64_t{16}) * 16; }
 
-  /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this thread is likely to take
-  /// next.
-  int64_t next(int64_t all, int64_t piece, int64_t begin) const {
-    return begin + lines < min_of(all, (piece + 1) * grain) ? begin + lines : (piece + parallel::threads()) * grain;
+  /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this worker is likely to get
+  /// next; negative, or `all` and more, if there is none.
+  int64_t next(int64_t all, int64_t piece, int worker, int64_t begin) const {
+    return begin + lines < min_of(all, (piece + 1) * grain) ? begin + lines : parallel::next_piece(piece, worker) * grain;
   }
 };
 

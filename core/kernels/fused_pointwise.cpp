@@ -26,10 +26,10 @@ struct Cut {
 
   int64_t first(int64_t piece) const { return piece * grain; }
   int64_t last(int64_t piece, int64_t rows) const { return min_of(rows, first(piece) + grain); }
-  /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this thread is likely to take
-  /// next.
-  int64_t next(int64_t rows, int64_t piece, int64_t begin) const {
-    return begin + tile < last(piece, rows) ? begin + tile : first(piece + parallel::threads());
+  /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this worker is likely to get
+  /// next; negative, or `rows` and more, if there is none.
+  int64_t next(int64_t rows, int64_t piece, int worker, int64_t begin) const {
+    return begin + tile < last(piece, rows) ? begin + tile : first(parallel::next_piece(piece, worker));
   }
 };
 
@@ -150,7 +150,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
         }
         T *to = y + begin * co, *out = past ? scratch + tile_scratch + (s.pending ? p.c.tile * ci : 0) : to;
         Ahead ahead;
-        const int64_t next = p.c.next(rows, piece, begin);
+        const int64_t next = p.c.next(rows, piece, worker, begin);
         foresee(ahead, in.x, ci, rows, next, p.c.tile);
         if (in_blocks) {
           if (begin == first) {
@@ -219,7 +219,7 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
         const int64_t count = min_of(p.c.tile, last - begin);
         const T *g = gradient.g + begin * co, *x = in.x + begin * ci;
         Ahead ahead;
-        const int64_t next = p.c.next(rows, piece, begin);
+        const int64_t next = p.c.next(rows, piece, worker, begin);
         foresee(ahead, gradient.g, co, rows, next, p.c.tile);
         if (s.statistics) foresee(ahead, gradient.y, co, rows, next, p.c.tile);
         foresee(ahead, in.x, ci, rows, next, p.c.tile);

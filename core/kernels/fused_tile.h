@@ -433,10 +433,10 @@ void add_partials(int64_t n, int64_t pieces, const T* partials, T* out) {
   });
 }
 
-/// Brings in rows of x, `row` elements each, from `next` on, at most `some` of `all`; x may be null.
+/// Brings in rows of x, `row` elements each, from `next` on, at most `some`, as far as they are in [0, all); x may be null.
 template <class T>
 void foresee(Ahead& ahead, const T* x, int64_t row, int64_t all, int64_t next, int64_t some) {
-  if (x != nullptr && next < all) ahead.add(x + next * row, min_of(some, all - next) * row);
+  if (x != nullptr && next >= 0 && next < all) ahead.add(x + next * row, min_of(some, all - next) * row);
 }
 
 /// Whether dw is made in partial sums, for pieces of y.

@@ -81,9 +81,8 @@ int64_t batch_grain(const GemmShape& s, const Plan& p) {
 template <class T>
 void pack_whole(int64_t k, int64_t n, const T* b, int64_t ldb, bool transposed, T* packed) {
   const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(panel_count<T>(n), grain, [&](int64_t begin, int64_t end) {
-    pack(k, n, int64_t{0}, k, b, ldb, transposed, packed, begin, end);
-  });
+  parallel::for_range(panel_count<T>(n), grain,
+                      [&](int64_t begin, int64_t end) { pack(k, n, int64_t{0}, k, b, ldb, transposed, packed, begin, end); });
 }
 
 // C = A B^T may be made turned, C^T = B A^T: rows of B are read in place, and what is packed is A.
@@ -118,8 +117,8 @@ void gemm_turned(const GemmShape& s, const T* a, const T* b, T* c, T* workspace,
     T* part = own + tile_scratch;
     T* out = c + j * ldc + i;
     if (epilogue.accumulate) transpose(columns, rows, out, ldc, part, columns);
-    gemm_tile(rows, columns, s.k, b + i * ldb, ldb, false, TileB<T>{.data = packed + j * s.k, .packed = true, .packed_k = s.k}, part,
-              columns, Epilogue<T>{.accumulate = epilogue.accumulate}, own);
+    gemm_tile(rows, columns, s.k, b + i * ldb, ldb, false, TileB<T>{.data = packed + j * s.k, .packed = true, .packed_k = s.k},
+              part, columns, Epilogue<T>{.accumulate = epilogue.accumulate}, own);
     for (int64_t r = 0; r < rows; ++r) {
       const T bias = epilogue.bias != nullptr ? epilogue.bias[i + r] : T(0);
       T* row = part + r * columns;

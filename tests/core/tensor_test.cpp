@@ -1,6 +1,5 @@
 // Shapes, dtypes and tensors.
 
-#include <rewind/core/parallel.h>
 #include <rewind/core/random.h>
 #include <rewind/core/tensor.h>
 
@@ -150,21 +149,6 @@ TEST_CASE("only float leaves can require gradients") {
   CHECK_THROWS_WITH_AS(rw::zeros({2}, rw::int64).set_requires_grad(), doctest::Contains("only float tensors"), rw::Error);
   Tensor t = rw::zeros({2});
   CHECK_THROWS_WITH_AS(t.set_grad(rw::zeros({3})), doctest::Contains("the gradient is float32 [3]"), rw::Error);
-}
-
-TEST_CASE("pieces of parallel work do not depend on the number of threads") {
-  const int saved = rw::parallel::threads();
-  for (int threads : {1, 2, 3, 4}) {
-    rw::parallel::set_threads(threads);
-    std::vector<int> seen(1001);
-    rw::parallel::for_range(1001, 100, [&](std::int64_t begin, std::int64_t end) {
-      CHECK_MESSAGE(begin % 100 == 0, "pieces begin at multiples of the grain");
-      for (auto i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
-    });
-    for (int n : seen) CHECK(n == 1);
-  }
-  rw::parallel::set_threads(saved);
-  CHECK_THROWS_WITH_AS(rw::parallel::set_threads(0), doctest::Contains("at least 1"), rw::Error);
 }
 
 TEST_CASE("our own bugs read differently from user mistakes") {
