@@ -83,7 +83,7 @@ class Team {
   // ticket_ holds the number of the job and how many of its pieces have been taken from either end, so that a piece can only be
   // taken from the job that was looked at; while a taken piece is not done, the job stays. Closed, it has none left by any count.
   static constexpr std::uint64_t closed = 0xffffffff;
-  static constexpr std::int64_t most_tickets = 0xffff;  // where there are more pieces, some are taken together
+  static constexpr std::int64_t most_tickets = 0xffff;  // fit a half; where there are more pieces, some are taken together
   void take_pieces(std::uint64_t job, int worker) {
     inside = true;
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);

@@ -50,6 +50,12 @@ inline std::int64_t next_piece(std::int64_t piece, int worker) {
   return worker % 2 == 0 ? piece + (threads() + 1) / 2 : piece - threads() / 2;
 }
 
+/// The piece to make as piece k of `count`, so that workers go backwards over what they had in a loop of as many pieces before.
+inline std::int64_t backwards(std::int64_t k, std::int64_t count) {
+  const std::int64_t middle = threads() > 1 ? (count + 1) / 2 : count;
+  return k < middle ? middle - 1 - k : count - 1 - (k - middle);
+}
+
 /// From the scratch space of a worker to the next worker's, in elements of T: the `elements` that each uses, and a gap of 64 times
 /// the `step` in which it reads them, 64 KiB at most. Hardware that foresees such reads goes on behind their end; without a gap,
 /// into lines that another core writes to (docs/performance.md).

@@ -8,10 +8,10 @@ OPENBLAS = Path("/usr/lib/x86_64-linux-gnu/openblas-openmp")  # the variant that
 
 
 def kernels():
-    """OpenBLAS takes a CPU that is newer than itself for a Prescott, of 2004, and computes three times as slowly as it could."""
+    """OpenBLAS takes a CPU that is newer than itself for one of twenty years ago, and computes three times as slowly as it could."""
     library = ctypes.CDLL(OPENBLAS / "libopenblas.so.0")
     library.openblas_get_corename.restype = ctypes.c_char_p
-    if library.openblas_get_corename() != b"Prescott":
+    if library.openblas_get_corename() in (b"Haswell", b"Zen", b"SkylakeX", b"Cooperlake", b"SapphireRapids"):
         return {}
     flags = Path("/proc/cpuinfo").read_text().split()
     core = "SkylakeX" if "avx512vl" in flags else "Haswell" if "avx2" in flags else None

@@ -92,15 +92,15 @@ GemmShape turn(GemmShape s) {
   return s;
 }
 
-// Where A is the smaller one, and makes whole panels.
+// Where A, which makes whole panels, is small beside B and C is not large beside it: C is written and read once more.
 bool turns(const GemmShape& s) {
-  return own_microkernel && s.transpose_b && !s.transpose_a && s.batch == 1 && s.m >= block_n_max && s.n >= 2 * s.m &&
+  return own_microkernel && s.transpose_b && !s.transpose_a && s.batch == 1 && s.m >= block_n_max && s.n >= 2 * s.m && s.k >= s.m &&
          s.m * s.n * s.k > serial_work && plan(turn(s)).tiles_k == 1;
 }
 
 int64_t turned_workspace(const GemmShape& s) {
   const Plan p = plan(turn(s));
-  return packed_size(s.k, s.m) + parallel::threads() * (tile_scratch + p.tile_m * p.tile_n);
+  return packed_size(s.k, s.m) + parallel::threads() * parallel::worker_stride<float>(p.tile_m * p.tile_n, p.tile_n);
 }
 
 template <class T>
@@ -108,18 +108,18 @@ void gemm_turned(const GemmShape& s, const T* a, const T* b, T* c, T* workspace,
   const int64_t lda = s.lda != 0 ? s.lda : s.k, ldb = s.ldb != 0 ? s.ldb : s.k, ldc = s.ldc != 0 ? s.ldc : s.n;
   const Plan p = plan(turn(s));
   T* packed = workspace;
-  T* scratch = packed + packed_size(s.k, s.m);
+  T* parts = packed + packed_size(s.k, s.m);
   pack_whole(s.k, s.m, a, lda, true, packed);
   parallel::for_pieces(p.tiles_m * p.tiles_n, [&](int64_t tile, int worker) {
-    const int64_t i = tile / p.tiles_n * p.tile_m, j = tile % p.tiles_n * p.tile_n;
+    const int64_t i = tile / p.tiles_n * p.tile_m, j = tile % p.tiles_n * p.tile_n;  // in B's rows, and in A's
     const int64_t rows = std::min(p.tile_m, s.n - i), columns = std::min(p.tile_n, s.m - j);
-    T* own = scratch + worker * (tile_scratch + p.tile_m * p.tile_n);
-    T* part = own + tile_scratch;
+    T* part = parts + worker * parallel::worker_stride<float>(p.tile_m * p.tile_n, p.tile_n);  // of C^T
     T* out = c + j * ldc + i;
     if (epilogue.accumulate) transpose(columns, rows, out, ldc, part, columns);
     gemm_tile(rows, columns, s.k, b + i * ldb, ldb, false, TileB<T>{.data = packed + j * s.k, .packed = true, .packed_k = s.k},
-              part, columns, Epilogue<T>{.accumulate = epilogue.accumulate}, own);
-    for (int64_t r = 0; r < rows; ++r) {
+              part, columns, Epilogue<T>{.accumulate = epilogue.accumulate}, static_cast<T*>(nullptr));
+    const bool plain = epilogue.bias == nullptr && epilogue.activation == Activation::none;
+    for (int64_t r = 0; r < rows && !plain; ++r) {
       const T bias = epilogue.bias != nullptr ? epilogue.bias[i + r] : T(0);
       T* row = part + r * columns;
       for_vectors<T>(0, columns, [=](auto tag, int64_t q) {

@@ -66,9 +66,9 @@ struct TileB {
   bool dots = false;      ///< transposed, A is not: read as it lies, the elements of C are dot products
 };
 
-/// Whether TileB::dots pays for `rows` rows, in tiles of `tile_rows`. With 32 registers it does where B would be packed for few
-/// rows, or where a product is so deep that the packed one stores and loads C several times; with 16, which hold half of the sums
-/// that its loads would feed, only for a few rows. A tile of A stays in L2.
+/// Whether TileB::dots pays for `rows` rows, in tiles of `tile_rows`, where A is not packed instead (gemm.cpp). With 32 registers
+/// it does where B would be packed for few rows, or where a product is so deep that the packed one stores and loads C several
+/// times; with 16, which hold half of the sums that its loads would feed, only for a few rows. A tile of A stays in L2.
 constexpr bool dots_pay(std::int64_t rows, std::int64_t tile_rows, std::int64_t k) {
   constexpr std::int64_t deep = 512, rows_to_pack_for = 3, few_rows = 8, elements = 1 << 17;
   if (!own_microkernel || k < lanes<float> || tile_rows * k > elements) return false;

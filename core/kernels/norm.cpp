@@ -83,12 +83,12 @@ void each(const Tile& t, F f) {
   }
 }
 
-// Pieces of rows, the last first: what an earlier pass left in cache is met again.
+// Pieces of rows, of which each thread takes the last of those that it had in the pass before first: what that left in its cache.
 template <class F>
 void for_pieces_backwards(std::int64_t rows, std::int64_t channels, F body) {
   const std::int64_t grain = column_grain(rows, channels, light), pieces = parallel::pieces(rows, grain);
   parallel::for_pieces(pieces, [=](std::int64_t k, int) {
-    const std::int64_t begin = (pieces - 1 - k) * grain;
+    const std::int64_t begin = parallel::backwards(k, pieces) * grain;
     for_tiles(begin, min_of(rows, begin + grain), channels, body);
   });
 }
