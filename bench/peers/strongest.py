@@ -8,7 +8,7 @@ OPENBLAS = Path("/usr/lib/x86_64-linux-gnu/openblas-openmp")  # the variant that
 
 
 def kernels():
-    """OpenBLAS takes a CPU that is newer than itself for one of twenty years ago, and computes three times as slowly as it could."""
+    """OpenBLAS takes a CPU that is newer than itself for one of twenty years ago, and is three times as slow as it could be."""
     library = ctypes.CDLL(OPENBLAS / "libopenblas.so.0")
     library.openblas_get_corename.restype = ctypes.c_char_p
     if library.openblas_get_corename() in (b"Haswell", b"Zen", b"SkylakeX", b"Cooperlake", b"SapphireRapids"):
