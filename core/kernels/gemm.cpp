@@ -4,6 +4,7 @@
 #include <rewind/core/parallel.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace rewind_lib::kernels {
 namespace {
@@ -88,7 +89,6 @@ void pack_whole(int64_t k, int64_t n, const T* b, int64_t ldb, bool transposed, 
 // C = A B^T may be made turned, C^T = B A^T: rows of B are read in place, and what is packed is A.
 GemmShape turn(GemmShape s) {
   std::swap(s.m, s.n);
-  std::swap(s.lda, s.ldb);
   return s;
 }
 

@@ -22,6 +22,8 @@
 #include <string>
 #include <vector>
 
+#include "../threads.h"
+
 using namespace rewind::kernels;
 using std::int64_t;
 
@@ -68,14 +70,6 @@ struct Guarded {
   static constexpr int64_t guard = 64;
   int64_t size;
   std::vector<T> data;
-};
-
-struct Threads {
-  explicit Threads(int n) : before(rewind::parallel::threads()) { rewind::parallel::set_threads(n); }
-  ~Threads() { rewind::parallel::set_threads(before); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-  int before;
 };
 
 // Runs kernel(output, workspace) at 1 to 4 threads, checks workspace bounds and that the bits agree, returns the output.

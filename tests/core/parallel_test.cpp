@@ -7,18 +7,10 @@
 
 #include <vector>
 
+#include "../threads.h"
+
 namespace rw = rewind;
 namespace parallel = rewind::parallel;
-
-namespace {
-
-struct Threads {
-  explicit Threads(int n) : saved(parallel::threads()) { parallel::set_threads(n); }
-  ~Threads() { parallel::set_threads(saved); }
-  int saved;
-};
-
-}  // namespace
 
 TEST_CASE("pieces of parallel work do not depend on the number of threads") {
   for (int threads : {1, 2, 3, 4}) {

@@ -25,6 +25,8 @@
 #include <memory>
 #include <string>
 
+#include "../threads.h"
+
 namespace zoo {
 
 namespace rw = rewind;
@@ -94,17 +96,8 @@ inline std::unique_ptr<rw::optim::Optimizer> make_optimizer(const std::string& n
   return std::make_unique<SGD>(std::move(parameters), SGDOptions{.lr = 1e-2, .momentum = name == "momentum" ? 0.9 : 0});
 }
 
-/// Sets the number of threads while alive. Nets of this size are faster on one, on a busy machine by far.
-class Threads {
- public:
-  explicit Threads(int n) : saved_(rw::parallel::threads()) { rw::parallel::set_threads(n); }
-  ~Threads() { rw::parallel::set_threads(saved_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int saved_;
-};
+/// Nets of this size are faster on one, on a busy machine by far.
+using ::Threads;
 
 /// A model with something to train on.
 struct Task {
