@@ -4,9 +4,10 @@
     bench/peers/compare.py <folder of bench/step, bench/ops, libheap_meter.so> [--pairs N] [--threads N] [--busy] [--shipped]
                            [--only NAME ...] [--json F] [--markdown F]
 
-Prints a Markdown table. JSON: {"machine", "threads", "pairs", "busy", "shipped", "nets": [{"name", "ours_ms", "theirs_ms",
-"ratio", "ratio_range", "ours_step_bytes", "theirs_step_bytes", "memory_ratio", "ours_rss_bytes", "theirs_rss_bytes",
+Prints a Markdown table. JSON: {"machine", "threads", "pairs", "busy", "shipped", "openblas_kernels", "nets": [{"name", "ours_ms",
+"theirs_ms", "ratio", "ratio_range", "ours_step_bytes", "theirs_step_bytes", "memory_ratio", "ours_rss_bytes", "theirs_rss_bytes",
 "loss_difference", "loss_difference_float32"}], "ops": [{"name", "ours_ms", "theirs_ms", "ratio", "ratio_range"}]}.
+"openblas_kernels" names those that PyTorch's products run on, null as shipped.
 Times are medians over the pairs of each run's median; a ratio is the median of the pairs' ratios. Bytes are the peak of a
 step above the level between steps: counted here, the heap's there. The losses compared are those of the first two steps, in
 float64 and in float32.
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import strongest
 
 HERE = Path(__file__).parent
 NETS = {
@@ -164,8 +167,11 @@ def main():
     a = parser.parse_args()
     wanted = lambda name: not a.only or any(part in name for part in a.only)  # noqa: E731
     result = {"machine": machine(), "threads": a.threads, "pairs": a.pairs, "busy": a.busy, "shipped": a.shipped}
-    result |= {"nets": [], "ops": []}
-    set_up = "as shipped" if a.shipped else "in its strongest set-up"
+    blas = None if a.shipped else strongest.kernels()
+    if blas:
+        os.environ[strongest.CHOSEN] = blas
+    result |= {"openblas_kernels": blas, "nets": [], "ops": []}
+    set_up = f"in its strongest set-up, with OpenBLAS's kernels for {blas}" if blas else "as shipped"
     busy = "; one other busy process" if a.busy else ""
     lines = [
         f"{result['machine']}; {a.threads} threads; {a.pairs} pairs; PyTorch {set_up}{busy}",
