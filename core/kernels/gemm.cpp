@@ -126,7 +126,10 @@ void gemm_turned(const GemmShape& s, const T* a, const T* b, T* c, T* workspace,
         store(row + q, activate_lanes(epilogue.activation, load<typename decltype(tag)::type>(row + q) + bias));
       });
     }
-    transpose(rows, columns, part, columns, out, ldc);
+    // A few of C's rows at a time, in whole lines: where C's width is a power of two, L1 does not hold a line of each of its rows.
+    constexpr int64_t strip = 8;
+    for (int64_t q = 0; q < columns; q += strip)
+      transpose(rows, std::min(strip, columns - q), part + q, columns, out + q * ldc, ldc);
   });
 }
 
