@@ -10,7 +10,8 @@ using rw::Tensor;
 namespace {
 
 /// Runs a step over and over, and reports its rates as a dry run counts them, and what share of the machine's roofline that is
-/// (measured too; above 1 where caches serve what the roofline takes from memory).
+/// (measured too; above 1 where caches serve what the roofline takes from memory, or Winograd's transform multiplies less often
+/// than FLOPs are counted).
 template <class F>
 void measure(benchmark::State& state, F&& step) {
   const rw::DryRun cost = rw::dry_run(step);

@@ -62,7 +62,7 @@ int main(int argc, char** argv) {
   app.add_option("--model", s.model);
   app.add_option("--batch", s.batch)->check(support::positive);
   app.add_option("--size", s.size, "height and width of the images")->check(support::positive);
-  app.add_option("--width", s.width, "multiplies the channels of MobileNets")->check(support::positive);
+  app.add_option("--width", s.width, "multiplies the channels of the nets that have one")->check(support::positive);
   app.add_option("--depth", s.depth, "of preresnet: 9n + 2")->check(support::positive);
   app.add_option("--classes", s.classes)->check(support::positive);
   app.add_option("--optimizer", s.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));

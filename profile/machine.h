@@ -4,10 +4,11 @@
 namespace rewind_lib {
 
 struct Machine {
-  int cores = 0;                ///< that the system offers
-  int threads = 0;              ///< that parallel loops use; the rates are theirs
-  double flops = 0;             ///< float32 FLOP/s, measured: multiply-adds in registers. 1 MAC = 2 FLOPs
-  double bytes_per_second = 0;  ///< measured: the triad of STREAM on arrays far larger than the caches
+  int cores = 0;     ///< that the system offers
+  int threads = 0;   ///< that parallel loops use; the rates are theirs
+  double flops = 0;  ///< float32 FLOP/s, measured: multiply-adds in registers. 1 MAC = 2 FLOPs
+  double bytes_per_second =
+      0;  ///< measured: the triad of STREAM, its result stored past the caches, on arrays far larger than these
 
   /// FLOPs a byte at which the roofs meet: below it memory is the limit, above it arithmetic.
   double ridge() const { return flops / bytes_per_second; }
@@ -19,6 +20,8 @@ struct Machine {
 };
 
 /// This machine, measured in about a third of a second when it is first asked for with this number of threads.
-const Machine& machine();
+Machine machine();
+/// Measures again. Another program may have held a core the first time, and halved a rate: of each, the larger is kept.
+Machine machine_again();
 
 }  // namespace rewind_lib

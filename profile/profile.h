@@ -42,7 +42,8 @@ struct Work {
   std::int64_t bytes() const { return bytes_read + bytes_written; }
   /// FLOPs a byte.
   double intensity() const { return bytes() > 0 ? static_cast<double>(flops) / static_cast<double>(bytes()) : 0; }
-  /// Roofline time by measured time. More than 1 where what is read lies in a cache: the roof is that of main memory.
+  /// Roofline time by measured time. More than 1 where what is read lies in a cache (the roof is that of main memory), and where
+  /// Winograd's transform multiplies less often than is counted (FLOPs are those of the direct convolution).
   double of_roofline() const { return median > 0 ? roofline / median : 0; }
 };
 

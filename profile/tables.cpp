@@ -61,8 +61,8 @@ std::string header(const Profile& p) {
   const Machine& m = p.machine;
   return str(
       "A training step, input ", p.input, ", ", with_commas(p.parameters), " parameters, ", p.fused ? "fused" : "unfused", "\n",
-      print("%d cores, %d threads: %.1f GFLOP/s and %.1f GB/s measured, ridge point %.1f FLOPs a byte; 1 MAC = 2 FLOPs\n", m.cores,
-            m.threads, 1e-9 * m.flops, 1e-9 * m.bytes_per_second, m.ridge()),
+      print("%d cores, %d thread%s: %.1f GFLOP/s and %.1f GB/s measured, ridge point %.1f FLOPs a byte; 1 MAC = 2 FLOPs\n", m.cores,
+            m.threads, m.threads == 1 ? "" : "s", 1e-9 * m.flops, 1e-9 * m.bytes_per_second, m.ridge()),
       print("%zu ops in %.2f ms (p95 %.2f; %.2f when nobody watches): ops %.2f %%, framework overhead %.2f %%, %.0f ns an op\n",
             p.step.ops.size(), 1e3 * percentile(p.step.step_seconds, 0.5), 1e3 * percentile(p.step.step_seconds, 0.95),
             1e3 * percentile(p.step.plain_seconds, 0.5), 100 * p.total.share, 100 * (1 - p.total.share),
@@ -194,7 +194,7 @@ std::string times(const Profile& p) {
   }
   if (p.epoch.batches > 0)
     text +=
-        print("\nAn epoch with its data: %.2f s for %lld samples in %lld batches (%.1f a second), %.2f s of it waiting for data\n",
+        print("\nAn epoch with its data: %.3f s for %lld samples in %lld batches (%.1f a second), %.3f s of it waiting for data\n",
               p.epoch.seconds, static_cast<long long>(p.epoch.samples), static_cast<long long>(p.epoch.batches),
               static_cast<double>(p.epoch.samples) / p.epoch.seconds, p.epoch.waiting);
   return text;

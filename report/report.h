@@ -20,7 +20,8 @@
 //   "stages"      names of the stages of the schedules
 //   "profile"     a profile as rewind::to_json(Profile) writes it (profile/profile.h); a strategy with a "timeline" beside it,
 //                 under "strategies", shows its memory
-//   "frontier"    [{"bytes", "seconds"}]: the least time within so many bytes; "frontier_unit": what "seconds" count
+//   "frontier"    [{"bytes", "seconds"}]: the least time within so many bytes; "frontier_unit": what "seconds" count;
+//                 "frontier_beside": {"bytes", "seconds"} of these, what is there beside a schedule's stages, and not in a "trace"
 //
 // Another section is a file in report/sections/ and a line each in cmake/report.cmake and report/page.js.
 

@@ -21,10 +21,14 @@ std::int64_t multiply_adds(std::int64_t pieces, float* sink) {
   return pieces * rounds * chains * lanes<float> * 2;
 }
 
-std::int64_t triad(std::int64_t n, float* a, const float* b, const float* c, float s) {
-  parallel::for_range(n, parallel::light_grain, [&](std::int64_t begin, std::int64_t end) {
-    REWIND_INDEPENDENT
-    for (std::int64_t i = begin; i < end; ++i) a[i] = b[i] + s * c[i];
+std::int64_t triad(std::int64_t n, float* a, const float* b, const float* c, float s, bool past) {
+  past = past && streams_lines(a, line_elements<float>, n);
+  parallel::for_range(n, parallel::light_grain, [=](std::int64_t begin, std::int64_t end) {
+    for_vectors<float>(begin, end, [=](auto tag, std::int64_t i) {
+      using V = typename decltype(tag)::type;
+      stream_line(a + i, load<V>(b + i) + s * load<V>(c + i), past);
+    });
+    if (past) stream_end();
   });
   return n * 3 * static_cast<std::int64_t>(sizeof(float));
 }

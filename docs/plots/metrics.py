@@ -17,7 +17,7 @@ METRICS = [  # key, name, unit, and how much of the number that is
     ("latency_ms", "latency", "ms", 1),
     ("images_per_second", "throughput", "images/s", 1),
 ]
-CELL, GAP, LEFT, TOP, INSET = 140, 8, 62, 12, 14
+CELL, GAP, LEFT, TOP, INSET = 150, 8, 84, 12, 14
 FEW, MANY = "#b03a2e", "#2471a3"
 PITCH = CELL + GAP
 

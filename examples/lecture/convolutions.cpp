@@ -34,7 +34,7 @@ nlohmann::json measure(const char* name, nn::Module& net, std::int64_t parameter
   });
   const std::int64_t counted = rw::count_elements(net.parameters()), image = plan.flops / s.batch;
   const double rate = 1e-9 * static_cast<double>(plan.flops) / seconds;
-  std::printf("%-22s %8lld = %-8lld %12lld = %-12lld %7.1f MB %8.2f ms %8.2f ms %7.0f GFLOP/s %6.1f FLOP/byte\n", name,
+  std::printf("%-22s %8lld = %-8lld %12lld = %-12lld %7.1f MB %8.2f ms %9.2f ms %7.0f GFLOP/s %6.1f FLOP/byte\n", name,
               static_cast<long long>(counted), static_cast<long long>(parameters), static_cast<long long>(image),
               static_cast<long long>(flops), 1e-6 * static_cast<double>(plan.bytes_moved), 1e3 * seconds, 1e3 * step, rate,
               static_cast<double>(plan.flops) / static_cast<double>(plan.bytes_moved));
@@ -54,8 +54,8 @@ nlohmann::json convolutions(const Settings& s) {
   nn::Conv2d full{{.in = s.c, .out = s.c, .kernel = s.k, .padding = s.k / 2, .bias = false}};
   nn::DepthwiseConv2d depthwise{by_channel};
   nn::Sequential separable{nn::DepthwiseConv2d{by_channel}, nn::Conv2d{{.in = s.c, .out = s.c, .bias = false}}};
-  std::printf("%-22s %19s %27s %10s %11s %11s %15s %17s\n", "", "parameters = formula", "FLOPs an image = formula", "moved",
-              "forward", "and backward", "forward", "forward");
+  std::printf("%-22s %19s %27s %10s %11s %14s %13s %17s\n", "", "parameters = formula", "FLOPs an image = formula", "moved",
+              "forward", "with backward", "forward", "forward");
   return {measure("full", full, c * c * k2, 2 * c * c * k2 * d2, s), measure("depthwise", depthwise, c * k2, 2 * c * k2 * d2, s),
           measure("depthwise-separable", separable, c * k2 + c * c, 2 * (c * k2 + c * c) * d2, s)};
 }
@@ -102,7 +102,9 @@ int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Convolutions, counted and measured"};
   app.add_option("--channels", s.c)->check(support::positive);
-  app.add_option("--kernel", s.k, "odd")->check(support::positive);
+  app.add_option("--kernel", s.k, "odd")->check(support::positive)->check([](const std::string& k) {
+    return k.empty() || (k.back() - '0') % 2 == 0 ? "must be odd, so that images keep their size" : "";
+  });
   app.add_option("--size", s.d, "height and width")->check(support::positive);
   app.add_option("--batch", s.batch)->check(support::positive);
   app.add_option("--expand", s.expand, "of the bottleneck")->check(support::positive);

@@ -52,8 +52,8 @@ struct Algorithm1 {
     t = t + 1;
     m = beta1 * m + (1 - beta1) * g;
     v = beta2 * v + (1 - beta2) * rw::square(g);
-    const rw::Tensor m_hat = m * (1 / (1 - std::pow(beta1, t)));
-    const rw::Tensor v_hat = v * (1 / (1 - std::pow(beta2, t)));
+    const rw::Tensor m_hat = m / rw::scalar(1 - std::pow(beta1, t), m.dtype());
+    const rw::Tensor v_hat = v / rw::scalar(1 - std::pow(beta2, t), v.dtype());
     theta = theta - alpha * m_hat / (rw::sqrt(v_hat) + epsilon);
   }
 };

@@ -16,7 +16,7 @@ namespace rw = rewind;
 namespace {
 
 struct Settings {
-  int stages = 16, channels = 32, size = 32, batch = 16, rounds = 5;
+  int stages = 9, channels = 32, size = 32, batch = 16, rounds = 5;
   std::string json;
 };
 
@@ -79,8 +79,9 @@ int main(int argc, char** argv) {
     rw::nn::Sequential net = chain_of(s);
     const rw::Tensor x = rw::randn({s.batch, s.size, s.size, s.channels});
     const rw::schedule::Chain chain = rw::nn::describe_chain(net, x, rw::Costs::counted);
-    std::printf("%d equal stages, an activation is %s. > forward, F forward recorded, < backward, - activation kept, = tape held\n",
-                chain.n(), rw::memory::human(x.bytes()).c_str());
+    std::printf("%d equal stages, an activation is %s\n", chain.n(), rw::memory::human(x.bytes()).c_str());
+    std::printf("> forward, F forward recorded, < backward, - activation kept, = tape held\n");
+    std::printf("memory: tenths of the peak, # at the peak; cost: seconds at 100 GFLOP/s and 20 GB/s, counted, not measured\n");
     nlohmann::json results{{"stages", chain.n()}, {"channels", s.channels}, {"size", s.size}, {"batch", s.batch}};
     for (const auto& how : {rw::Recompute::vanilla(), rw::Recompute::low_memory(), rw::Recompute::sqrt()})
       results["strategies"].push_back(train(net, x, chain, how, s));

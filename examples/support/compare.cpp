@@ -105,17 +105,15 @@ std::size_t peak_resident() {
 
 Picture picture(Net& net, const std::vector<Result>& results) {
   net.chain.recompute(rw::Recompute::vanilla());
-  Picture p{.chain = rw::nn::describe_chain(net.chain, net.batch.x, rw::Costs::measured), .costs = "measured", .frontier = {}};
-  // The chain's own bytes and seconds, and what is beside it: parameters, gradients and state, the loss and the optimizer.
+  Picture p{.chain = rw::nn::describe_chain(net.chain, net.batch.x, rw::Costs::measured), .costs = "measured"};
   const Result& base = results.front();
-  const auto beside_bytes =
-      static_cast<std::int64_t>(base.plan.peak.total) - rw::schedule::simulate(p.chain, actions_of(base, p.chain)).peak;
-  const double beside_seconds =
-      std::max(0.0, 1e-3 * base.median_ms() - rw::schedule::simulate(p.chain, actions_of(base, p.chain)).cost);
+  const rw::schedule::Trace own = rw::schedule::simulate(p.chain, actions_of(base, p.chain));
+  p.beside_bytes = static_cast<std::int64_t>(base.plan.peak.total) - own.peak;
+  p.beside_seconds = std::max(0.0, 1e-3 * base.median_ms() - own.cost);
   p.frontier = nlohmann::json::array();
   const rw::schedule::Frontier frontier = rw::schedule::solve(p.chain);
   for (const rw::schedule::Point& point : frontier.points())
-    p.frontier.push_back({{"bytes", point.bytes + beside_bytes}, {"seconds", point.cost + beside_seconds}});
+    p.frontier.push_back({{"bytes", point.bytes + p.beside_bytes}, {"seconds", point.cost + p.beside_seconds}});
   return p;
 }
 
@@ -170,6 +168,7 @@ void write_report(const std::string& path, const std::vector<Result>& results, c
   nlohmann::json data = about;
   data["title"] = "Memory against time: " + about["model"].get<std::string>();
   data["frontier"] = picture.frontier;
+  data["frontier_beside"] = {{"bytes", picture.beside_bytes}, {"seconds", picture.beside_seconds}};
   data["frontier_unit"] = "seconds a step, " + picture.costs;
   data["stages"] = nlohmann::json::array();
   for (const rw::schedule::Stage& s : picture.chain.stages) data["stages"].push_back(s.name);

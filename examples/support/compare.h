@@ -67,6 +67,9 @@ struct Result {
 struct Picture {
   rw::schedule::Chain chain;
   std::string costs;
+  // Beside the chain: parameters, gradients and state, the loss and the optimizer. Counted in the frontier.
+  std::int64_t beside_bytes = 0;
+  double beside_seconds = 0;
   nlohmann::json frontier;  // [{"bytes", "seconds"}]
 };
 

@@ -5,6 +5,8 @@
 #include <rewind/nn/plan.h>
 #include <rewind/report/report.h>
 
+#include <cmath>
+
 namespace rw = rewind;
 
 namespace support {
@@ -15,8 +17,7 @@ nlohmann::json timeline(const rw::DryRun& plan) {
   for (std::size_t i = 0; i < plan.timeline.size(); ++i) {
     const rw::memory::Event& e = plan.timeline[i];
     live.bytes[static_cast<int>(e.category)] += static_cast<std::size_t>(e.delta);
-    nlohmann::json point{
-        {"t", static_cast<double>(i) / static_cast<double>(plan.timeline.size())}, {"op", e.op}, {"module", e.module}};
+    nlohmann::json point{{"t", i}, {"op", e.op}, {"module", e.module}};
     for (int c = 0; c < rw::category_count; ++c) point[rw::name_of(static_cast<rw::Category>(c))] = live.bytes[c];
     points.push_back(std::move(point));
   }
@@ -42,8 +43,8 @@ void write_profile_report(const std::string& path, const nlohmann::json& j, cons
                           const rw::Tensor& input) {
   nlohmann::json data{{"title", "Profile: " + j["model"].get<std::string>()},
                       {"parameters", p.parameters},
-                      {"machine", rw::str(p.machine.cores, " cores, ", static_cast<std::int64_t>(p.machine.flops * 1e-9),
-                                          " GFLOP/s, ", static_cast<std::int64_t>(p.machine.bytes_per_second * 1e-9), " GB/s")},
+                      {"machine", rw::str(p.machine.cores, " cores, ", std::llround(p.machine.flops * 1e-9), " GFLOP/s, ",
+                                          std::llround(p.machine.bytes_per_second * 1e-9), " GB/s")},
                       {"profile", j}};
   for (const char* key : {"model", "batch", "size", "optimizer", "recompute", "threads"}) data[key] = j[key];
   nlohmann::json step{{"strategy", j["recompute"]}, {"timeline", timeline(p.memory.plan)}};

@@ -28,7 +28,11 @@ const measuredPoints = (data) =>
 const plannedPoints = (data) =>
   (data.strategies ?? [])
     .filter((s) => s.trace?.length > 0)
-    .map((s) => ({ x: maximum(s.trace, (step) => step.during), y: s.trace.at(-1).end, name: s.strategy }));
+    .map((s) => ({
+      x: maximum(s.trace, (step) => step.during) + (data.frontier_beside?.bytes ?? 0),
+      y: s.trace.at(-1).end + (data.frontier_beside?.seconds ?? 0),
+      name: s.strategy,
+    }));
 
 /** The strategies as points. What takes far more time than the rest (low-memory) stands at the top edge, with an arrow. */
 const pointSet = (points, top) => ({
@@ -84,7 +88,7 @@ function plannedFigure(data) {
       scales: {
         x: axisFor(
           [...line, ...points].map((p) => p.x),
-          "memory of a step's activations",
+          data.frontier_beside ? "memory of a step" : "memory of a step's activations",
           format.bytesShort,
         ),
         y: {
@@ -123,7 +127,7 @@ function plannedFigure(data) {
     text:
       "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) " +
       "needs within so much memory. A strategy above the line wastes time. Parameters, their gradients and optimizer state are " +
-      "not counted." +
+      (data.frontier_beside ? "counted, as there throughout, and so is the time of the loss and the optimizer." : "not counted.") +
       arrowNote(points, top),
     box: chart(
       `Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} ` +

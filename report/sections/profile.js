@@ -48,7 +48,13 @@ const profileSection = {
         format.bytes(p.memory.measured_peak_bytes.total),
         `predicted ${format.bytes(p.memory.predicted_peak_bytes.total)}`,
       ],
-      ["fused", p.fused ? "yes" : "no", "convolutions take over normalisations and activations around them"],
+      [
+        "fused",
+        p.fused ? "yes" : "no",
+        p.fused
+          ? "convolutions take over normalisations and activations around them"
+          : "normalisations and activations are ops of their own",
+      ],
     ];
     return [
       element(
@@ -85,8 +91,8 @@ function classBars(p) {
   ];
   if (p.classes.some((c) => Number.isFinite(c.published_time_share)))
     bars.push(
-      { label: "PyTorch: FLOPs", shares: shares((c) => c.published_flops_share) },
-      { label: "PyTorch: run time", shares: shares((c) => c.published_time_share) },
+      { label: "transformer: FLOPs", shares: shares((c) => c.published_flops_share) },
+      { label: "transformer: time", shares: shares((c) => c.published_time_share) },
     );
   return bars;
 }
@@ -110,7 +116,7 @@ function classFigure(p) {
       title: "Classes of operators",
       text:
         "FLOPs do not say where the time goes: what does little arithmetic on many bytes waits for memory. Below ours, what " +
-        "Ivanov et al. (2021) found for a transformer in PyTorch.",
+        "Ivanov et al. (2021) found for a transformer in PyTorch, on a GPU.",
       box: chart(
         `Stacked bars: shares of FLOPs, bytes and run time by class of operator. Most of the time, ${hundredths(main.time_share)}, ` +
           `goes to ${main.class}, which does ${hundredths(main.flops_share)} of the FLOPs.`,
@@ -140,7 +146,8 @@ function classTable(p) {
     caption: "Classes of operators in numbers",
     note:
       "Of the roofline: the least time that this machine allows, by the time taken. It can exceed 100 %: what lies in a cache is read " +
-      "faster than the roof, which is main memory's. Last two columns: a transformer in PyTorch, Ivanov et al. (2021).",
+      "faster than the roof, which is main memory's; and FLOPs are those of the direct convolution, of which Winograd's transform " +
+      "(3x3, stride 1, from 16 channels on) multiplies 16 of 36. Last two columns: a transformer in PyTorch, Ivanov et al. (2021).",
     rows: p.classes,
     columns: [
       { title: "Class", text: (c) => c.class },

@@ -33,7 +33,8 @@ const rooflineSection = {
   },
 };
 
-const MOST_POINTS = 1500;
+const MOST_POINTS = 1500,
+  MOST_ROWS = 200;
 
 /** The ops that can be drawn on two logarithmic axes, the slowest first. */
 function opPoints(data) {
@@ -128,14 +129,31 @@ function rooflineFigure(data) {
     figure({
       title: "Every op of a step",
       text:
-        "A point is one op; the larger, the more time it takes. Point at one to see which it is. Above the roof: its bytes came from a cache." +
+        "A point is one op; the larger, the more time it takes. Point at one to see which it is. Above the roof, left of the ridge: its " +
+        "bytes came from a cache. Right of it: a 3x3 convolution by Winograd's transform, which multiplies 16 of the 36 times that are " +
+        "counted." +
         (all.length > points.length ? ` The ${format.count(points.length)} slowest of ${format.count(all.length)}.` : ""),
       box: chart(
         `Scatter plot: ${format.count(points.length)} ops by FLOPs a byte and FLOPs a second, under a roof of ` +
           `${flopsText(m.flops_per_second)}/s and ${format.bytes(m.bytes_per_second)}/s.`,
         config,
       ),
-      below: [legend(used.map(({ key, colour: name }) => ({ name: key, colour: name })))],
+      below: [
+        legend(used.map(({ key, colour: name }) => ({ name: key, colour: name }))),
+        details(`The ${format.count(Math.min(all.length, MOST_ROWS))} slowest ops`, () =>
+          table({
+            caption: "Ops, the slowest first",
+            note: "Single calls, each in its module.",
+            rows: all.slice(0, MOST_ROWS).map((p) => p.op),
+            columns: [
+              { title: "Op", text: (o) => o.op },
+              { title: "Module", text: (o) => o.module || "–", words: true },
+              { title: "Phase", text: (o) => o.phase, words: true },
+              ...workColumns.slice(1),
+            ],
+          }),
+        ),
+      ],
     }),
   );
 }

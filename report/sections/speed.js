@@ -90,6 +90,7 @@ function batchFigure(throughput, { title, text, unit, value, show }) {
         backgroundColor: colour(l.colour),
         borderWidth: 2,
         pointRadius: 3.5,
+        clip: false,
       })),
     },
     options: {

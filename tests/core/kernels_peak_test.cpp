@@ -4,7 +4,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 namespace kernels = rewind_lib::kernels;
@@ -19,10 +21,14 @@ TEST_CASE("multiply-adds are counted by the piece, and are done") {
 }
 
 TEST_CASE("the triad is a = b + s c, and moves three words an element") {
-  constexpr std::int64_t n = 100'003;
-  std::vector<float> a(n), b(n, 2.0f), c(n, 3.0f);
+  constexpr std::int64_t n = (std::int64_t{1} << 21) + 3;  // streamed from 8 MB on
+  std::vector<float> memory(n + 16), b(n, 2.0f), c(n, 3.0f);
   c.back() = 5;
-  CHECK(kernels::triad(n, a.data(), b.data(), c.data(), 0.5f) == 12 * n);
-  CHECK(a.front() == 3.5f);
-  CHECK(a.back() == 4.5f);
+  float* const aligned = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64 / sizeof(float);
+  for (const bool past : {false, true}) {
+    std::fill(memory.begin(), memory.end(), 0.0f);
+    CHECK(kernels::triad(n, aligned, b.data(), c.data(), 0.5f, past) == 12 * n);
+    CHECK(std::all_of(aligned, aligned + n - 1, [](float x) { return x == 3.5f; }));
+    CHECK(aligned[n - 1] == 4.5f);
+  }
 }

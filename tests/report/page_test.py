@@ -322,6 +322,14 @@ class Page(unittest.TestCase):
         wanted = ["The strategies side by side", "Memory against time", "Memory during a step", "The schedules as pictures"]
         self.assertEqual(titles, wanted)
         self.assert_drawn()
+        # A strategy as planned is no better than the frontier, which is drawn into the same chart.
+        data = json.loads(self.run_js("return document.getElementById('data').textContent"))
+        planned = self.run_js("return plannedPoints(JSON.parse(document.getElementById('data').textContent))")
+        self.assertEqual([p["name"] for p in planned], strategies.split(","))
+        for point in planned:
+            best = min((corner["seconds"] for corner in data["frontier"] if corner["bytes"] <= point["x"]), default=None)
+            self.assertIsNotNone(best, point)
+            self.assertLessEqual(best, point["y"] * (1 + 1e-9), point)
         self.assert_quiet()
 
     def test_little_data_makes_a_small_page(self):
