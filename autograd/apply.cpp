@@ -20,6 +20,9 @@ GradMode grad_mode() { return context().mode; }
 GradModeScope::GradModeScope(GradMode mode) : saved_(std::exchange(context().mode, mode)) {}
 GradModeScope::~GradModeScope() { context().mode = saved_; }
 bool replaying() { return context().replaying; }
+void depends_on(bool flag, const char* what) {
+  for (detail::RunWatch* w : context().watches) w->flag(flag, what);
+}
 
 NoDonation::NoDonation() : saved_(std::exchange(context().donate, false)) {}
 NoDonation::~NoDonation() { context().donate = saved_; }
@@ -87,6 +90,13 @@ class OpLabel {
  private:
   const char* saved_;
 };
+
+[[noreturn, gnu::noinline]] void refuse_dry(const OpDecl& op, std::size_t i, const Tensor& t) {
+  fail(str(
+      op.name, ": input ", i, ", shape ", t.shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
+      ", was made in a dry run, which is over: it has no elements. (summarize(), profile() and a budget's planning run a net on "
+      "shapes alone.) Make what stays, such as a mask that is made once, where no dry run goes on: in a constructor."));
+}
 
 Specs infer(const OpDecl& op, Inputs in, const void* attr) {
   try {
@@ -180,6 +190,9 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   for (const Tensor& t : in)  // side by side: kernels have pushed them out of the caches
     if (t.defined()) __builtin_prefetch(t.impl().storage, 1);
   const OpLabel label(op.name);
+  if (!DryLedger::active())
+    for (std::size_t i = 0; i < in.size(); ++i)
+      if (in[i].defined() && in[i].impl().storage->dry != 0) refuse_dry(op, i, in[i]);
   const Specs specs = infer(op, in, attr);
   REWIND_CHECK(static_cast<std::size_t>(specs.size()) == out.size());
 
@@ -229,6 +242,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   if (recording) {
     detail::Tape::current().record(op, attr, in, out, needs, plan.keeps, plan.remade, plan.runs > 0);
   } else if (needs != 0) {  // tracking
+    for (detail::RunWatch* w : c.watches) w->reads(op, in, needs);
     for (std::size_t j = 0; j < out.size(); ++j)
       if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
         out[j].impl().requires_grad = true;

@@ -24,6 +24,7 @@ void replay(Vjp& v, const void* attr) {
         "checkpoint: a checkpointed function cannot be differentiated twice; call it without checkpoint() where create_graph is "
         "on");
 
+  call.log->check_leaves();
   std::vector<Tensor> gradients;
   for (std::uint64_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
     gradients.push_back(v.has_grad(static_cast<int>(j)) ? v.grad(static_cast<int>(j)) : Tensor());
@@ -38,7 +39,7 @@ void replay(Vjp& v, const void* attr) {
       inputs.push_back((call.given & bit(i)) != 0 ? v.input(i) : Tensor());
       if (v.needs(i)) needs |= bit(i);
     }
-    segment.begin(inputs, needs);
+    segment.begin(inputs, needs, &v);
     const RunLog::Compare compare(*call.log);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
     for (std::size_t j = 0; j < all.size(); ++j)

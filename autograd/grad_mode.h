@@ -34,4 +34,8 @@ class NoGrad : GradModeScope {
 /// can look here; ops that change tensors in place are left out of a replay anyway.
 bool replaying();
 
+/// For code that may be recomputed and branches on a flag that is neither an input nor a tensor (training or evaluation, say): call
+/// it with the flag, and a replay that meets another one throws Error, naming `what` ("train() or eval()").
+void depends_on(bool flag, const char* what);
+
 }  // namespace rewind_lib

@@ -186,6 +186,9 @@ class Vjp {
   /// Moves out what others have given to input i so far, for a kernel that adds to it as it goes: its result, given, then
   /// stands for both. Undefined when that is nothing, or not to be had (a leaf's gradient, create_graph).
   virtual Tensor take_given(int i) = 0;
+  /// Input i itself where it is a leaf whose gradient is wanted, for what runs again on it and adds to that gradient step by step;
+  /// else undefined.
+  virtual Tensor leaf(int i) const = 0;
   /// Hands over the gradient of input i, in its shape and dtype.
   virtual void give(int i, Tensor gradient) = 0;
 };

@@ -21,16 +21,40 @@ static std::uint64_t hash_of(const OpEvent& event) {
   return h;
 }
 
+void RunLog::check_leaves() const {
+  for (const Leaf& l : leaves_)
+    if (l.tensor.impl().storage->version != l.version)
+      fail(str("backward: input ", l.input, " of ", l.op->name, l.module[0] != 0 ? str(" in module ", l.module) : "", ", shape ",
+               l.tensor.shape(),
+               ", was modified in place after forward read it, and is to be read again: that part of the net is recomputed. Modify "
+               "it after backward."));
+}
+
 RunLog::Write::Write(RunLog& log) : log_(log) {
   if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
+  context().watches.push_back(this);
 }
 
 void RunLog::Write::after(const OpEvent& event) {
   if (event.op.mutates == 0) log_.notes_.push_back({&event.op, hash_of(event)});
 }
 
+void RunLog::Write::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
+  for (std::size_t i = 0; i < in.size(); ++i)
+    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf())
+      log_.leaves_.push_back({in[i], in[i].impl().storage->version, static_cast<int>(i), &op, location().module});
+}
+
 RunLog::Compare::Compare(const RunLog& log) : log_(log) {
   if (!log.notes_.empty() && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
+  context().watches.push_back(this);
+}
+
+void RunLog::Compare::flag(bool on, const char* what) {
+  if (next_flag_ < log_.flags_.size() && log_.flags_[next_flag_++].on != on)
+    fail(str("replay: ", what, " was called between forward and backward",
+             location().module[0] != 0 ? str(", for module ", location().module) : "",
+             ". What is recomputed has to run as it did the first time: call it after backward."));
 }
 
 void RunLog::Compare::after(const OpEvent& event) {
@@ -49,15 +73,22 @@ TapeSegment::~TapeSegment() {
     if (entry_of_[i] != none) Tape::current().unpin(entry_of_[i]);
 }
 
-void TapeSegment::begin(std::span<Tensor> inputs, std::uint32_t needs) {
+void TapeSegment::begin(std::span<Tensor> inputs, std::uint32_t needs, Vjp* v) {
   Tape& tape = Tape::current();
   entry_of_.assign(inputs.size(), none);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if ((needs & bit(static_cast<int>(i))) == 0) continue;
+    const int input = static_cast<int>(i);
+    if ((needs & bit(input)) == 0) continue;
+    if (v != nullptr)
+      if (Tensor leaf = v->leaf(input); leaf.defined()) {
+        inputs[i] = std::move(leaf);
+        continue;
+      }
     const std::uint32_t entry = tape.size();
     tape.record(input_decl, nullptr, {}, inputs.subspan(i, 1), 0, {});
     tape.pin(entry);
     entry_of_[i] = entry;
+    if (v != nullptr) tape.set_gradient(entry, 0, v->take_given(input));
   }
   first_ = tape.size();
 }

@@ -33,40 +33,66 @@ class ReplayScope {
   ReplayedGenerator generator_;
 };
 
-/// What a first run computed, op by op, for a ReplayGuard to compare with. Empty without one.
+/// What a first run depended on: the leaves that it read, with their versions, and its flags; and for a ReplayGuard what it
+/// computed, op by op.
 class RunLog {
  public:
-  /// Notes what is computed while alive.
+  /// Notes what is read and computed while alive.
   class Write;
-  /// Compares what is computed while alive with the notes, in order.
+  /// Compares flags and what is computed while alive with the notes, in order.
   class Compare;
+  /// Throws Error when a leaf was changed in place since.
+  void check_leaves() const;
 
  private:
+  struct Leaf {
+    Tensor tensor;
+    std::uint32_t version;
+    int input;
+    const OpDecl* op;
+    const char* module;
+  };
+  struct Flag {
+    bool on;
+    const char* what;
+  };
   struct Note {
     const OpDecl* op;
     std::uint64_t hash;
   };
+  std::vector<Leaf> leaves_;
+  std::vector<Flag> flags_;
   std::vector<Note> notes_;
 };
 
-class RunLog::Write final : Observer {
+class RunLog::Write final : Observer, RunWatch {
  public:
   explicit Write(RunLog& log);
+  ~Write() { context().watches.pop_back(); }
+  Write(const Write&) = delete;
+  Write& operator=(const Write&) = delete;
 
  private:
   void after(const OpEvent& event) override;
+  void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
+  void flag(bool on, const char* what) override { log_.flags_.push_back({on, what}); }
   RunLog& log_;
   std::optional<ObserverScope> scope_;
 };
 
-class RunLog::Compare final : Observer {
+class RunLog::Compare final : Observer, RunWatch {
  public:
   explicit Compare(const RunLog& log);
+  ~Compare() { context().watches.pop_back(); }
+  Compare(const Compare&) = delete;
+  Compare& operator=(const Compare&) = delete;
 
  private:
   void after(const OpEvent& event) override;
+  void reads(const OpDecl&, std::span<const Tensor>, std::uint32_t) override {}
+  void flag(bool on, const char* what) override;
   const RunLog& log_;
-  std::size_t next_ = 0;
+  std::size_t next_ = 0, next_flag_ = 0;
   std::optional<ObserverScope> scope_;
 };
 
@@ -79,10 +105,12 @@ class TapeSegment {
   TapeSegment(TapeSegment&& other) noexcept : entry_of_(std::exchange(other.entry_of_, {})), first_(other.first_) {}
   TapeSegment& operator=(TapeSegment&&) = delete;
 
-  /// Gives the inputs whose bit is set in `needs` a place on the tape where their gradients collect.
-  void begin(std::span<Tensor> inputs, std::uint32_t needs);
-  /// Goes back from the results, which are released first, and returns the gradients of the inputs; undefined where none is
-  /// wanted or none arrives.
+  /// Gives the inputs whose bit is set in `needs` a place on the tape where their gradients collect, on top of what v, whose inputs
+  /// they are, has been given so far: floats have to be added one by one, in the order of a step that recomputes nothing, or bits
+  /// differ. So a leaf takes its own place. Without v, gradients begin at nothing.
+  void begin(std::span<Tensor> inputs, std::uint32_t needs, Vjp* v);
+  /// Goes back from the results, which are released first, and returns the gradients of the inputs with what they began at;
+  /// undefined where none is wanted, none arrives, or a leaf has got it.
   std::vector<Tensor> sweep(std::vector<Tensor> results, std::vector<Tensor> gradients);
 
  private:

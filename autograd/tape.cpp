@@ -44,16 +44,54 @@ Forgotten& Forgotten::instance() {
   return f;
 }
 
-// Never destroyed before the values that it recorded: a thread's tape is freed at the thread's end only when it is empty.
+namespace {
+thread_local const Tape* current_tape = nullptr;
+}  // namespace
+
+// Tapes are never destroyed, since values that they recorded may outlive their threads, and tell them so: a later thread takes over
+// one that is empty. Serial numbers go on, so that old values are told from its own.
 Tape& Tape::current() {
+  struct Retired {
+    std::mutex lock;
+    std::vector<Tape*> tapes;
+  };
+  static Retired* const retired = new Retired;
   struct Owner {
-    Tape* tape = new Tape;
+    Tape* tape = nullptr;
+    Owner() {
+      const std::lock_guard guard(retired->lock);
+      const auto at = std::ranges::find_if(retired->tapes, [](Tape* t) { return t->take_over(); });
+      if (at == retired->tapes.end()) {
+        tape = new Tape;
+      } else {
+        tape = *at;
+        retired->tapes.erase(at);
+      }
+      retired->tapes.reserve(retired->tapes.size() + 1);
+      current_tape = tape;
+    }
     ~Owner() {
-      if (tape->size() == 0) delete tape;
+      current_tape = nullptr;
+      tape->retire();
+      const std::lock_guard guard(retired->lock);
+      retired->tapes.push_back(tape);
     }
   };
   thread_local Owner owner;
   return *owner.tape;
+}
+
+bool Tape::take_over() {
+  const std::lock_guard guard(others_lock_);
+  if (!entries_.empty()) return false;
+  retired_ = false;
+  return true;
+}
+
+void Tape::retire() noexcept {
+  const std::lock_guard guard(others_lock_);
+  drop_others();
+  retired_ = true;
 }
 
 Entry* Tape::lookup(const ValueRef& value) {
@@ -149,6 +187,8 @@ void Tape::add_use(const ValueRef& value) {
 
 void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
                   Saves saves, std::uint32_t remade, bool remakes) {
+  if (others_waiting_.load(std::memory_order_acquire)) [[unlikely]]
+    drop_others();
   const std::size_t mark = arena_.mark();
   if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 64);
   // One piece of memory: the entry, its inputs, its outputs, its attributes.
@@ -212,6 +252,26 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
 }
 
 void Tape::dropped(std::uint32_t index, std::uint64_t serial) noexcept {
+  if (this == current_tape) [[likely]]
+    return drop_use(index, serial);
+  const std::lock_guard guard(others_lock_);
+  if (retired_) return drop_use(index, serial);  // what that lets go may come back here, on this thread
+  try {
+    others_.emplace_back(index, serial);
+    others_waiting_.store(true, std::memory_order_release);
+  } catch (const std::bad_alloc&) {
+    // The entry stays on the tape.
+  }
+}
+
+void Tape::drop_others() noexcept {
+  const std::lock_guard guard(others_lock_);
+  const auto all = std::exchange(others_, {});
+  others_waiting_.store(false, std::memory_order_relaxed);
+  for (const auto& [index, serial] : all) drop_use(index, serial);
+}
+
+void Tape::drop_use(std::uint32_t index, std::uint64_t serial) noexcept {
   Entry* e = lookup({this, serial, index, 0});
   if (e != nullptr && --e->uses == 0 && static_cast<std::int64_t>(index) > position_) kill(index);
 }
@@ -237,7 +297,7 @@ void Tape::let_go(Entry& e) noexcept {
   for (InputSlot& slot : e.in) {
     slot.saved.drop();
     slot.leaf = Tensor();
-    if (slot.value.recorder != nullptr) slot.value.recorder->dropped(slot.value.entry, slot.value.serial);
+    if (slot.value.recorder == this) drop_use(slot.value.entry, slot.value.serial);  // of another thread's there is none to drop
     slot.value.recorder = nullptr;
   }
   for (OutputSlot& slot : e.out) {
@@ -294,6 +354,8 @@ class EntryVjp final : public Vjp {
   const Shape& input_shape(int i) const override { return in(i).shape; }
   const Shape& output_shape(int j) const override { return entry_.out[static_cast<std::size_t>(j)].shape; }
   int inputs() const override { return static_cast<int>(entry_.in.size()); }
+
+  Tensor leaf(int i) const override { return in(i).wanted ? in(i).leaf : Tensor(); }
 
   Tensor take_given(int i) override {
     const ValueRef& value = in(i).value;
@@ -366,10 +428,14 @@ void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient
   if (value.recorder == nullptr) return accumulate_leaf(leaf, std::move(gradient));
   Entry* e = value.recorder == this ? lookup(value) : nullptr;
   if (e == nullptr)
-    fail(value.recorder == this ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and "
-                                  "call backward once, or "
-                                  "detach() what is carried over from one step to the next."
-                                : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
+    fail(value.recorder == &Forgotten::instance() ? "backward: a tensor was made inside a checkpointed or recomputed function, on "
+                                                    "its first run, and has no history; return "
+                                                    "it from that function, or detach() it"
+         : value.recorder == this
+             ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and "
+               "call backward once, or "
+               "detach() what is carried over from one step to the next."
+             : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
   Tensor& sum = e->out[value.output].grad;
   sum = sum.defined() ? add(std::move(sum), std::move(gradient)) : std::move(gradient);
 }
@@ -389,8 +455,11 @@ void Tape::mark_needed(const SweepGoal& goal) {
     const bool opaque = e->op->release != nullptr;
     e->needed = opaque;
     for (InputSlot& slot : e->in) {
+      // What has no entry here any more (consumed, or another thread's) may have been on a way: the sweep will say so.
       const Entry* producer = slot.value.recorder == this ? lookup(slot.value) : nullptr;
-      slot.wanted = slot.needs && (opaque || goal.targets.empty() || (producer != nullptr && producer->needed) || is_target(slot));
+      const bool lost = slot.value.recorder != nullptr && producer == nullptr;
+      slot.wanted =
+          slot.needs && (opaque || lost || goal.targets.empty() || (producer != nullptr && producer->needed) || is_target(slot));
       e->needed |= slot.wanted;
     }
   }
@@ -457,6 +526,7 @@ void Tape::clean_up() noexcept {
 }
 
 void Tape::run(std::span<Tensor> outputs, std::span<Tensor> gradients, const SweepGoal& goal) {
+  if (others_waiting_.load(std::memory_order_acquire)) drop_others();
   if (goal_ != nullptr) fail("backward: called while another backward is going on, from inside a checkpointed function or a vjp");
   for (const Tensor& y : outputs)
     if (const ValueRef& value = y.impl().value; value.recorder == this && lookup(value) == nullptr)

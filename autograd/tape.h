@@ -9,6 +9,11 @@
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
 
+#include <atomic>
+#include <mutex>
+#include <utility>
+#include <vector>
+
 namespace rewind_lib::detail {
 
 /// A tensor that waits for its vjp: a share of its storage, and the version it had.
@@ -95,6 +100,7 @@ class Tape final : public Recorder {
   /// and so is output 0 if it `remakes`.
   void record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
               Saves saves, std::uint32_t remade = 0, bool remakes = false);
+  /// From any thread. Another one's is noted, and done when the tape's own thread records or goes back next.
   void dropped(std::uint32_t entry, std::uint64_t serial) noexcept override;
 
   /// Runs backward from outputs with gradients of theirs, for a goal. Takes both over.
@@ -107,9 +113,13 @@ class Tape final : public Recorder {
   Tensor take_gradient(std::uint32_t index, int j) {
     return std::exchange(entries_[index]->out[static_cast<std::size_t>(j)].grad, Tensor());
   }
+  /// Inside a vjp: what has reached output j of the entry at `index` before it is there.
+  void set_gradient(std::uint32_t index, int j, Tensor gradient) {
+    entries_[index]->out[static_cast<std::size_t>(j)].grad = std::move(gradient);
+  }
   /// Keeps an entry that has no handles and no readers, until unpin().
   void pin(std::uint32_t index) { ++entries_[index]->uses; }
-  void unpin(std::uint32_t index) { dropped(index, entries_[index]->serial); }
+  void unpin(std::uint32_t index) { drop_use(index, entries_[index]->serial); }
   bool create_graph() const { return goal_ != nullptr && goal_->create_graph; }
   /// For profiles: what is on the tape now. Some of it may be dropped already (!live).
   std::span<Entry* const> entries() const { return entries_; }
@@ -123,6 +133,10 @@ class Tape final : public Recorder {
   Entry* lookup(const ValueRef& value);
   Tensor remake(const Entry& entry);
   void add_use(const ValueRef& value);
+  void drop_use(std::uint32_t entry, std::uint64_t serial) noexcept;
+  void drop_others() noexcept;
+  bool take_over();
+  void retire() noexcept;
   void accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient);
   void accumulate_leaf(const Tensor& leaf, Tensor gradient);
   void mark_needed(const SweepGoal& goal);
@@ -142,6 +156,12 @@ class Tape final : public Recorder {
   const SweepGoal* goal_ = nullptr;
   bool marked_ = false;          // the last sweep had targets: not all is marked as wanted that is on the tape still
   std::vector<Tensor> touched_;  // leaves that this backward has added to
+
+  // What other threads have dropped: (entry, serial). Once its thread has ended, they do themselves what has to be done.
+  std::recursive_mutex others_lock_;
+  bool retired_ = false;
+  std::vector<std::pair<std::uint32_t, std::uint64_t>> others_;
+  std::atomic<bool> others_waiting_{false};
 };
 
 /// The recorder of values made inside a checkpointed function on its first run: they have no history to give.
@@ -149,6 +169,18 @@ class Forgotten final : public Recorder {
  public:
   void dropped(std::uint32_t, std::uint64_t) noexcept override {}
   static Forgotten& instance();
+};
+
+/// Sees what a function that may run again during backward depends on beside its inputs.
+class RunWatch {
+ public:
+  /// A call whose inputs `needs` require a gradient, in a first run.
+  virtual void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) = 0;
+  /// See depends_on().
+  virtual void flag(bool on, const char* what) = 0;
+
+ protected:
+  ~RunWatch() = default;
 };
 
 /// What the choke point consults, a thread.
@@ -160,6 +192,7 @@ struct Context {
   bool check_replays = false;
   const char* gradient_of = "";
   std::vector<Observer*> observers;
+  std::vector<RunWatch*> watches;
 };
 Context& context();
 

@@ -13,10 +13,11 @@ namespace rewind_lib {
 class Shape {
  public:
   static constexpr int max_rank = 8;
+  static constexpr std::int64_t max_elements = std::int64_t{1} << 56;
 
   constexpr Shape() = default;
   Shape(std::initializer_list<std::int64_t> extents) : Shape(std::span(extents.begin(), extents.size())) {}
-  /// Throws Error when there are more than max_rank extents or one is negative.
+  /// Throws Error when there are more than max_rank extents, one is negative, or they make more than max_elements.
   explicit Shape(std::span<const std::int64_t> extents);
 
   int rank() const { return rank_; }

@@ -69,11 +69,7 @@ void restore_gradients() noexcept {
 namespace {
 
 std::size_t byte_count(const Shape& shape, DType dtype) {
-  std::size_t n = size_of(dtype);
-  for (const std::int64_t e : shape)
-    if (__builtin_mul_overflow(n, static_cast<std::size_t>(e), &n) || n > (std::size_t{1} << 62))
-      fail(str("shape ", shape, " of ", dtype, " has more bytes than can be addressed"));
-  return n;
+  return static_cast<std::size_t>(shape.numel()) * size_of(dtype);  // fits: Shape::max_elements
 }
 
 template <class T>
@@ -239,6 +235,7 @@ Tensor randn(const Shape& shape, DType dtype) {
 }
 
 Tensor uniform(const Shape& shape, double low, double high, DType dtype) {
+  if (!(low <= high)) fail(str("uniform: low must not be above high, got ", low, " and ", high));
   return random_tensor(shape, dtype, "uniform", [&]<class T>(std::span<T> v, std::uint64_t seed, std::uint64_t offset) {
     random::fill_uniform(v.data(), static_cast<std::int64_t>(v.size()), static_cast<T>(low), static_cast<T>(high), seed, offset);
   });

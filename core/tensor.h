@@ -97,7 +97,11 @@ class Tensor {
   /// The one element of a tensor of any shape with numel() == 1, converted to T. Throws Error otherwise.
   template <class T = double>
     requires std::is_arithmetic_v<T> T item()
-  const { return static_cast<T>(item_as_double()); }
+  const {
+    if constexpr (std::is_integral_v<T>)
+      if (dtype() == int64 && numel() == 1) return static_cast<T>(values<std::int64_t>()[0]);  // not every one is a double
+    return static_cast<T>(item_as_double());
+  }
   /// A copy of the elements. Throws Error when T is not the dtype.
   template <class T>
     requires is_element<T> std::vector<T> to_vector()

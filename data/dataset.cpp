@@ -64,6 +64,19 @@ void convert(const std::uint8_t* from, float* to, std::int64_t n, float white, c
 
 }  // namespace
 
+namespace {
+
+void check_moments(const Dataset& d, const Moments& moments) {
+  const auto channels = static_cast<std::size_t>(d.shape[3]);
+  if (moments.mean.size() != channels || moments.stddev.size() != channels)
+    fail(str("data set '", d.name, "': images ", d.shape, " have ", channels, " channels, and were given ", moments.mean.size(),
+             " means and ", moments.stddev.size(), " standard deviations"));
+  for (const float s : moments.stddev)
+    if (!(s > 0)) fail(str("data set '", d.name, "': a standard deviation is to be positive, and is ", static_cast<double>(s)));
+}
+
+}  // namespace
+
 void Dataset::check() const {
   if (shape.rank() != 4 || static_cast<std::int64_t>(pixels.size()) != shape.numel())
     fail(str("data set '", name, "': shape ", shape, " does not describe its ", pixels.size(),
@@ -71,6 +84,7 @@ void Dataset::check() const {
   if (!labels.defined() || labels.dtype() != int64 || !(labels.shape() == Shape{shape[0]}))
     fail(str("data set '", name, "': labels are to be int64 [", shape[0], "], and are ",
              labels.defined() ? str(labels.dtype(), " ", labels.shape()) : std::string("undefined")));
+  if (!normalization.mean.empty() || !normalization.stddev.empty()) check_moments(*this, normalization);
 }
 
 void Dataset::read(std::span<const std::int64_t> rows, const Batch& out) const {
@@ -156,12 +170,7 @@ Moments Dataset::moments() const {
 
 Dataset Dataset::normalized(Moments moments) const {
   check();
-  const auto channels = static_cast<std::size_t>(shape[3]);
-  if (moments.mean.size() != channels || moments.stddev.size() != channels)
-    fail(str("data set '", name, "': images ", shape, " have ", channels, " channels, and were given ", moments.mean.size(),
-             " means and ", moments.stddev.size(), " standard deviations"));
-  for (const float s : moments.stddev)
-    if (!(s > 0)) fail(str("data set '", name, "': a standard deviation is to be positive, and is ", static_cast<double>(s)));
+  check_moments(*this, moments);
   Dataset same = *this;
   same.normalization = std::move(moments);
   return same;

@@ -143,6 +143,7 @@ void DepthwiseConv2d::describe(Fields& f) {
 
 BatchNorm2d::BatchNorm2d(BatchNorm2dOptions o) : options_{.eps = o.eps, .momentum = o.momentum} {
   check_positive("BatchNorm2d", "channels", o.channels);
+  if (!(o.momentum >= 0 && o.momentum <= 1)) fail(str("BatchNorm2d: momentum must lie in [0, 1], got ", o.momentum));
   const Shape shape{o.channels};
   if (o.affine) {
     weight = parameter(shape, 1);

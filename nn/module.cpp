@@ -82,7 +82,10 @@ class Visit final : public Walk {
 
 class PathNaming final : public ModuleVisitor {
  public:
-  void visit(const std::string& path, Module& module) override { module.path_ = intern(path); }
+  void visit(const std::string& path, Module& module) override {
+    module.path_ = intern(path);
+    module.named_ = 0;
+  }
 };
 
 void for_each_module(Module& root, ModuleVisitor& visitor) { Visit(visitor).start(root); }
@@ -131,11 +134,13 @@ Tensor Module::operator()(Tensor x) {
 }
 
 Tensor Module::call(Tensor x, const Stage* stage) {
-  if (path_ == nullptr) {
+  if (path_ == nullptr || (named_ != 0 && named_ != structure_version())) {
     PathNaming naming;
     for_each_module(*this, naming);
+    named_ = structure_version();
   }
   const PathLabel label(*this);
+  depends_on(training_, "train() or eval()");
   if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
   return stage != nullptr ? stage->compute(std::move(x)) : forward(std::move(x));
 }

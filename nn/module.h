@@ -140,7 +140,8 @@ class Module {
   /// All of this module and its children, named by path, each tensor once.
   std::vector<Parameter> parameters();
   std::vector<Parameter> buffers();
-  /// Training or evaluation, for this module and its children: dropout and batch normalisation behave differently.
+  /// Training or evaluation, for this module and its children: dropout and batch normalisation behave differently. What is
+  /// recomputed must not be switched between a forward and its backward (Error).
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
@@ -170,6 +171,7 @@ class Module {
   Tensor call(Tensor x, const Stage* stage);
   void tell_observers(const Shape& output, bool by_neighbour = false);
   const char* path_ = nullptr;  // interned
+  std::uint64_t named_ = 0;     // the structure whose paths begin here: this module was called first; else 0
   PlannerSlot planner_;         // with a budget only
   bool training_ = true, fusing_ = true;
 };

@@ -146,7 +146,11 @@ class OptimizerOf : public Optimizer {
   }
   void add_group(std::vector<Tensor> tensors, const O& options) { add_group(name_by_position(std::move(tensors)), options); }
   /// As given; the learning rate that counts is learning_rate().
-  const O& options(int group = 0) const { return options_.at(static_cast<std::size_t>(group)); }
+  const O& options(int group = 0) const {
+    if (group < 0 || static_cast<std::size_t>(group) >= options_.size())
+      fail(str("optimizer: there is no group ", group, " among its ", options_.size()));
+    return options_[static_cast<std::size_t>(group)];
+  }
 
  protected:
   using Optimizer::Optimizer;

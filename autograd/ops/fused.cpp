@@ -625,6 +625,7 @@ constinit const OpDecl settle_gradient_op = declare<SettleGradient>();
 }  // namespace ops
 
 FusedConvResult fused_conv2d(Pending p, Tensor w, FusedConvOptions options, Tensor residual) {
+  if (!p.any() && p.epilogue != Epilogue::none) fail("fused_conv2d: nothing is pending; apply the activation by itself");
   const FusedAttr attr{options.stride, options.padding, p.eps, p.epilogue, options.statistics};
   Tensor in[] = {std::move(p.x),    std::move(p.mean), std::move(p.var),   std::move(p.gamma),
                  std::move(p.beta), std::move(w),      std::move(residual)};

@@ -225,8 +225,13 @@ struct Pad {
     const Shape& x = in[0].shape();
     if (a.before.rank() != x.rank() || a.after.rank() != x.rank())
       fail(str(name, ": shape ", x, " needs ", x.rank(), " pairs of widths, got ", a.before.rank()));
-    Shape y = x;
-    for (int i = 0; i < x.rank(); ++i) y.set(i, a.before[i] + x[i] + a.after[i]);
+    Shape y;
+    for (int i = 0; i < x.rank(); ++i) {
+      std::int64_t extent = 0;
+      if (__builtin_add_overflow(a.before[i], x[i], &extent) || __builtin_add_overflow(extent, a.after[i], &extent))
+        fail(str(name, ": widths ", a.before[i], " and ", a.after[i], " are too many for shape ", x));
+      y.push_back(extent);
+    }
     return {{y, in[0].dtype()}};
   }
   static Cost cost(Inputs, const Specs&, const Attr&) { return {}; }
@@ -265,8 +270,12 @@ struct Concat {
   };
 
   static Specs infer(Inputs in, const Attr& a) {
-    check_defined(name, in);
     if (in.empty() || in.size() > most) fail(str(name, ": takes 1 to ", most, " tensors, got ", in.size()));
+    return {{joined(in, a), in[0].dtype()}};
+  }
+  /// The shape of so many tensors, one behind the other.
+  static Shape joined(Inputs in, const Attr& a) {
+    check_defined(name, in);
     Shape y = in[0].shape();
     const int axis = ops::check_axis(name, y, a.axis);
     for (std::size_t p = 1; p < in.size(); ++p) {
@@ -278,7 +287,7 @@ struct Concat {
                  in[0].shape(), " and input ", p, " is ", in[p].dtype(), " ", x));
       y.set(axis, y[axis] + x[axis]);
     }
-    return {{y, in[0].dtype()}};
+    return y;
   }
   static Cost cost(Inputs, const Specs&, const Attr&) { return {}; }
   static void forward(const Forward& f, const Attr& a) {
@@ -376,7 +385,8 @@ Tensor permute(Tensor x, std::span<const int> axes) {
 Tensor concat(std::vector<Tensor> xs, int axis) {
   if (xs.empty()) fail("concat: takes at least one tensor");
   const Concat::Attr attr{axis};
-  // More than one call takes: neighbours first, then the results.
+  // More than one call takes: neighbours first, then the results. All are looked at before, so that an error counts them as given.
+  if (xs.size() > Concat::most) Concat::joined(xs, attr);
   while (xs.size() > Concat::most) {
     std::vector<Tensor> parts;
     for (std::size_t begin = 0; begin < xs.size(); begin += Concat::most) {

@@ -51,6 +51,7 @@ Shape check_pool(const char* op, const Shape& x, const PoolOptions& o) {
   ops::check_window(op, x[1] + below, x[2] + right, o.kernel.h, o.kernel.w, o.stride, o.padding, 1, describe);
   if (o.padding.h >= o.kernel.h || o.padding.w >= o.kernel.w)
     fail(str(op, ": padding must be smaller than the kernel, or windows see nothing but padding: ", describe()));
+  if (x[1] == 0 || x[2] == 0) fail(str(op, ": the images have no pixels: ", describe()));
   const WindowShape s = pool_geometry(x, o);
   return {s.n, s.out_h(), s.out_w(), s.c};
 }
@@ -135,6 +136,7 @@ void add_errors(Samples<PoolOptions>& s) {
   s.error({x}, resolve({.stride = -1}), "stride must be at least 1");
   s.error({x}, resolve({.padding = {0, -1}}), "padding must not be negative");
   s.error({x}, resolve({.padding = 2}), "padding must be smaller than the kernel");
+  s.error({sample({1, 0, 5, 2})}, resolve({.kernel = {2, 2}, .padding = 1}), "the images have no pixels");
   s.error({arange(4, int64)}, resolve({}), "needs float32 or float64");
   s.error({Tensor()}, resolve({}), "input 0 is undefined");
 }

@@ -56,6 +56,7 @@ void run_backward(Vjp& v, const void* attr) {
   if (Tape::current().create_graph())
     fail("recompute: a recomputed chain cannot be differentiated twice; use Recompute::vanilla() where create_graph is on");
 
+  for (const detail::RunLog& log : s.logs) log.check_leaves();
   const int before = s.first - 1;
   std::vector<Tensor> gradients(parts);  // of the activation that was reached
   for (std::size_t i = 0, j = 0; i < parts; ++i)
@@ -92,7 +93,7 @@ void run_backward(Vjp& v, const void* attr) {
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
         const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         Recorded& r = tape(l).emplace();
-        r.tape.begin(a, s.differentiable[s.at(l)]);
+        r.tape.begin(a, s.differentiable[s.at(l)], l == s.first ? &v : nullptr);
         r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
         break;
       }

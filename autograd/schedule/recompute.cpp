@@ -31,7 +31,10 @@ std::size_t parse_bytes(std::string_view text) {
   if (r.ec != std::errc() || !(value > 0) || value > 1e15) return 0;
   const std::string_view unit(r.ptr, static_cast<std::size_t>(text.data() + text.size() - r.ptr));
   for (const auto& [name, bytes] : units)
-    if (unit == name) return static_cast<std::size_t>(value * static_cast<double>(bytes));
+    if (unit == name) {
+      const double total = value * static_cast<double>(bytes);
+      return total < 0x1p63 ? static_cast<std::size_t>(total) : 0;
+    }
   return 0;
 }
 

@@ -23,8 +23,8 @@ print(blas.openblas_get_corename().decode(), min(product() for _ in range(200)))
 
 
 def kernels():
-    """The fastest kernels of OpenBLAS here, tried out: it takes a CPU newer than itself for an older one (Debian's an Emerald Rapids for
-    a Prescott, of 2004: products three times as slow), and OPENBLAS_CORETYPE may be set to some that run everywhere."""
+    """The fastest kernels of OpenBLAS here, tried out: it takes a CPU newer than itself for an older one (Debian's an Emerald
+    Rapids for a Prescott, of 2004: products three times as slow), and OPENBLAS_CORETYPE may name some that run everywhere."""
     if CHOSEN in os.environ:
         return os.environ[CHOSEN]
     flags = Path("/proc/cpuinfo").read_text().split()

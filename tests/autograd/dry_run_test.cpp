@@ -159,3 +159,14 @@ TEST_CASE("a dry run takes no memory to speak of and ignores the limit") {
   CHECK(plan.peak_op == "conv2d_backward_weight");
   CHECK(plan.report().find("conv2d") != std::string::npos);
 }
+
+TEST_CASE("what a dry run leaves behind has no elements, and says so") {
+  Tensor made, x = rw::ones({3}).set_requires_grad(), y;
+  rw::dry_run([&] {
+    made = rw::ones({3});
+    y = rw::exp(x);
+  });
+  CHECK_THROWS_WITH_AS(x + made, doctest::Contains("add: input 1, shape [3], was made in a dry run, which is over"), rw::Error);
+  CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("was made in a dry run"), rw::Error);
+  CHECK(rw::dry_run([&] { x + made; }).peak.total > 0);
+}

@@ -176,6 +176,11 @@ TEST_CASE("fused convolutions equal plain ones, values and gradients") {
   }
 }
 
+TEST_CASE("an activation with nothing pending is refused") {
+  CHECK_THROWS_WITH_AS(rw::fused_conv2d({.x = rw::ones({1, 2, 2, 3}), .epilogue = rw::Epilogue::relu}, rw::ones({3, 1, 1, 3}), {}),
+                       doctest::Contains("fused_conv2d: nothing is pending"), rw::Error);
+}
+
 TEST_CASE("statistics are sound when the mean is large") {
   const Tensor w = uniform({24, 1, 1, 16}, 0.1, 0.5, 3).to(rw::float32), x = uniform({4, 12, 12, 16}, 999, 1001, 4).to(rw::float32);
   const Tensor depth = uniform({3, 3, 16}, 0.1, 0.5, 5).to(rw::float32),

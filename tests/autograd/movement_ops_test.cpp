@@ -8,6 +8,8 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
+
 #include <string>
 #include <vector>
 
@@ -112,6 +114,13 @@ TEST_CASE("concat takes more tensors than one call of the op holds") {
   CHECK(xs[0].grad().item() == 0);
   CHECK(xs[40].grad().item() == 80);
   CHECK(xs[1099].grad().item() == 2198);
+  xs[837] = rw::full({1, 1}, 0, rw::float64);
+  says(message_of([&] { rw::concat(xs, 0); }), "input 837 is float64 [1, 1]");
+}
+
+TEST_CASE("pad refuses widths whose sum is no number") {
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  says(message_of([&] { rw::pad(rw::ones({4}), {{most, most}}); }), "are too many for shape [4]");
 }
 
 TEST_CASE("pad surrounds with a value, and is the transpose of slice") {

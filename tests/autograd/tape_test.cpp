@@ -9,8 +9,12 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
+#include <cmath>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace rw = rewind;
 using rw::Tensor;
@@ -327,4 +331,101 @@ TEST_CASE("threads record on tapes of their own") {
     });
   for (auto& t : threads) t.join();
   CHECK(good == 400);
+}
+
+TEST_CASE("threads hand values on, and drop them whenever they like") {
+  const std::size_t before = live();
+  {
+    Tensor x = leaf({2}), kept;
+    std::thread([&] { kept = rw::exp(x); }).join();  // its history stays behind on the tape of a thread that has ended
+    CHECK(contains(message_of([&] { rw::backward(kept); }), "computed on another thread"));
+    Tensor h = rw::square(x);
+    std::thread([&] { const Tensor z = h * h; }).join();  // records on a tape of its own, and lets go there
+    rw::backward(rw::sum(h));
+    CHECK(x.grad().item() == 4);
+    Tensor gone;
+    std::thread([&] {
+      Tensor loss = rw::sum(rw::square(x));
+      rw::backward(loss);
+      gone = loss;
+    }).join();
+    CHECK(gone.item() == 4);
+  }
+  std::thread([] { rw::backward(rw::sum(rw::square(leaf({1})))); }).join();
+  CHECK(live() == before);
+
+  // One thread trains, another looks at its losses and drops them.
+  Tensor w = leaf({1, 2, 3});
+  std::mutex lock;
+  std::vector<Tensor> box;
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    while (!stop) {
+      std::vector<Tensor> mine;
+      const std::lock_guard guard(lock);
+      mine.swap(box);
+    }
+  });
+  for (int i = 0; i < 3000; ++i) {
+    Tensor loss = rw::sum(rw::tanh(rw::square(w)));
+    {
+      const std::lock_guard guard(lock);
+      box.push_back(loss);
+    }
+    if (i % 2 == 0) rw::backward(std::move(loss));  // of the others the reader has the last handle
+    w.set_grad({});
+  }
+  stop = true;
+  reader.join();
+  box.clear();
+  rw::backward(rw::sum(w));
+  w = Tensor();
+  CHECK(live() == before);
+}
+
+TEST_CASE("grad() through a part of the tape that is gone says so, instead of leaving it out") {
+  Tensor a = leaf({1});
+  const Tensor h = rw::exp(a);
+  CHECK(rw::grad(rw::sum(h), {a})[0].item() == doctest::Approx(std::exp(1.0)));
+  CHECK(contains(message_of([&] { rw::grad(rw::sum(h) + rw::sum(a * 2), {a}); }), "already consumed"));
+  CHECK(contains(message_of([&] { rw::grad(rw::sum(h), {a}); }), "already consumed"));
+  CHECK(rw::grad(rw::sum(a * 2), {a})[0].item() == 2);
+}
+
+TEST_CASE("what a checkpoint gives to an input is added in the order of a step without it: the same bits") {
+  const Tensor w = 0.3 * rw::randn({16, 16}), c = rw::randn({64, 16}), x0 = rw::randn({64, 16});
+  const auto gate = [w](Tensor h) { return h * rw::sigmoid(rw::linear(h, w)) + rw::tanh(h); };
+  for (const bool of_a_leaf : {false, true}) {
+    const auto gradient = [&](bool recompute) {
+      Tensor x = x0.clone().set_requires_grad();
+      const Tensor h = of_a_leaf ? x : rw::tanh(x), before = h * c;
+      const Tensor y = recompute ? rw::checkpoint(gate, h) : gate(h);
+      rw::backward(rw::sum(rw::square(before + y + rw::exp(h))));
+      return x.grad();
+    };
+    CHECK(rw::hash(gradient(true)) == rw::hash(gradient(false)));
+  }
+}
+
+TEST_CASE("a captured tensor that is modified before a checkpoint runs again is noticed") {
+  Tensor w = leaf({3}), x = leaf({2});
+  Tensor y = rw::checkpoint([w](Tensor t) { return rw::sum(rw::square(t * w)); }, x);
+  w.fill(5);
+  CHECK(contains(message_of([&] { rw::backward(y); }), "input 1 of mul, shape [1], was modified in place after forward read it"));
+}
+
+TEST_CASE("a flag that a checkpointed function branches on is noticed when it has changed") {
+  bool hard = false;
+  const auto fn = [&hard](Tensor t) {
+    rw::depends_on(hard, "set_hard()");
+    return rw::sum(hard ? rw::relu(t) : rw::tanh(t));
+  };
+  Tensor x = leaf({2});
+  Tensor y = rw::checkpoint(fn, x), z = rw::checkpoint([&](Tensor t) { return rw::checkpoint(fn, t); }, x);
+  hard = true;
+  CHECK(contains(message_of([&] { rw::backward(y); }), "replay: set_hard() was called between forward and backward"));
+  CHECK(contains(message_of([&] { rw::backward(z); }), "set_hard() was called"));
+  hard = false;
+  rw::backward(rw::checkpoint([&](Tensor t) { return rw::checkpoint(fn, t); }, x));
+  CHECK(x.grad().defined());
 }

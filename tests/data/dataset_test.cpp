@@ -79,6 +79,9 @@ TEST_CASE("mistakes with data sets are named") {
   CHECK_THROWS_WITH_AS(d.select(std::vector<std::int64_t>{4}), "data set 'small': samples [4, 5) do not lie in its 4", Error);
   CHECK_THROWS_WITH_AS(d.normalized({{0}, {1}}), doctest::Contains("have 2 channels, and were given 1 means"), Error);
   CHECK_THROWS_WITH_AS(d.normalized({{0, 0}, {1, 0}}), doctest::Contains("is to be positive, and is 0"), Error);
+  data::Dataset by_hand = d;
+  by_hand.normalization = {{0, 0, 0}, {1}};
+  CHECK_THROWS_WITH_AS(by_hand.read(0, 1), doctest::Contains("were given 3 means and 1 standard deviations"), Error);
   CHECK_THROWS_WITH_AS(d.read(std::vector<std::int64_t>{0}, {empty({1, 4}), empty({1}, int64)}),
                        doctest::Contains("do not fit into x [1, 4]"), Error);
   CHECK_THROWS_WITH_AS(d.read(std::vector<std::int64_t>{-1}, d.read(0, 1)), doctest::Contains("there is no sample -1"), Error);

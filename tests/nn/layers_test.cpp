@@ -199,6 +199,8 @@ TEST_CASE("dropout zeroes a share p in training and scales the rest") {
   CHECK(kept == doctest::Approx(0.7 * 20000).epsilon(0.02));
   dropout.eval();
   CHECK(dropout(x).same(x));
+  CHECK_THROWS_WITH_AS((nn::BatchNorm2d{{.channels = 2, .momentum = -3}}), doctest::Contains("momentum must lie in [0, 1]"),
+                       rw::Error);
   CHECK_THROWS_WITH_AS(nn::Dropout{1}, doctest::Contains("p must be in [0, 1), got 1"), rw::Error);
 }
 

@@ -85,6 +85,24 @@ TEST_CASE("errors name the module by its path") {
   CHECK(std::string(rw::location().module).empty());
 }
 
+TEST_CASE("a module that is added after the first call gets its path") {
+  nn::Sequential net{nn::Linear{3, 4}};
+  net(rw::randn({2, 3}));
+  net.add("head", nn::Linear{9, 2});
+  CHECK_THROWS_WITH_AS(net(rw::randn({2, 3})), doctest::Contains("(in module head)"), rw::Error);
+  nn::Sequential inner{nn::Linear{3, 4}};
+  inner(rw::randn({2, 3}));
+  struct Outer final : nn::Module {
+    nn::Sequential* body = nullptr;
+    rw::Tensor forward(rw::Tensor x) override { return (*body)(std::move(x)); }
+    void describe(nn::Fields& f) override { f.child("body", *body); }
+  } outer;
+  outer.body = &inner;
+  outer(rw::randn({2, 3}));
+  inner.add("more", nn::Linear{9, 2});  // the names stay those of the outer one
+  CHECK_THROWS_WITH_AS(outer(rw::randn({2, 3})), doctest::Contains("(in module body.more)"), rw::Error);
+}
+
 TEST_CASE("ops in forward and backward carry the module's path") {
   nn::Sequential net;
   net.add("fc", nn::Linear{3, 2});

@@ -163,9 +163,63 @@ TEST_CASE("a strategy is read from text") {
   CHECK(rw::Recompute::parse("budget:2KiB").budget()->bytes == 2048);
   CHECK(rw::Recompute::parse("budget:77").budget()->bytes == 77);
   for (const char* bad : {"", "square", "segments", "segments:", "segments:0", "segments:4x", "segments:-1",
-                          "budget:", "budget:-3MB", "budget:3parsec", "sqrt:2"})
+                          "budget:", "budget:1000000000000GB", "budget:-3MB", "budget:3parsec", "sqrt:2"})
     CHECK_THROWS_WITH_AS(rw::Recompute::parse(bad), doctest::Contains("unknown strategy"), rw::Error);
   nn::Sequential net{nn::Linear{3, 3}, nn::Tanh{}};
   net.recompute(rw::Recompute::segments(3));
   CHECK_THROWS_WITH_AS(net(rw::randn({2, 3})), doctest::Contains("give 1 to 2"), rw::Error);
+}
+
+TEST_CASE("a chain whose input is used beside it, and in it more than once, has the same bits recomputed") {
+  struct Skip final : nn::Module {
+    nn::Sequential body;
+    rw::Tensor forward(rw::Tensor x) override {
+      rw::Tensor y = body(x);
+      return y + x;
+    }
+    void describe(nn::Fields& f) override { f.child("body", body); }
+  };
+  const auto gradients = [](const rw::Recompute& how, bool of_a_leaf) {
+    rw::random::seed(3);
+    Skip net;
+    net.body.add(nn::SqueezeExcite{{.channels = 8, .squeeze = 4}});
+    net.body.add(nn::Conv2d{{.in = 8, .out = 8, .kernel = 3, .padding = 1}});
+    net.body.add(nn::Tanh{});
+    net.body.recompute(how);
+    rw::Tensor x = rw::randn({4, 8, 8, 8}).set_requires_grad();
+    const rw::Tensor y = of_a_leaf ? net(x) : net(rw::tanh(x));
+    rw::backward(rw::sum(rw::square(y)));
+    std::vector<std::uint64_t> all{rw::hash(x.grad())};
+    for (const rw::Parameter& p : net.parameters()) all.push_back(rw::hash(p.value.grad()));
+    return all;
+  };
+  for (const bool of_a_leaf : {false, true})
+    for (const char* how : {"sqrt", "low-memory", "segments:1", "revolve:1"})
+      CHECK_MESSAGE(gradients(rw::Recompute::parse(how), of_a_leaf) == gradients(rw::Recompute::vanilla(), of_a_leaf), how);
+}
+
+TEST_CASE("weights and modes that change between forward and a recomputing backward are noticed") {
+  rw::random::seed(1);
+  nn::Sequential net{nn::Linear{4, 8}, nn::Tanh{}, nn::Dropout{0.5}, nn::Linear{8, 8}, nn::Tanh{}, nn::Linear{8, 3}};
+  const rw::Tensor x = rw::randn({5, 4});
+  const auto loss = [&] { return rw::sum(rw::square(net(x))); };
+  for (const char* how : {"low-memory", "segments:3"}) {
+    net.recompute(rw::Recompute::parse(how));
+    rw::Tensor one = loss();
+    net.parameters()[0].value.fill(0.5);
+    CHECK_THROWS_WITH_AS(rw::backward(one),
+                         doctest::Contains("input 1 of linear in module 0, shape [8, 4], was modified in place after forward"),
+                         rw::Error);
+    one = rw::Tensor();
+    rw::Tensor two = loss();
+    net.eval();
+    CHECK_THROWS_WITH_AS(rw::backward(two), doctest::Contains("train() or eval() was called between forward and backward"),
+                         rw::Error);
+    two = rw::Tensor();
+    net.train();
+    rw::Tensor three = loss();
+    net.eval();
+    net.train();  // as it was
+    rw::backward(three);
+  }
 }

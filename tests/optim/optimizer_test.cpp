@@ -490,6 +490,13 @@ TEST_CASE("clipping scales all gradients by one factor and returns the norm") {
   check_close(x.grad().to_vector<double>(), {3 * factor, 0}, 1e-15);
   check_close(y.grad().to_vector<double>(), {4 * factor}, 1e-15);
   CHECK_FALSE(none.grad().defined());
+  // Floats whose squares are none.
+  Tensor large = zeros({2}).set_requires_grad();
+  large.set_grad(from<float>({3e20F, 4e20F}, {2}));
+  CHECK(clip_grad_norm({large}, 1.0) == doctest::Approx(5e20));
+  CHECK(large.grad().to_vector<float>()[1] == doctest::Approx(0.8));
+  const optim::SGD sgd({large}, {.lr = 1});
+  CHECK_THROWS_WITH_AS(sgd.options(7), doctest::Contains("there is no group 7 among its 1"), Error);
 }
 
 TEST_CASE("clipping leaves gradients within the norm as they are") {
