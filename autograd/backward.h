@@ -1,5 +1,10 @@
 #pragma once
 // Gradients: backward() collects them in leaves, grad() returns them.
+//
+// Threads: each records on a tape of its own, and goes back through that one only. Tensors may be read and dropped by any thread,
+// but nothing is locked: who writes elements, or has two threads collect gradients in the same leaf, or draw from the default
+// random generator, takes care that they do it one after the other. Nets can train side by side in threads that share none of
+// these.
 
 #include <rewind/core/tensor.h>
 

@@ -181,7 +181,7 @@ template <class T>
   requires is_element<T> Tensor from(const std::vector<T>& elements, const Shape& shape) {
     return from(std::span<const T>(elements), shape);
   }
-/// Standard normal, and uniform on [low, high), from the thread's default generator (random.h). Float dtypes.
+/// Standard normal, and uniform on [low, high), from the default generator (random.h). Float dtypes.
 Tensor randn(const Shape& shape, DType dtype = float32);
 Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = float32);
 
