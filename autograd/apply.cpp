@@ -250,6 +250,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
       }
   }
   if (plan.runs > 0) out[0].impl().remakes = plan.runs;
+  for (Observer* o : c.observers) o->left(op);
 }
 
 }  // namespace rewind_lib

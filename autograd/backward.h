@@ -3,8 +3,8 @@
 //
 // Threads: each records on a tape of its own, and goes back through that one only. Tensors may be read and dropped by any thread,
 // but nothing is locked: who writes elements, or has two threads collect gradients in the same leaf, or draw from the default
-// random generator, takes care that they do it one after the other. Nets can train side by side in threads that share none of
-// these.
+// random generator, or calls a module, takes care that it is done by one at a time. Nets can train side by side in threads that
+// share none of these.
 
 #include <rewind/core/tensor.h>
 
@@ -30,7 +30,8 @@ struct GradOptions {
   bool create_graph = false;
 };
 /// The gradients of y with respect to each x, leaf or computed. Collects nothing in leaves. Consumes the tape unless
-/// create_graph is on. Throws Error when an x does not influence y.
+/// create_graph is on. Throws Error when an x does not influence y, and when a part of the tape is gone on which one might
+/// (detach() what comes from there, if none does).
 std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOptions options = {});
 
 }  // namespace rewind_lib

@@ -36,6 +36,8 @@ class Observer {
   virtual void before(const OpEvent&) {}
   /// After the kernels ran. May throw Error.
   virtual void after(const OpEvent&) {}
+  /// When its result is on the tape, where one is written: what the op costs ends here.
+  virtual void left(const OpDecl&) {}
 };
 
 /// Attaches an observer to this thread while alive. Observers run in the order they were attached.

@@ -48,8 +48,8 @@ struct OpProfile {
   std::vector<double> step_seconds;   ///< of each timed step, wall clock
   std::vector<double> plain_seconds;  ///< of steps in between that nobody watched
 
-  /// The share of a timed step that ops ran: their shapes, memory and kernels, as in other frameworks' profiles. The rest is the
-  /// framework: tape, modules, references and the program itself.
+  /// The share of a timed step that ops ran: their shapes, memory, kernels and entries on the tape, as in other frameworks'
+  /// profiles. The rest is the framework: modules, going back through the tape, references and the program itself.
   double coverage(std::size_t step) const;
   double median_coverage() const;
   /// What is not in ops, by their number; the two readings of the clock around each op are in it. Nanoseconds.

@@ -1,5 +1,7 @@
 #include <rewind/autograd/replay.h>
 
+#include <algorithm>
+
 namespace rewind_lib::detail {
 namespace {
 
@@ -51,7 +53,7 @@ RunLog::Compare::Compare(const RunLog& log) : log_(log) {
 }
 
 void RunLog::Compare::flag(bool on, const char* what) {
-  if (next_flag_ < log_.flags_.size() && log_.flags_[next_flag_++].on != on)
+  if (next_flag_ < log_.flags_.size() && log_.flags_[next_flag_++] != on)
     fail(str("replay: ", what, " was called between forward and backward",
              location().module[0] != 0 ? str(", for module ", location().module) : "",
              ". What is recomputed has to run as it did the first time: call it after backward."));
@@ -73,9 +75,18 @@ TapeSegment::~TapeSegment() {
     if (entry_of_[i] != none) Tape::current().unpin(entry_of_[i]);
 }
 
+std::uint32_t TapeSegment::place(std::span<Tensor> input) {
+  Tape& tape = Tape::current();
+  tape.record(input_decl, nullptr, {}, input, 0, {});
+  const std::uint32_t entry = tape.size() - 1;
+  tape.pin(entry);
+  return entry;
+}
+
 void TapeSegment::begin(std::span<Tensor> inputs, std::uint32_t needs, Vjp* v) {
   Tape& tape = Tape::current();
-  entry_of_.assign(inputs.size(), none);
+  inputs_ = inputs.size();
+  entry_of_.assign(inputs_, none);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const int input = static_cast<int>(i);
     if ((needs & bit(input)) == 0) continue;
@@ -84,22 +95,21 @@ void TapeSegment::begin(std::span<Tensor> inputs, std::uint32_t needs, Vjp* v) {
         inputs[i] = std::move(leaf);
         continue;
       }
-    const std::uint32_t entry = tape.size();
-    tape.record(input_decl, nullptr, {}, inputs.subspan(i, 1), 0, {});
-    tape.pin(entry);
-    entry_of_[i] = entry;
-    if (v != nullptr) tape.set_gradient(entry, 0, v->take_given(input));
+    entry_of_[i] = place(inputs.subspan(i, 1));
+    if (v != nullptr) tape.set_gradient(entry_of_[i], 0, v->take_given(input));
   }
+  // What is below may be dropped meanwhile, but for what is held: the piece has to stay above something.
+  if (std::ranges::all_of(entry_of_, [](std::uint32_t entry) { return entry == none; })) entry_of_.push_back(place({}));
   first_ = tape.size();
 }
 
 std::vector<Tensor> TapeSegment::sweep(std::vector<Tensor> results, std::vector<Tensor> gradients) {
   Tape& tape = Tape::current();
   tape.sweep_segment(first_, std::move(results), std::move(gradients));
-  std::vector<Tensor> of_inputs(entry_of_.size());
+  std::vector<Tensor> of_inputs(inputs_);
   for (std::size_t i = entry_of_.size(); i-- > 0;)
     if (entry_of_[i] != none) {
-      of_inputs[i] = tape.take_gradient(entry_of_[i], 0);
+      if (i < inputs_) of_inputs[i] = tape.take_gradient(entry_of_[i], 0);
       tape.unpin(std::exchange(entry_of_[i], none));
     }
   return of_inputs;

@@ -33,8 +33,8 @@ class ReplayScope {
   ReplayedGenerator generator_;
 };
 
-/// What a first run depended on: the leaves that it read, with their versions, and its flags; and for a ReplayGuard what it
-/// computed, op by op.
+/// What a first run depended on: the leaves with a gradient that it read, with their versions, and its flags; and for a ReplayGuard
+/// what it computed, op by op.
 class RunLog {
  public:
   /// Notes what is read and computed while alive.
@@ -52,16 +52,12 @@ class RunLog {
     const OpDecl* op;
     const char* module;
   };
-  struct Flag {
-    bool on;
-    const char* what;
-  };
   struct Note {
     const OpDecl* op;
     std::uint64_t hash;
   };
   std::vector<Leaf> leaves_;
-  std::vector<Flag> flags_;
+  std::vector<bool> flags_;
   std::vector<Note> notes_;
 };
 
@@ -75,7 +71,7 @@ class RunLog::Write final : Observer, RunWatch {
  private:
   void after(const OpEvent& event) override;
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
-  void flag(bool on, const char* what) override { log_.flags_.push_back({on, what}); }
+  void flag(bool on, const char*) override { log_.flags_.push_back(on); }
   RunLog& log_;
   std::optional<ObserverScope> scope_;
 };
@@ -102,7 +98,8 @@ class TapeSegment {
  public:
   TapeSegment() = default;
   ~TapeSegment();
-  TapeSegment(TapeSegment&& other) noexcept : entry_of_(std::exchange(other.entry_of_, {})), first_(other.first_) {}
+  TapeSegment(TapeSegment&& other) noexcept
+      : entry_of_(std::exchange(other.entry_of_, {})), inputs_(other.inputs_), first_(other.first_) {}
   TapeSegment& operator=(TapeSegment&&) = delete;
 
   /// Gives the inputs whose bit is set in `needs` a place on the tape where their gradients collect, on top of what v, whose inputs
@@ -115,7 +112,9 @@ class TapeSegment {
 
  private:
   static constexpr std::uint32_t none = ~std::uint32_t{0};
-  std::vector<std::uint32_t> entry_of_;
+  static std::uint32_t place(std::span<Tensor> input);
+  std::vector<std::uint32_t> entry_of_;  // of each input, and one more where none has any
+  std::size_t inputs_ = 0;
   std::uint32_t first_ = 0;
 };
 

@@ -81,17 +81,26 @@ Tape& Tape::current() {
   return *owner.tape;
 }
 
+// Held by who drops from a tape without a thread. What is let go there may be of another such tape, or come back: one lock for all.
+static std::recursive_mutex& retired_lock() {
+  static auto* const lock = new std::recursive_mutex;
+  return *lock;
+}
+
 bool Tape::take_over() {
-  const std::lock_guard guard(others_lock_);
+  const std::scoped_lock guard(retired_lock(), others_lock_);
   if (!entries_.empty()) return false;
   retired_ = false;
   return true;
 }
 
 void Tape::retire() noexcept {
-  const std::lock_guard guard(others_lock_);
+  const std::lock_guard dropping(retired_lock());
+  {
+    const std::lock_guard guard(others_lock_);
+    retired_ = true;
+  }
   drop_others();
-  retired_ = true;
 }
 
 Entry* Tape::lookup(const ValueRef& value) {
@@ -187,7 +196,7 @@ void Tape::add_use(const ValueRef& value) {
 
 void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in, std::span<const Tensor> out, std::uint32_t needs,
                   Saves saves, std::uint32_t remade, bool remakes) {
-  if (others_waiting_.load(std::memory_order_acquire)) [[unlikely]]
+  if (others_waiting_.load(std::memory_order_acquire) && goal_ == nullptr) [[unlikely]]  // a sweep counts entries
     drop_others();
   const std::size_t mark = arena_.mark();
   if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 64);
@@ -254,20 +263,31 @@ void Tape::record(const OpDecl& op, const void* attr, std::span<const Tensor> in
 void Tape::dropped(std::uint32_t index, std::uint64_t serial) noexcept {
   if (this == current_tape) [[likely]]
     return drop_use(index, serial);
+  if (note_drop(index, serial)) return;
+  const std::lock_guard dropping(retired_lock());
+  if (!note_drop(index, serial)) drop_use(index, serial);  // it may have been taken over meanwhile
+}
+
+/// False when the tape has no thread that would look at it.
+bool Tape::note_drop(std::uint32_t index, std::uint64_t serial) noexcept {
   const std::lock_guard guard(others_lock_);
-  if (retired_) return drop_use(index, serial);  // what that lets go may come back here, on this thread
+  if (retired_) return false;
   try {
     others_.emplace_back(index, serial);
     others_waiting_.store(true, std::memory_order_release);
   } catch (const std::bad_alloc&) {
     // The entry stays on the tape.
   }
+  return true;
 }
 
 void Tape::drop_others() noexcept {
-  const std::lock_guard guard(others_lock_);
-  const auto all = std::exchange(others_, {});
-  others_waiting_.store(false, std::memory_order_relaxed);
+  std::vector<std::pair<std::uint32_t, std::uint64_t>> all;
+  {
+    const std::lock_guard guard(others_lock_);
+    all.swap(others_);
+    others_waiting_.store(false, std::memory_order_relaxed);
+  }
   for (const auto& [index, serial] : all) drop_use(index, serial);
 }
 
@@ -355,7 +375,10 @@ class EntryVjp final : public Vjp {
   const Shape& output_shape(int j) const override { return entry_.out[static_cast<std::size_t>(j)].shape; }
   int inputs() const override { return static_cast<int>(entry_.in.size()); }
 
-  Tensor leaf(int i) const override { return in(i).wanted ? in(i).leaf : Tensor(); }
+  Tensor leaf(int i) const override {
+    const InputSlot& slot = in(i);
+    return slot.wanted && slot.leaf.defined() && slot.leaf.requires_grad() ? slot.leaf : Tensor();
+  }
 
   Tensor take_given(int i) override {
     const ValueRef& value = in(i).value;
@@ -393,6 +416,7 @@ class EntryVjp final : public Vjp {
 
   // Gives a saved tensor its place in the graph again, so that the vjp itself can be differentiated.
   void attach(const Tensor& t, const ValueRef& value) {
+    if (value.recorder != &tape_) return;  // another thread's: give() says so
     t.impl().requires_grad = true;
     t.impl().value = value;
     tape_.add_use(value);

@@ -134,6 +134,7 @@ class Tape final : public Recorder {
   Tensor remake(const Entry& entry);
   void add_use(const ValueRef& value);
   void drop_use(std::uint32_t entry, std::uint64_t serial) noexcept;
+  bool note_drop(std::uint32_t entry, std::uint64_t serial) noexcept;
   void drop_others() noexcept;
   bool take_over();
   void retire() noexcept;
@@ -158,7 +159,7 @@ class Tape final : public Recorder {
   std::vector<Tensor> touched_;  // leaves that this backward has added to
 
   // What other threads have dropped: (entry, serial). Once its thread has ended, they do themselves what has to be done.
-  std::recursive_mutex others_lock_;
+  std::mutex others_lock_;
   bool retired_ = false;
   std::vector<std::pair<std::uint32_t, std::uint64_t>> others_;
   std::atomic<bool> others_waiting_{false};

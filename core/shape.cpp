@@ -13,9 +13,10 @@ void Shape::push_back(std::int64_t extent) {
   if (extent < 0) fail(str("shape: extents must not be negative, got ", extent, " after ", *this));
   // Extents of zero count as one: what the others say, strides and parts of it have to be numbers as well.
   std::int64_t elements = std::max<std::int64_t>(1, extent);
+  bool fits = elements <= max_elements;
   for (std::int64_t e : *this)
-    if (__builtin_mul_overflow(elements, std::max<std::int64_t>(1, e), &elements) || elements > max_elements)
-      fail(str("shape: more than ", max_elements, " elements, with an extent of ", extent, " after ", *this));
+    fits = fits && !__builtin_mul_overflow(elements, std::max<std::int64_t>(1, e), &elements) && elements <= max_elements;
+  if (!fits) fail(str("shape: more than ", max_elements, " elements, with an extent of ", extent, " after ", *this));
   extent_[rank_++] = extent;
 }
 

@@ -69,7 +69,11 @@ void restore_gradients() noexcept {
 namespace {
 
 std::size_t byte_count(const Shape& shape, DType dtype) {
-  return static_cast<std::size_t>(shape.numel()) * size_of(dtype);  // fits: Shape::max_elements
+  std::size_t n = size_of(dtype);
+  for (const std::int64_t e : shape)  // extents that were set one by one
+    if (__builtin_mul_overflow(n, static_cast<std::size_t>(e), &n) || n > (std::size_t{1} << 62))
+      fail(str("shape ", shape, " of ", dtype, " has more bytes than can be addressed"));
+  return n;
 }
 
 template <class T>

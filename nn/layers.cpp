@@ -155,6 +155,7 @@ BatchNorm2d::BatchNorm2d(BatchNorm2dOptions o) : options_{.eps = o.eps, .momentu
 }
 
 Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
+  note_mode();
   BatchNormOptions options = options_;
   options.epilogue = then;
   if (!training()) return batch_norm_inference(std::move(x), weight, bias, running_mean, running_var, options);
@@ -168,6 +169,7 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
 
 Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& bias_before) {
   const PathLabel label(*this);
+  note_mode();
   const bool alone = !fusing() || (training() && (!x.mean.defined() || x.x.numel() == running_mean.numel()));
   if (alone) {
     Tensor y = bias_before.defined() ? add(std::move(x.x), bias_before) : std::move(x.x);

@@ -235,7 +235,10 @@ class StochasticDepth final : public Module {
   explicit StochasticDepth(double p);
   Tensor forward(Tensor x) override;
   /// Whether forward changes anything.
-  bool active() const { return training() && p_ > 0; }
+  bool active() const {
+    note_mode();
+    return training() && p_ > 0;
+  }
 
  private:
   double p_;

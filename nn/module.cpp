@@ -1,4 +1,3 @@
-#include <rewind/autograd/grad_mode.h>
 #include <rewind/nn/module.h>
 #include <rewind/nn/plan.h>
 #include <rewind/nn/sequential.h>
@@ -83,8 +82,9 @@ class Visit final : public Walk {
 class PathNaming final : public ModuleVisitor {
  public:
   void visit(const std::string& path, Module& module) override {
-    module.path_ = intern(path);
-    module.named_ = 0;
+    const char* const name = intern(path);
+    if (module.path_ != name) module.path_ = name;
+    if (module.named_ != 0) module.named_ = 0;
   }
 };
 
@@ -140,7 +140,7 @@ Tensor Module::call(Tensor x, const Stage* stage) {
     named_ = structure_version();
   }
   const PathLabel label(*this);
-  depends_on(training_, "train() or eval()");
+  note_mode();
   if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
   return stage != nullptr ? stage->compute(std::move(x)) : forward(std::move(x));
 }

@@ -10,6 +10,7 @@
 //   };
 
 #include <rewind/autograd/fused.h>
+#include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/parameter.h>
 #include <rewind/autograd/schedule/execute.h>
 #include <rewind/autograd/schedule/recompute.h>
@@ -145,6 +146,9 @@ class Module {
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
+  /// For layers that another one may run without a call of their own: what is recomputed later depends on training()
+  /// (depends_on()).
+  void note_mode() const { depends_on(training_, "train() or eval()"); }
   /// Whether convolutions take over the batch normalisations and activations around them, for this module and its children:
   /// on by default. Off, each is computed by itself, as one reads it: slower, in more memory, and equal but for rounding; and
   /// it can be differentiated twice. Do not change it between a forward and its backward.

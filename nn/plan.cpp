@@ -29,6 +29,7 @@ class KeptGenerator {
 /// Planning is not part of what anyone observes.
 struct Unobserved {
   detail::ContextScope<&detail::Context::observers> ops{{}};
+  detail::ContextScope<&detail::Context::watches> runs{{}};
   ModuleObserver::Suspend modules;
 };
 

@@ -165,6 +165,7 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
   }
   const bool statistics =
       (wanted_by != nullptr && wanted_by->training()) || (wanted_too != nullptr && wanted_too->wants_statistics());
+  depends_on(statistics, "train() or eval()");
   schedule::Activation y;
   if (block != nullptr) {
     const PathLabel label(*module);

@@ -67,12 +67,12 @@ Machine machine() {
 }
 
 Machine machine_again() {
-  const Machine before = machine(), now = measure();
   Known& k = known();
   const std::lock_guard guard(k.mutex);
-  Machine& best = k.machines[now.threads];
-  best.flops = std::max({best.flops, before.flops, now.flops});
-  best.bytes_per_second = std::max({best.bytes_per_second, before.bytes_per_second, now.bytes_per_second});
+  const Machine now = measure();
+  Machine& best = k.machines.try_emplace(now.threads, now).first->second;
+  best.flops = std::max(best.flops, now.flops);
+  best.bytes_per_second = std::max(best.bytes_per_second, now.bytes_per_second);
   return best;
 }
 

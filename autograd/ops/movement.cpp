@@ -226,12 +226,7 @@ struct Pad {
     if (a.before.rank() != x.rank() || a.after.rank() != x.rank())
       fail(str(name, ": shape ", x, " needs ", x.rank(), " pairs of widths, got ", a.before.rank()));
     Shape y;
-    for (int i = 0; i < x.rank(); ++i) {
-      std::int64_t extent = 0;
-      if (__builtin_add_overflow(a.before[i], x[i], &extent) || __builtin_add_overflow(extent, a.after[i], &extent))
-        fail(str(name, ": widths ", a.before[i], " and ", a.after[i], " are too many for shape ", x));
-      y.push_back(extent);
-    }
+    for (int i = 0; i < x.rank(); ++i) y.push_back(a.before[i] + x[i] + a.after[i]);
     return {{y, in[0].dtype()}};
   }
   static Cost cost(Inputs, const Specs&, const Attr&) { return {}; }
@@ -427,6 +422,8 @@ Tensor pad(Tensor x, std::vector<std::pair<std::int64_t, std::int64_t>> widths, 
   for (const auto& [before, after] : widths) {
     if (before < 0 || after < 0)
       fail(str("pad: widths must not be negative, got (", before, ", ", after, ") for shape ", x.shape(), "; slice() cuts"));
+    if (before > Shape::max_elements || after > Shape::max_elements)
+      fail(str("pad: widths (", before, ", ", after, ") are too many for shape ", x.shape()));
     attr.before.push_back(before);
     attr.after.push_back(after);
   }

@@ -29,9 +29,10 @@ def kernels():
         return os.environ[CHOSEN]
     flags = Path("/proc/cpuinfo").read_text().split()
     trials = []
-    for name in ["", *["Haswell"] * ("avx2" in flags), *["SkylakeX"] * ("avx512vl" in flags)]:
-        # Empty: what it takes the CPU for.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": name}
+    for name in [None, *["Haswell"] * ("avx2" in flags), *["SkylakeX"] * ("avx512vl" in flags)]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": name or ""}
+        if name is None:  # what it takes the CPU for
+            del environment["OPENBLAS_CORETYPE"]
         answer = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, text=True, check=True)
         core, seconds = answer.stdout.split()
         trials.append((float(seconds), core))

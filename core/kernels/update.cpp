@@ -88,7 +88,7 @@ double sum_of_squares(const T* x, std::int64_t n) {
   });
   double total = 0;
   for (std::int64_t k = 0; k < pieces; ++k) total += part[k];
-  if (!std::isfinite(total)) {  // of a float whose square is none; or it is so
+  if (!std::isfinite(total)) {  // a square overflowed, or an element is not finite
     total = 0;
     for (std::int64_t i = 0; i < n; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   }

@@ -127,7 +127,7 @@ function plannedFigure(data) {
     text:
       "The line is the frontier: the least time that any schedule of this kind (one that keeps a checkpoint until it is used) " +
       "needs within so much memory. A strategy above the line wastes time. Parameters, their gradients and optimizer state are " +
-      (data.frontier_beside ? "counted, as there throughout, and so is the time of the loss and the optimizer." : "not counted.") +
+      (data.frontier_beside ? "counted as constant, and so is the time of the loss and the optimizer." : "not counted.") +
       arrowNote(points, top),
     box: chart(
       `Line chart: time against memory. From ${format.bytes(curve[0].bytes)} at ${format.times(curve[0].seconds / fastest)} ` +

@@ -147,7 +147,7 @@ function classTable(p) {
     note:
       "Of the roofline: the least time that this machine allows, by the time taken. It can exceed 100 %: what lies in a cache is read " +
       "faster than the roof, which is main memory's; and FLOPs are those of the direct convolution, of which Winograd's transform " +
-      "(3x3, stride 1, from 16 channels on) multiplies 16 of 36. Last two columns: a transformer in PyTorch, Ivanov et al. (2021).",
+      "(3x3, stride 1, channels in sixteens) multiplies 16 of 36. Last two columns: a transformer in PyTorch, Ivanov et al. (2021).",
     rows: p.classes,
     columns: [
       { title: "Class", text: (c) => c.class },

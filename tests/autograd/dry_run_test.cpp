@@ -168,5 +168,5 @@ TEST_CASE("what a dry run leaves behind has no elements, and says so") {
   });
   CHECK_THROWS_WITH_AS(x + made, doctest::Contains("add: input 1, shape [3], was made in a dry run, which is over"), rw::Error);
   CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("was made in a dry run"), rw::Error);
-  CHECK(rw::dry_run([&] { x + made; }).peak.total > 0);
+  CHECK_NOTHROW(rw::dry_run([&] { x + made; }));  // in another dry run it need not have any
 }

@@ -429,3 +429,51 @@ TEST_CASE("a flag that a checkpointed function branches on is noticed when it ha
   rw::backward(rw::checkpoint([&](Tensor t) { return rw::checkpoint(fn, t); }, x));
   CHECK(x.grad().defined());
 }
+
+TEST_CASE("handles that are dropped while a checkpoint runs again do not move the tape under it") {
+  for (const bool by_another_thread : {false, true}) {
+    Tensor x = leaf({2}), w = leaf({3}), z;
+    const auto fn = [&](Tensor t) {
+      if (rw::replaying()) {
+        if (by_another_thread)
+          std::thread([&] { z = Tensor(); }).join();
+        else
+          z = Tensor();
+      }
+      return rw::square(t * w);
+    };
+    const Tensor y = rw::checkpoint(fn, x);
+    z = rw::exp(y);  // above the checkpoint on the tape
+    rw::backward(rw::sum(y));
+    CHECK(x.grad().item() == 2 * 2 * 9);
+    CHECK(w.grad().item() == 2 * 3 * 4);
+  }
+}
+
+TEST_CASE("a thread that ends lets go what others have dropped, closures and all") {
+  const std::size_t before = live();
+  {
+    Tensor kept;
+    std::atomic<bool> made{false}, dropped{false};
+    std::thread thread([&] {
+      Tensor x = leaf({2}), h = rw::exp(x);
+      kept = rw::checkpoint([h](Tensor t) { return t * h; }, x);  // the closure holds a value of the same tape
+      h = Tensor();
+      made = true;
+      while (!dropped) std::this_thread::yield();
+    });
+    while (!made) std::this_thread::yield();
+    kept = Tensor();
+    dropped = true;
+    thread.join();
+  }
+  CHECK(live() == before);
+}
+
+TEST_CASE("a leaf that is frozen before a checkpoint runs again keeps its gradient") {
+  Tensor x = leaf({2}), w = leaf({3});
+  Tensor y = rw::checkpoint([w](Tensor t) { return rw::sum(t * w); }, x);
+  x.set_requires_grad(false);
+  rw::backward(y);
+  CHECK(x.grad().item() == 3);
+}

@@ -223,3 +223,24 @@ TEST_CASE("weights and modes that change between forward and a recomputing backw
     rw::backward(three);
   }
 }
+
+TEST_CASE("a fused net that is switched to evaluation before a recomputing backward is noticed") {
+  for (const bool fused : {true, false})
+    for (const char* how : {"low-memory", "sqrt"}) {
+      rw::random::seed(1);
+      nn::Sequential net;
+      for (int i = 0; i < 3; ++i) net.add(nn::conv_norm({.in = 4, .out = 4, .kernel = 3, .padding = 1}, nn::Activation::relu6));
+      net.add(nn::InvertedBottleneck{{.in = 4, .out = 4, .expand = 2}});
+      net.fuse(fused);
+      net.recompute(rw::Recompute::parse(how));
+      rw::Tensor loss = rw::sum(rw::square(net(rw::randn({2, 6, 6, 4}))));
+      net.eval();
+      CHECK_THROWS_WITH_AS(rw::backward(loss), doctest::Contains("train() or eval() was called between"), rw::Error);
+    }
+  nn::Sequential chain{nn::Conv2d{{.in = 4, .out = 8}}, nn::BatchNorm2d{8}, nn::ReLU6{}, nn::Conv2d{{.in = 8, .out = 4}},
+                       nn::BatchNorm2d{4}};
+  chain.recompute(rw::Recompute::low_memory());
+  rw::Tensor loss = rw::sum(rw::square(chain(rw::randn({2, 6, 6, 4}))));
+  chain.eval();
+  CHECK_THROWS_WITH_AS(rw::backward(loss), doctest::Contains("train() or eval() was called between"), rw::Error);
+}
