@@ -11,13 +11,16 @@ Shape::Shape(std::span<const std::int64_t> extents) {
 void Shape::push_back(std::int64_t extent) {
   if (rank_ == max_rank) fail(str("shape: at most ", max_rank, " axes are supported, got one more after ", *this));
   if (extent < 0) fail(str("shape: extents must not be negative, got ", extent, " after ", *this));
-  // Extents of zero count as one: what the others say, strides and parts of it have to be numbers as well.
-  std::int64_t elements = std::max<std::int64_t>(1, extent);
-  bool fits = elements <= max_elements;
-  for (std::int64_t e : *this)
-    fits = fits && !__builtin_mul_overflow(elements, std::max<std::int64_t>(1, e), &elements) && elements <= max_elements;
-  if (!fits) fail(str("shape: more than ", max_elements, " elements, with an extent of ", extent, " after ", *this));
   extent_[rank_++] = extent;
+}
+
+std::int64_t Shape::numel_or_none() const {
+  std::int64_t n = 1;
+  for (std::int64_t e : *this)
+    if (e == 0) return 0;
+  for (std::int64_t e : *this)
+    if (__builtin_mul_overflow(n, e, &n)) return -1;
+  return n;
 }
 
 void Shape::bad_axis(int axis) const {

@@ -13,11 +13,10 @@ namespace rewind_lib {
 class Shape {
  public:
   static constexpr int max_rank = 8;
-  static constexpr std::int64_t max_elements = std::int64_t{1} << 56;
 
   constexpr Shape() = default;
   Shape(std::initializer_list<std::int64_t> extents) : Shape(std::span(extents.begin(), extents.size())) {}
-  /// Throws Error when there are more than max_rank extents, one is negative, or they make more than max_elements.
+  /// Throws Error when there are more than max_rank extents or one is negative.
   explicit Shape(std::span<const std::int64_t> extents);
 
   int rank() const { return rank_; }
@@ -27,6 +26,8 @@ class Shape {
     for (int i = 0; i < rank_; ++i) n *= extent_[i];
     return n;
   }
+  /// The same, or -1 where that is no std::int64_t: for a shape that no tensor has yet.
+  std::int64_t numel_or_none() const;
   /// Extent of an axis; negative axes count from the end. Throws Error when out of range.
   std::int64_t operator[](int axis) const { return extent_[static_cast<std::size_t>(normalize_axis(axis))]; }
   void set(int axis, std::int64_t extent) { extent_[static_cast<std::size_t>(normalize_axis(axis))] = extent; }

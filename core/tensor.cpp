@@ -70,7 +70,7 @@ namespace {
 
 std::size_t byte_count(const Shape& shape, DType dtype) {
   std::size_t n = size_of(dtype);
-  for (const std::int64_t e : shape)  // extents that were set one by one
+  for (const std::int64_t e : shape)
     if (__builtin_mul_overflow(n, static_cast<std::size_t>(e), &n) || n > (std::size_t{1} << 62))
       fail(str("shape ", shape, " of ", dtype, " has more bytes than can be addressed"));
   return n;
@@ -247,7 +247,7 @@ Tensor uniform(const Shape& shape, double low, double high, DType dtype) {
 
 Tensor view_as(const Tensor& tensor, const Shape& shape) {
   const detail::TensorImpl& t = tensor.impl();
-  if (shape.numel() != t.shape.numel())
+  if (shape.numel_or_none() != t.shape.numel())
     fail(str("view_as: shape ", shape, " does not have the ", t.shape.numel(), " elements of ", t.shape));
   retain(t.storage);
   return Tensor::adopt(detail::new_impl(t.storage, t.offset, shape, t.dtype));

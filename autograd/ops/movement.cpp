@@ -23,8 +23,9 @@ struct Reshape {
 
   static Specs infer(Inputs in, const Attr& a) {
     check_defined(name, in);
-    if (in[0].numel() != a.shape.numel())
-      fail(str(name, ": shape ", in[0].shape(), " has ", in[0].numel(), " elements, ", a.shape, " has ", a.shape.numel()));
+    if (const std::int64_t n = a.shape.numel_or_none(); in[0].numel() != n)
+      fail(str(name, ": shape ", in[0].shape(), " has ", in[0].numel(), " elements, ", a.shape, " has ",
+               n < 0 ? std::string("more than can be counted") : str(n)));
     return {{a.shape, in[0].dtype(), 0}};
   }
   static Cost cost(Inputs, const Specs&, const Attr&) { return {.bytes_read = 0, .bytes_written = 0}; }
@@ -355,7 +356,7 @@ Tensor reshape(Tensor x, std::span<const std::int64_t> extents) {
       fail(str("reshape: extent ", extent, " makes no sense; only one may be -1, to be worked out (from shape ", x.shape(), ")"));
     if (extent == -1 && std::exchange(open, shape.rank()) >= 0)
       fail(str("reshape: only one extent may be -1 (from shape ", x.shape(), ")"));
-    if (extent >= 0) known *= extent;
+    if (extent >= 0 && __builtin_mul_overflow(known, extent, &known)) known = 0;  // refused below, or by the op
     shape.push_back(extent >= 0 ? extent : 0);
   }
   if (open >= 0) {
@@ -422,8 +423,8 @@ Tensor pad(Tensor x, std::vector<std::pair<std::int64_t, std::int64_t>> widths, 
   for (const auto& [before, after] : widths) {
     if (before < 0 || after < 0)
       fail(str("pad: widths must not be negative, got (", before, ", ", after, ") for shape ", x.shape(), "; slice() cuts"));
-    if (before > Shape::max_elements || after > Shape::max_elements)
-      fail(str("pad: widths (", before, ", ", after, ") are too many for shape ", x.shape()));
+    constexpr std::int64_t most = std::int64_t{1} << 60;  // sums of which are numbers
+    if (before > most || after > most) fail(str("pad: widths (", before, ", ", after, ") are too many for shape ", x.shape()));
     attr.before.push_back(before);
     attr.after.push_back(after);
   }

@@ -118,6 +118,12 @@ TEST_CASE("concat takes more tensors than one call of the op holds") {
   says(message_of([&] { rw::concat(xs, 0); }), "input 837 is float64 [1, 1]");
 }
 
+TEST_CASE("reshape refuses shapes whose elements cannot be counted") {
+  const std::int64_t large = std::int64_t{1} << 32;
+  says(message_of([&] { rw::reshape(rw::zeros({0}), {large, large}); }), "has more than can be counted");
+  says(message_of([&] { rw::reshape(rw::zeros({4}), {large, large, -1}); }), "cannot be divided");
+}
+
 TEST_CASE("pad refuses widths whose sum is no number") {
   const std::int64_t most = std::numeric_limits<std::int64_t>::max();
   says(message_of([&] {
