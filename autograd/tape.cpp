@@ -452,13 +452,12 @@ void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient
   if (value.recorder == nullptr) return accumulate_leaf(leaf, std::move(gradient));
   Entry* e = value.recorder == this ? lookup(value) : nullptr;
   if (e == nullptr)
-    fail(value.recorder == &Forgotten::instance() ? "backward: a tensor was made inside a checkpointed or recomputed function, on "
-                                                    "its first run, and has no history; return "
-                                                    "it from that function, or detach() it"
+    fail(value.recorder == &Forgotten::instance()
+             ? "backward: a tensor was made inside a checkpointed or recomputed function, on "
+               "its first run, and has no history; return it from that function, or detach() it"
          : value.recorder == this
-             ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and "
-               "call backward once, or "
-               "detach() what is carried over from one step to the next."
+             ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and call backward "
+               "once, or detach() what is carried over from one step to the next."
              : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
   Tensor& sum = e->out[value.output].grad;
   sum = sum.defined() ? add(std::move(sum), std::move(gradient)) : std::move(gradient);
@@ -550,8 +549,8 @@ void Tape::clean_up() noexcept {
 }
 
 void Tape::run(std::span<Tensor> outputs, std::span<Tensor> gradients, const SweepGoal& goal) {
-  if (others_waiting_.load(std::memory_order_acquire)) drop_others();
   if (goal_ != nullptr) fail("backward: called while another backward is going on, from inside a checkpointed function or a vjp");
+  if (others_waiting_.load(std::memory_order_acquire)) drop_others();
   for (const Tensor& y : outputs)
     if (const ValueRef& value = y.impl().value; value.recorder == this && lookup(value) == nullptr)
       fail(
