@@ -190,10 +190,10 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   for (const Tensor& t : in)  // side by side: kernels have pushed them out of the caches
     if (t.defined()) __builtin_prefetch(t.impl().storage, 1);
   const OpLabel label(op.name);
+  const Specs specs = infer(op, in, attr);
   if (!DryLedger::active())
     for (std::size_t i = 0; i < in.size(); ++i)
       if (in[i].defined() && in[i].impl().storage->dry != 0) refuse_dry(op, i, in[i]);
-  const Specs specs = infer(op, in, attr);
   REWIND_CHECK(static_cast<std::size_t>(specs.size()) == out.size());
 
   const std::uint32_t needs = c.mode == GradMode::off || op.differentiable == 0 ? 0 : needed_inputs(op, in, c.mode);

@@ -4,11 +4,10 @@
 namespace rewind_lib {
 
 struct Machine {
-  int cores = 0;     ///< that the system offers
-  int threads = 0;   ///< that parallel loops use; the rates are theirs
-  double flops = 0;  ///< float32 FLOP/s, measured: multiply-adds in registers. 1 MAC = 2 FLOPs
-  double bytes_per_second =
-      0;  ///< measured: the triad of STREAM, its result stored past the caches, on arrays far larger than these
+  int cores = 0;                ///< that the system offers
+  int threads = 0;              ///< that parallel loops use; the rates are theirs
+  double flops = 0;             ///< float32 FLOP/s, measured: multiply-adds in registers. 1 MAC = 2 FLOPs
+  double bytes_per_second = 0;  ///< measured: STREAM's triad on arrays far larger than the caches, stored past them if faster
 
   /// FLOPs a byte at which the roofs meet: below it memory is the limit, above it arithmetic.
   double ridge() const { return flops / bytes_per_second; }

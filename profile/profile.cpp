@@ -296,11 +296,11 @@ Profile detail::profile(nn::Module& net, const Tensor& input, optim::Optimizer& 
   const auto step = [&] { steps.train(input); };
 
   Profile p;
-  machine();
+  machine();  // and again after the steps: a program beside them easily halves a roof
   p.input = input.shape();
   p.fused = net.fusing();
   p.step = rewind_lib::profile_ops(step, options.steps, options.warmup);
-  p.machine = machine_again();  // before and after the steps: a program beside them halves a roof easily
+  p.machine = machine_again();
   add_up(p, net);
 
   p.memory.plan = rewind_lib::dry_run(step);
