@@ -2,6 +2,7 @@
 
 #include <rewind/autograd/op.h>
 #include <rewind/autograd/tape.h>
+#include <rewind/core/fetch.h>
 #include <rewind/core/kernels/check.h>
 
 #include <algorithm>
@@ -187,8 +188,8 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   if (op.mutates != 0 && c.replaying) return;
 
   for (Observer* o : c.observers) o->entering(op);
-  for (const Tensor& t : in)  // side by side: kernels have pushed them out of the caches
-    if (t.defined()) __builtin_prefetch(t.impl().storage, 1);
+  for (const Tensor& t : in)
+    if (t.defined()) detail::fetch(t.impl().storage, sizeof(Storage));
   const OpLabel label(op.name);
   const Specs specs = infer(op, in, attr);
   if (!DryLedger::active())
@@ -229,6 +230,9 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
         for (std::size_t i = 0; i < in.size(); ++i)
           if ((op.mutates & bit(static_cast<int>(i))) != 0 && in[i].defined()) ++in[i].impl().storage->version;
     }
+    if (c.phase == Phase::backward) detail::Tape::current().fetch_behind_kernel();
+    for (const Tensor& t : in)  // to be let go, most of them, by who called
+      if (t.defined()) detail::fetch(t.impl().storage->block, sizeof(Arena::Block));
     if (workspace != nullptr) release(std::exchange(workspace, nullptr));
     for (Observer* o : c.observers) o->after(event);
   };
@@ -239,10 +243,11 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
     throw;
   }
 
+  if (needs != 0)
+    for (detail::RunWatch* w : c.watches) w->reads(op, in, needs);
   if (recording) {
     detail::Tape::current().record(op, attr, in, out, needs, plan.keeps, plan.remade, plan.runs > 0);
   } else if (needs != 0) {  // tracking
-    for (detail::RunWatch* w : c.watches) w->reads(op, in, needs);
     for (std::size_t j = 0; j < out.size(); ++j)
       if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
         out[j].impl().requires_grad = true;

@@ -1,6 +1,7 @@
 #include <rewind/autograd/checkpoint.h>
 #include <rewind/autograd/replay.h>
 
+#include <algorithm>
 #include <memory>
 
 namespace rewind_lib::detail {
@@ -40,8 +41,9 @@ void replay(Vjp& v, const void* attr) {
       if (v.needs(i)) needs |= bit(i);
     }
     segment.begin(inputs, needs, &v);
-    const RunLog::Compare compare(*call.log);
+    const RunLog::Compare compare(*call.log, inputs);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
+    compare.done();
     for (std::size_t j = 0; j < all.size(); ++j)
       if (j < 64 && (call.differentiable >> j & 1) != 0) results.push_back(std::move(all[j]));
   }
@@ -75,21 +77,34 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
     fail(str("checkpoint: takes at most 32 inputs, got ", inputs.size(), "; capture the others in the function"));
 
   const random::Generator before = random::default_generator();
+  std::vector<std::uint32_t> versions;
+  for (const Tensor& x : inputs) versions.push_back(x.defined() ? x.impl().storage->version : 0);
   std::vector<Tensor> out;
   auto log = std::make_unique<RunLog>();
   {
     const GradModeScope track(GradMode::track);
-    const RunLog::Write write(*log);
+    const RunLog::Write write(*log, inputs);
     out = closure->call(inputs);
   }
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    if (inputs[i].defined() && inputs[i].impl().storage->version != versions[i])
+      fail(str("checkpoint: the function changed its input ", i, ", shape ", inputs[i].shape(),
+               ", in place, and would be given what it left when it runs again. Let it change a clone()."));
   std::vector<Tensor> results;  // those that carry a gradient
   std::uint64_t differentiable = 0;
+  std::vector<Tensor> made = out;
   for (std::size_t j = 0; j < out.size(); ++j) {
-    if (!out[j].defined() || !out[j].requires_grad()) continue;
+    // What the function passed through has a history of its own, or is a leaf: gradients go there as without a checkpoint.
+    if (!out[j].defined() || !out[j].requires_grad() || out[j].impl().value.recorder != &Forgotten::instance()) continue;
     if (j >= 64) fail("checkpoint: at most the first 64 results of a function may carry gradients");
-    // A result that the function passed through is an object of somebody else's; the entry needs one of its own.
-    if (out[j].impl().value.recorder != &Forgotten::instance() || !out[j].impl().refs.one())
-      out[j] = view_as(out[j], out[j].shape());
+    // The function may have kept a handle on what it returned, and returned it twice; the entry needs an object of its own.
+    const auto k =
+        static_cast<std::size_t>(std::ranges::find_if(made, [&](const Tensor& t) { return t.same(made[j]); }) - made.begin());
+    if (k < j) {
+      out[j] = out[k];
+      continue;
+    }
+    out[j] = view_as(made[j], made[j].shape());
     differentiable |= std::uint64_t{1} << j;
     results.push_back(out[j]);
   }

@@ -158,7 +158,8 @@ struct OpDecl {
   void (*forward)(const Forward& f, const void* attr);
   void (*vjp)(Vjp& v, const void* attr);
   void (*samples)(SampleSink& sink);
-  void (*release)(const void* attr) noexcept;  ///< for the library's own ops whose attribute owns something
+  void (*release)(const void* attr) noexcept;     ///< for the library's own ops whose attribute owns something
+  std::vector<Tensor> (*held)(const void* attr);  ///< the tensors among that, for profiles; may be nullptr
 };
 
 /// Runs an op: the only way to run one. Infers shapes, places the outputs (donates an input's buffer or allocates), runs

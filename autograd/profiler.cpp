@@ -48,6 +48,8 @@ class TapeWatch {
       if (!e.live) continue;
       for (const auto& slot : e.in) bytes += keep(slot.saved.storage, {i, e.serial});
       for (const auto& slot : e.out) bytes += keep(slot.saved.storage, {i, e.serial});
+      if (e.op->held != nullptr)
+        for (const Tensor& t : e.op->held(e.attr)) bytes += keep(t.impl().storage, {i, e.serial});
     }
     return bytes;
   }
@@ -130,6 +132,16 @@ void expect_the_same(const std::vector<OpRecord>& ops, const std::vector<Stopwat
   if (ops.size() != laps.size()) fail(str("profile: the step ran ", ops.size(), " ops and then ", laps.size(), what_to_do));
 }
 
+/// What one reading of the clock takes: some 25 ns, as much as a small op.
+double reading_seconds() {
+  std::vector<double> seconds;
+  for (int i = 0; i < 101; ++i) {
+    const double begin = now();
+    seconds.push_back(now() - begin);
+  }
+  return percentile(std::move(seconds), 0.5);
+}
+
 std::vector<double> seconds_of(const std::vector<Span>& runs) {
   std::vector<double> seconds;
   for (const Span& s : runs) seconds.push_back(s.seconds());
@@ -177,6 +189,8 @@ class FindPeak final : public Observer {
         if (!entry->live) continue;
         for (const auto& slot : entry->in) kept.insert(slot.saved.storage);
         for (const auto& slot : entry->out) kept.insert(slot.saved.storage);
+        if (entry->op->held != nullptr)
+          for (const Tensor& t : entry->op->held(entry->attr)) kept.insert(t.impl().storage);
       }
       for (const SavedTensor& s : look->saved)
         if (s.category == Category::activation) look->saved_bytes += s.bytes;
@@ -186,6 +200,7 @@ class FindPeak final : public Observer {
       };
       for (const Tensor& t : e.in) count(t);
       for (const Tensor& t : e.out) count(t);
+      look->other_bytes = look->live[Category::activation] - look->saved_bytes - look->running_bytes;
     }
   }
 };
@@ -232,6 +247,7 @@ OpProfile detail::profile_ops(void (*call)(void*), void* f, int steps, int warmu
     call(f);
   }
   if (p.ops.empty()) fail("profile: the step ran no op on this thread");
+  const double reading = reading_seconds();
   for (int i = 0; i < steps; ++i) {
     Stopwatch watch(p.ops.size());
     double begin, end;
@@ -242,9 +258,16 @@ OpProfile detail::profile_ops(void (*call)(void*), void* f, int steps, int warmu
       end = now();
     }
     expect_the_same(p.ops, watch.laps);
-    for (std::size_t k = 0; k < p.ops.size(); ++k)
-      p.ops[k].runs.push_back({watch.laps[k].begin - begin, watch.laps[k].end - begin});
-    p.step_seconds.push_back(end - begin);
+    double last = 0;
+    std::size_t readings = 0;
+    const auto without_readings = [&](double time) {
+      return last = std::max(last, time - begin - reading * static_cast<double>(++readings));
+    };
+    for (std::size_t k = 0; k < p.ops.size(); ++k) {
+      const double from = without_readings(watch.laps[k].begin);
+      p.ops[k].runs.push_back({from, without_readings(watch.laps[k].end)});
+    }
+    p.step_seconds.push_back(without_readings(end));
     begin = now();
     call(f);
     p.plain_seconds.push_back(now() - begin);
@@ -257,17 +280,19 @@ std::vector<SavedTensor> saved_tensors() {
   std::unordered_set<const Storage*> seen;
   for (const Entry* e : Tape::current().entries()) {
     if (!e->live) continue;
-    const auto add = [&](const detail::Saved& saved, const Shape& shape, DType dtype, std::string why) {
-      const Storage& s = *saved.storage;
+    const auto add = [&](const Storage& s, const Shape& shape, DType dtype, std::string why) {
       const bool first = seen.insert(&s).second;
       list.push_back({e->op->name, e->module, std::move(why), shape, dtype, s.category, first ? s.bytes : 0});
     };
     for (std::size_t i = 0; i < e->in.size(); ++i)
       if (const auto& slot = e->in[i]; slot.saved.storage != nullptr)
-        add(slot.saved, slot.shape, slot.dtype, reason(*e, "input", i, &Saves::inputs));
+        add(*slot.saved.storage, slot.shape, slot.dtype, reason(*e, "input", i, &Saves::inputs));
     for (std::size_t j = 0; j < e->out.size(); ++j)
       if (const auto& slot = e->out[j]; slot.saved.storage != nullptr)
-        add(slot.saved, slot.shape, slot.dtype, reason(*e, "output", j, &Saves::outputs));
+        add(*slot.saved.storage, slot.shape, slot.dtype, reason(*e, "output", j, &Saves::outputs));
+    if (e->op->held != nullptr)
+      for (const Tensor& t : e->op->held(e->attr))
+        add(*t.impl().storage, t.shape(), t.dtype(), "a checkpoint, to run what comes after it again");
   }
   return list;
 }

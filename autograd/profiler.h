@@ -45,7 +45,7 @@ struct OpRecord {
 /// A step, op by op.
 struct OpProfile {
   std::vector<OpRecord> ops;          ///< in the order in which they ran
-  std::vector<double> step_seconds;   ///< of each timed step, wall clock
+  std::vector<double> step_seconds;   ///< of each timed step, wall clock, less what reading it for every op takes
   std::vector<double> plain_seconds;  ///< of steps in between that nobody watched
 
   /// The share of a timed step that ops ran: their shapes, memory, kernels and entries on the tape, as in other frameworks'
@@ -91,6 +91,7 @@ struct PeakHolders {
   std::vector<SavedTensor> saved;  ///< what the tape keeps then
   std::size_t saved_bytes = 0;     ///< of activations
   std::size_t running_bytes = 0;   ///< activations that this op reads or writes and the tape does not keep
+  std::size_t other_bytes = 0;     ///< the rest of them: gradients on their way, and what waits to be run again or looked at
 };
 
 namespace detail {

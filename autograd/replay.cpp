@@ -1,7 +1,5 @@
 #include <rewind/autograd/replay.h>
 
-#include <algorithm>
-
 namespace rewind_lib::detail {
 namespace {
 
@@ -14,6 +12,9 @@ constexpr OpDecl input_decl = [] {
   return d;
 }();
 
+constexpr const char* replace_later =
+    ". What is recomputed has to read the same parameters as the first time: replace, freeze or unfreeze them after backward.";
+
 }  // namespace
 
 // Of all outputs, in order. Ops that only change tensors in place have none, and are left out of replays.
@@ -23,16 +24,24 @@ static std::uint64_t hash_of(const OpEvent& event) {
   return h;
 }
 
+static std::string describe(int input, const OpDecl& op, const char* module, const Tensor& tensor) {
+  return str("input ", input, " of ", op.name, module[0] != 0 ? str(" in module ", module) : "", ", shape ", tensor.shape());
+}
+
 void RunLog::check_leaves() const {
   for (const Leaf& l : leaves_)
     if (l.tensor.impl().storage->version != l.version)
-      fail(str("backward: input ", l.input, " of ", l.op->name, l.module[0] != 0 ? str(" in module ", l.module) : "", ", shape ",
-               l.tensor.shape(),
+      fail(str("backward: ", describe(l.input, *l.op, l.module, l.tensor),
                ", was modified in place after forward read it, and is to be read again: that part of the net is recomputed. Modify "
                "it after backward."));
 }
 
-RunLog::Write::Write(RunLog& log) : log_(log) {
+RunLog::Given::Given(std::span<const Tensor> inputs) {
+  for (const Tensor& t : inputs)
+    if (t.defined()) inputs_.push_back(&t.impl());
+}
+
+RunLog::Write::Write(RunLog& log, std::span<const Tensor> inputs) : log_(log), given_(inputs) {
   if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }
@@ -43,13 +52,28 @@ void RunLog::Write::after(const OpEvent& event) {
 
 void RunLog::Write::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
   for (std::size_t i = 0; i < in.size(); ++i)
-    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf())
+    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf() && !given_.has(in[i]))
       log_.leaves_.push_back({in[i], in[i].impl().storage->version, static_cast<int>(i), &op, location().module});
 }
 
-RunLog::Compare::Compare(const RunLog& log) : log_(log) {
+RunLog::Compare::Compare(const RunLog& log, std::span<const Tensor> inputs) : log_(log), given_(inputs) {
   if (!log.notes_.empty() && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
+}
+
+void RunLog::Compare::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
+  for (std::size_t i = 0; i < in.size(); ++i)
+    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf() && !given_.has(in[i]))
+      if (next_leaf_ == log_.leaves_.size() || !log_.leaves_[next_leaf_++].tensor.same(in[i]))
+        fail(str("replay: ", describe(static_cast<int>(i), op, location().module, in[i]), ", is not what the first run read there",
+                 replace_later));
+}
+
+void RunLog::Compare::done() const {
+  if (next_leaf_ == log_.leaves_.size()) return;
+  const Leaf& l = log_.leaves_[next_leaf_];
+  fail(str("replay: ", describe(l.input, *l.op, l.module, l.tensor),
+           ", required a gradient in the first run, and was not read again", replace_later));
 }
 
 void RunLog::Compare::flag(bool on, const char* what) {

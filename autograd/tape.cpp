@@ -1,6 +1,7 @@
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/tape.h>
+#include <rewind/core/fetch.h>
 
 #include <algorithm>
 #include <array>
@@ -117,31 +118,18 @@ bool Tape::can_remake(const Tensor& t) {
 
 namespace {
 
-// A step's kernels push the tape out of the caches. What is read of it then is fetched side by side: counting references lets one
-// line wait for the other.
-void fetch(const void* begin, std::size_t bytes) {
-  for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const std::byte*>(begin) + line, 1);
-}
-
 // Of an entry at most, and where it is not known how many it takes: about those of a fused convolution.
 constexpr std::size_t entry_bytes = 1536;
 
-// What a vjp reads, but for its entry, and the entry that comes after it. Entries lie side by side, but for a chunk's first.
-void fetch_for_vjp(std::uint32_t i, std::span<Entry* const> entries) {
-  const Entry& e = *entries[i];
-  if (i > 0) {
-    const auto* next = reinterpret_cast<const std::byte*>(entries[i - 1]);
-    const auto bytes = static_cast<std::size_t>(reinterpret_cast<const std::byte*>(&e) - next);
-    fetch(next, std::min(bytes, entry_bytes));
-  }
+// What a vjp reads beside its entry.
+void fetch_before_vjp(const Entry& e, std::span<Entry* const> entries) {
   for (const InputSlot& slot : e.in) {
     if (slot.saved.storage != nullptr) fetch(slot.saved.storage, sizeof(Storage));
-    if (slot.leaf.defined()) fetch(&slot.leaf.impl(), sizeof(TensorImpl));
     if (slot.remade) fetch(entries[slot.value.entry], entry_bytes);
   }
   for (const OutputSlot& slot : e.out) {
     if (slot.saved.storage != nullptr) fetch(slot.saved.storage, sizeof(Storage));
-    if (slot.grad.defined()) fetch(&slot.grad.impl(), sizeof(TensorImpl));
+    fetch(slot.grad);
   }
 }
 
@@ -454,7 +442,8 @@ void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient
   if (e == nullptr)
     fail(value.recorder == &Forgotten::instance()
              ? "backward: a tensor was made inside a checkpointed or recomputed function, on "
-               "its first run, and has no history; return it from that function, or detach() it"
+               "its first run, and has no history; return it from that function, or detach() it. (backward() and grad() "
+               "cannot be called inside of one.)"
          : value.recorder == this
              ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and call backward "
                "once, or detach() what is carried over from one step to the next."
@@ -488,13 +477,29 @@ void Tape::mark_needed(const SweepGoal& goal) {
   }
 }
 
+// Where the gradients of the entry go that a sweep is at, and the entry that comes next. They lie side by side, but for a chunk's
+// first.
+void Tape::fetch_behind_kernel() const {
+  if (position_ < 0) return;
+  const auto at = static_cast<std::size_t>(position_);
+  const Entry& e = *entries_[at];
+  for (const InputSlot& slot : e.in) {
+    fetch(slot.leaf);
+    if (slot.value.recorder == this && slot.value.entry + 1 < at) fetch(entries_[slot.value.entry], entry_bytes);
+  }
+  if (at == 0) return;
+  const auto* next = reinterpret_cast<const std::byte*>(entries_[at - 1]);
+  const auto bytes = static_cast<std::size_t>(reinterpret_cast<const std::byte*>(&e) - next);
+  fetch(next, std::min(bytes, entry_bytes));
+}
+
 void Tape::sweep(std::uint32_t floor) {
   const GradModeScope mode(goal_->create_graph ? GradMode::record : GradMode::off);
   for (std::uint32_t i = static_cast<std::uint32_t>(position_ + 1); i-- > floor;) {
     if (i >= entries_.size()) continue;
     position_ = i;
     Entry& e = *entries_[i];
-    fetch_for_vjp(i, entries_);
+    fetch_before_vjp(e, entries_);
     if (!e.live) continue;
     if (std::ranges::none_of(e.out, [](const OutputSlot& slot) { return slot.grad.defined(); })) {
       if (e.uses == 0) kill(i);

@@ -120,6 +120,8 @@ class Tape final : public Recorder {
   /// Keeps an entry that has no handles and no readers, until unpin().
   void pin(std::uint32_t index) { ++entries_[index]->uses; }
   void unpin(std::uint32_t index) { drop_use(index, entries_[index]->serial); }
+  /// When a kernel has run that may have pushed the tape out of the caches.
+  void fetch_behind_kernel() const;
   bool create_graph() const { return goal_ != nullptr && goal_->create_graph; }
   /// For profiles: what is on the tape now. Some of it may be dropped already (!live).
   std::span<Entry* const> entries() const { return entries_; }
@@ -175,7 +177,7 @@ class Forgotten final : public Recorder {
 /// Sees what a function that may run again during backward depends on beside its inputs.
 class RunWatch {
  public:
-  /// A call whose inputs `needs` require a gradient, in a first run.
+  /// A call whose inputs `needs` require a gradient.
   virtual void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) = 0;
   /// See depends_on().
   virtual void flag(bool on, const char* what) = 0;

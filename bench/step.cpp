@@ -59,15 +59,18 @@ class WithoutDropout final : public rw::nn::ModuleVisitor {
 class ToFloat64 final : public rw::nn::ModuleVisitor, rw::nn::Fields {
   void visit(const std::string&, rw::nn::Module& module) override { module.describe(*this); }
   void parameter(std::string_view, rw::Tensor& t) override {
+    const rw::memory::CategoryScope category(rw::Category::parameter);
     if (t.defined()) t = t.detach().to(rw::float64).set_requires_grad();
   }
   void buffer(std::string_view, rw::Tensor& t) override {
+    const rw::memory::CategoryScope category(rw::Category::parameter);
     if (t.defined() && t.dtype() == rw::float32) t = t.to(rw::float64);
   }
   void child(std::string_view, rw::nn::Module&) override {}
 };
 
 void run(const Settings& s) {
+  support::finish_on_interrupt();
   rw::parallel::set_threads(s.threads);
   rw::nn::Sequential net = rw::nn::models::make(s.model, {.classes = s.classes, .size = s.size, .depth = s.depth});
   net.fuse(!s.plain);
@@ -87,7 +90,8 @@ void run(const Settings& s) {
     if (s.float64) x = x.to(rw::float64);
     y = rw::empty({s.batch}, rw::int64);
     auto labels = y.mutate<std::int64_t>();
-    for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int64_t>(i % 10);
+    for (std::size_t i = 0; i < labels.size(); ++i)
+      labels[i] = static_cast<std::int64_t>(i) % (s.classes > 0 ? std::min(s.classes, 10) : 10);
   }
   if (!s.start.empty()) write_start(s.start, net.parameters(), x, y);
   std::vector<double> ms, losses;
@@ -102,7 +106,7 @@ void run(const Settings& s) {
   }
   if (ms.empty()) return;
   std::ranges::sort(ms);
-  const double median = ms[ms.size() / 2], p95 = ms[std::min(ms.size() - 1, ms.size() * 95 / 100)];
+  const double median = rw::percentile(ms, 0.5), p95 = rw::percentile(ms, 0.95);
   const rw::memory::Usage peak = rw::memory::peak(), live = rw::memory::live();
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -114,6 +118,8 @@ void run(const Settings& s) {
       rw::memory::human(live.total).c_str(), rw::memory::human(static_cast<std::size_t>(usage.ru_maxrss) * 1024).c_str());
   support::write_json(s.json, {{"model", s.model},
                                {"batch", s.batch},
+                               {"size", shape[1]},
+                               {"float64", s.float64},
                                {"optimizer", s.optimizer},
                                {"recompute", s.recompute},
                                {"fused", !s.plain},
@@ -134,7 +140,7 @@ int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Times a training step"};
   app.add_option("--model", s.model);
-  app.add_flag("--plain", s.plain, "one op after the other, without fusion");
+  app.add_flag("--plain", s.plain, "convolutions, batch normalisations and activations one after the other, without fusion");
   app.add_flag("--float64", s.float64, "the same weights and data, computed in double: losses to compare without rounding");
   app.add_option("--batch", s.batch)->check(support::positive);
   app.add_option("--size", s.size)->check(support::positive);

@@ -10,12 +10,6 @@
 
 namespace rewind_lib {
 
-struct Arena::Slab {
-  static constexpr int count = 127;
-  Slab* next;
-  Block records[count];
-};
-
 Arena::Arena(std::size_t reserve) {
   reserve = (reserve + chunk - 1) / chunk * chunk;
   for (; reserve >= chunk; reserve = reserve / 2 / chunk * chunk) {
@@ -37,20 +31,7 @@ Arena::Arena(std::size_t reserve) {
 Arena::~Arena() {
   if (base_ != nullptr) munmap(base_, reserved_);
   std::free(touched_);
-  while (slabs_ != nullptr) std::free(std::exchange(slabs_, slabs_->next));
 }
-
-Arena::Block* Arena::take_record() {
-  if (unused_ == nullptr) {
-    auto* slab = static_cast<Slab*>(std::aligned_alloc(alignof(Slab), sizeof(Slab)));
-    if (slab == nullptr) return nullptr;
-    slab->next = std::exchange(slabs_, slab);
-    for (Block& record : slab->records) give_record(&record);
-  }
-  return std::exchange(unused_, unused_->bin_next);
-}
-
-void Arena::give_record(Block* block) { block->bin_next = std::exchange(unused_, block); }
 
 // Bins are `fine` steps between powers of two: a block of b bytes is in bin_of(b), and every block of a higher bin is larger.
 int Arena::bin_of(std::size_t bytes) {
@@ -89,7 +70,7 @@ void Arena::join_next(Block* block) {
   block->size += after->size;
   block->next = after->next;
   (block->next != nullptr ? block->next->previous : last_) = block;
-  give_record(after);
+  records_.give(after);
 }
 
 // Best fit: the smallest block of the first bin that holds one large enough. Ties go to the lower address, which keeps
@@ -170,7 +151,7 @@ Arena::Block* Arena::allocate(std::size_t bytes, std::size_t allowed) {
   Block* block = find(size);
   Block* record = nullptr;  // of the rest, or of a new block
   if (block == nullptr || block->size - size >= 2 * alignment) {
-    record = take_record();
+    record = records_.take();
     if (record == nullptr) return nullptr;
   }
   if (block != nullptr) {
@@ -184,7 +165,7 @@ Arena::Block* Arena::allocate(std::size_t bytes, std::size_t allowed) {
     }
   } else {
     if (base_ == nullptr || size > static_cast<std::size_t>(base_ + reserved_ - top_)) {
-      give_record(record);
+      records_.give(record);
       return nullptr;
     }
     block = record;
@@ -212,7 +193,7 @@ void Arena::deallocate(Block* block) {
   last_ = block->previous;
   if (last_ != nullptr) last_->next = nullptr;
   top_ = block->data;
-  give_record(block);
+  records_.give(block);
 }
 
 // Calls f(from, to), offsets into the range, for what is free: above the top, then blocks that may hold `least` bytes, from the

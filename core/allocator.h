@@ -2,7 +2,7 @@
 // The arena under every tensor: one reserved address range from which blocks are carved, split and joined. Freed memory is
 // kept and used again, because the first touch of a fresh page costs far more than writing to a known one.
 
-#include <rewind/core/namespace.h>
+#include <rewind/core/records.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -47,15 +47,12 @@ class Arena {
   void check() const;
 
  private:
-  struct Slab;
   static constexpr int fine_bits = 4, fine = 1 << fine_bits, coarse = 48;
 
   static int bin_of(std::size_t bytes);
   Block* find(std::size_t bytes);
   void link(Block* block);
   void unlink(Block* block);
-  Block* take_record();
-  void give_record(Block* block);
   void join_next(Block* block);
   static std::uint32_t granules_of(std::size_t c, std::size_t from, std::size_t to);
   template <class F>
@@ -76,8 +73,7 @@ class Arena {
   std::byte* high_ = nullptr;  // the highest top_ so far
   std::size_t resident_ = 0;
   std::uint32_t* touched_ = nullptr;  // a bit a granule, a word a chunk
-  Slab* slabs_ = nullptr;             // of records
-  Block* unused_ = nullptr;           // records, linked by bin_next
+  Records<Block> records_;
   Block* bins_[coarse * fine] = {};
   std::uint64_t occupied_[coarse * fine / 64] = {};
 };

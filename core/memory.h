@@ -66,7 +66,8 @@ class CategoryScope {
 };
 Category current_category();
 
-/// Measures a piece of code by itself: the peak since construction, without disturbing anybody else's peak.
+/// Measures a piece of code by itself: the peak since construction, or since a reset_peak() within it, without disturbing anybody
+/// else's peak.
 class Scope {
  public:
   Scope();

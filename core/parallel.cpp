@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace rewind_lib::parallel {
@@ -46,7 +47,11 @@ class Team {
     const std::unique_lock busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
     while (workers_ < size - 1) {
-      std::thread([this, me = workers_ + 1] { work(me); }).detach();
+      try {
+        std::thread([this, me = workers_ + 1] { work(me); }).detach();
+      } catch (const std::system_error& e) {
+        fail(str("set_threads: the system gives this process ", workers_ + 1, " threads and not ", size, " (", e.what(), ")"));
+      }
       ++workers_;
     }
     // What starting takes in memory is taken here, and not whenever a busy machine lets the thread begin.

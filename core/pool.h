@@ -1,80 +1,71 @@
 #pragma once
-// Recycles records of one type without going to the heap: a free list a thread, refilled in slabs.
+// Records that any thread may take and give back.
 
-#include <rewind/core/namespace.h>
+#include <rewind/core/records.h>
 
-#include <cstddef>
+#include <algorithm>
+#include <array>
 #include <mutex>
-#include <new>
-#include <utility>
-#include <vector>
 
 namespace rewind_lib {
 
-/// T must be trivially destructible. take() returns raw memory for one T, nullptr when the system has no more.
+/// T must be trivially destructible. Each thread keeps some at hand.
 template <class T>
 class Pool {
  public:
+  /// As Records::take().
   static T* take() {
-    Local& list = local();
-    if (list.head == nullptr && !list.refill()) return nullptr;
-    Node* node = list.head;
-    list.head = node->next;
-    return reinterpret_cast<T*>(node);
+    AtHand& mine = at_hand();
+    if (mine.count == 0 && !mine.refill()) return nullptr;
+    T* record = mine.records[--mine.count];
+    if (mine.count >= records_ahead) detail::fetch(mine.records[mine.count - records_ahead], sizeof(T));
+    return record;
   }
   static void give(T* record) noexcept {
-    Local& list = local();
-    list.head = new (record) Node{list.head};
+    AtHand& mine = at_hand();
+    if (mine.count == mine.records.size()) mine.give_back(mine.count / 2);
+    mine.records[mine.count++] = record;
   }
 
  private:
-  struct Node {
-    Node* next;
-  };
-  static_assert(sizeof(T) >= sizeof(Node));
-
-  // What threads leave behind when they end; also keeps every slab reachable. Never destroyed: records may be given
-  // back by the destructors of static objects.
   struct Shared {
     std::mutex mutex;
-    Node* head = nullptr;
-    std::vector<void*> slabs;
+    Records<T> records;
   };
+  // Never destroyed: records may be given back by the destructors of static objects.
   static Shared& shared() {
     static Shared* const s = new Shared;
     return *s;
   }
 
-  struct Local {
-    Node* head = nullptr;
+  struct AtHand {
+    std::array<T*, 64> records;
+    std::size_t count = 0;
 
     bool refill() {
       Shared& s = shared();
       const std::lock_guard guard(s.mutex);
-      if (s.head != nullptr) {
-        head = std::exchange(s.head, nullptr);
-        return true;
+      for (; count < records.size() / 2; ++count) {
+        T* record = s.records.take();
+        if (record == nullptr) break;
+        records[count] = record;
       }
-      constexpr std::size_t count = 64;
-      void* slab = ::operator new (count * sizeof(T), std::align_val_t{alignof(T)}, std::nothrow);
-      if (slab == nullptr) return false;
-      s.slabs.push_back(slab);
-      for (std::size_t i = 0; i < count; ++i) head = new (static_cast<std::byte*>(slab) + i * sizeof(T)) Node{head};
-      return true;
+      return count > 0;
     }
-    ~Local() {
-      if (head == nullptr) return;
+    // The ones that were given longest ago.
+    void give_back(std::size_t n) noexcept {
       Shared& s = shared();
       const std::lock_guard guard(s.mutex);
-      Node* tail = head;
-      while (tail->next != nullptr) tail = tail->next;
-      tail->next = s.head;
-      s.head = std::exchange(head, nullptr);
+      for (std::size_t i = n; i-- > 0;) s.records.give(records[i]);
+      std::copy(records.begin() + static_cast<std::ptrdiff_t>(n), records.begin() + static_cast<std::ptrdiff_t>(count),
+                records.begin());
+      count -= n;
     }
+    ~AtHand() { give_back(count); }
   };
-  static Local& local() {
-    thread_local Local list;
-    return list;
+  static AtHand& at_hand() {
+    thread_local AtHand mine;
+    return mine;
   }
 };
 

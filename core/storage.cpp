@@ -1,4 +1,5 @@
 #include <rewind/core/allocator.h>
+#include <rewind/core/records.h>
 #include <rewind/core/storage.h>
 #include <rewind/core/tensor.h>
 
@@ -17,6 +18,7 @@ namespace {
 // A ledger counts bytes. The real one follows real storages; a dry run counts in one of its own.
 struct Ledger {
   std::uint32_t dry_run = 0;
+  std::uint8_t depth = 0;
   const Ledger* outer = nullptr;  // a dry run inside another
   memory::Usage live, peak, at_peak;
   std::vector<memory::Event>* timeline = nullptr;
@@ -58,13 +60,7 @@ std::size_t address_space() {
   return pages > 0 && page > 0 ? 4 * static_cast<std::size_t>(pages) * static_cast<std::size_t>(page) : std::size_t{1} << 38;
 }
 
-struct Slab {
-  static constexpr int count = 127;
-  Slab* next;
-  Storage records[count];
-};
-
-// Everything behind one lock: the arenas, the real ledger, the pool of Storage records.
+// Everything behind one lock: the arenas, the real ledger, the Storage records.
 struct Heap {
   SpinLock lock;
   // Small blocks live apart: a saved per-channel vector must not pin a hole between two feature maps.
@@ -74,26 +70,15 @@ struct Heap {
   Ledger real;
   std::size_t limit = 0;
   std::uint64_t fail_countdown = 0;
-  Storage* unused = nullptr;  // records, linked
-  Slab* slabs = nullptr;      // all records
-
-  Storage* take_record() {
-    if (unused == nullptr) {
-      auto* slab = static_cast<Slab*>(std::aligned_alloc(alignof(Slab), sizeof(Slab)));
-      if (slab == nullptr) return nullptr;
-      slab->next = std::exchange(slabs, slab);
-      for (Storage& record : slab->records) give_record(new (&record) Storage{});
-    }
-    return std::exchange(unused, unused->unused);
-  }
+  Records<Storage> records;
 
   void give_record(Storage* s) {
     s->refs.reset(0);
-    s->unused = std::exchange(unused, s);
+    records.give(s);
   }
 
   static void begin(Storage* s, Category category, std::uint32_t dry, std::size_t bytes) {
-    new (s) Storage{1, 0, category, dry, nullptr, bytes, location().op, location().module, nullptr, nullptr};
+    new (s) Storage{1, 0, category, dry, nullptr, bytes, location().op, location().module, nullptr};
   }
 
   /// False when the system has no more.
@@ -141,9 +126,9 @@ Ledger& ledger_now() { return dry_ledger != nullptr ? *dry_ledger : heap().real;
 
 std::vector<memory::Holding> largest_locked(int count) {
   std::vector<memory::Holding> all;
-  for (const Slab* slab = heap().slabs; slab != nullptr; slab = slab->next)
-    for (const Storage& s : slab->records)
-      if (!s.refs.none()) all.push_back({s.bytes, s.category, s.op, s.module});
+  heap().records.for_each([&](const Storage& s) {
+    if (!s.refs.none()) all.push_back({s.bytes, s.category, s.op, s.module});
+  });
   const auto keep = std::min(all.size(), static_cast<std::size_t>(std::max(count, 0)));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(),
                     [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
@@ -188,7 +173,7 @@ Storage* new_storage(std::size_t bytes, Category category) {
     } else if (dry_ledger == nullptr && h.limit > 0 && ledger.live.total + bytes > h.limit) {
       reason = "the limit is ";
       limit = h.limit;
-    } else if (Storage* s = h.take_record(); s == nullptr) {
+    } else if (Storage* s = h.records.take(); s == nullptr) {
       reason = "the system has no more memory";
     } else {
       Heap::begin(s, category, ledger.dry_run, bytes);
@@ -229,9 +214,11 @@ void recategorize(Storage* s, Category category) {
 }
 
 DryLedger::DryLedger() : outer_(dry_ledger) {
+  if (depth() == 255) fail("a dry run inside 255 others: does something that is called in a dry run begin one?");
   auto* ledger = new Ledger;
   static std::atomic<std::uint32_t> runs{0};
   ledger->dry_run = ++runs;
+  ledger->depth = static_cast<std::uint8_t>(depth() + 1);
   ledger->outer = dry_ledger;
   Guard guard(heap().lock);
   ledger->live = ledger_now().live;
@@ -252,12 +239,13 @@ bool is_stale(const Storage& s) {
   return true;
 }
 
+std::uint8_t DryLedger::depth() { return dry_ledger != nullptr ? dry_ledger->depth : 0; }
 std::uint32_t DryLedger::current() { return dry_ledger != nullptr ? dry_ledger->dry_run : 0; }
 
 Storage* new_stand_in(const Storage& real) {
   Heap& h = heap();
   Guard guard(h.lock);
-  Storage* s = h.take_record();
+  Storage* s = h.records.take();
   if (s == nullptr) throw OutOfMemory("out of memory: the system has no memory for a storage record");
   Heap::begin(s, real.category, ledger_now().dry_run, real.bytes);
   return s;

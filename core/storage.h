@@ -11,7 +11,7 @@
 namespace rewind_lib {
 
 struct alignas(64) Storage {
-  RefCount refs;
+  RefCount refs;          ///< none() when the record is of no storage
   std::uint32_t version;  ///< moves on every write to a tensor's data, so that a stale save is noticed
   Category category;
   std::uint32_t dry;  ///< the dry run that it belongs to: counted there, but without bytes; 0 for real ones
@@ -20,7 +20,6 @@ struct alignas(64) Storage {
   const char* op;       ///< the op that made it, "" outside ops
   const char* module;   ///< the module path it was made in, "" outside modules
   Arena::Block* block;  ///< of the arena; nullptr when it has no bytes from there
-  Storage* unused;      ///< the next record in the pool of those that have no storage (refs.none())
 };
 
 /// A new storage with one reference. Throws OutOfMemory.
@@ -52,6 +51,8 @@ class DryLedger {
   static bool active() { return current() != 0; }
   /// The number of the dry run that goes on on this thread, 0 when there is none.
   static std::uint32_t current();
+  /// How many there are, one inside the other.
+  static std::uint8_t depth();
 
  private:
   void* outer_;

@@ -20,7 +20,7 @@ TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, D
     release(storage);
     throw OutOfMemory("out of memory: the system has no memory for a tensor record");
   }
-  return new (impl) TensorImpl{1, dtype, false, 0, storage, offset, shape, {}, nullptr, 0};
+  return new (impl) TensorImpl{1, dtype, false, 0, 0, storage, offset, {}, nullptr, shape};
 }
 
 void destroy(TensorImpl* impl) noexcept {
@@ -37,7 +37,7 @@ namespace {
 /// A leaf whose gradient changes in a dry run, and the gradient that it gets back.
 struct Shelved {
   Tensor leaf, grad;
-  std::uint32_t dry_run, before;  // that put it aside, and the one that had done so before (a dry run around this one)
+  std::uint8_t depth, before;  // of the dry run that put it aside, and of one around it that had done so before
 };
 thread_local std::vector<Shelved> shelf;
 
@@ -47,8 +47,8 @@ thread_local std::vector<Shelved> shelf;
 // place, with the same bytes in the dry ledger.
 static void shelve_gradient(const Tensor& leaf) {
   TensorImpl& t = leaf.impl();
-  if (t.storage->dry == DryLedger::current() || t.shelved == DryLedger::current()) return;
-  const std::uint32_t before = std::exchange(t.shelved, DryLedger::current());
+  if (t.storage->dry == DryLedger::current() || t.shelved == DryLedger::depth()) return;
+  const std::uint8_t before = std::exchange(t.shelved, DryLedger::depth());
   Tensor stand_in;
   if (t.grad != nullptr) stand_in = Tensor::adopt(new_impl(new_stand_in(*t.grad->storage), 0, t.grad->shape, t.grad->dtype));
   shelf.push_back({leaf, Tensor::adopt(t.grad), t.shelved, before});
@@ -56,7 +56,7 @@ static void shelve_gradient(const Tensor& leaf) {
 }
 
 void restore_gradients() noexcept {
-  while (!shelf.empty() && shelf.back().dry_run == DryLedger::current()) {
+  while (!shelf.empty() && shelf.back().depth == DryLedger::depth()) {
     Shelved s = std::move(shelf.back());
     shelf.pop_back();
     const Tensor dry = Tensor::adopt(std::exchange(s.leaf.impl().grad, s.grad.release()));
@@ -130,12 +130,18 @@ double Tensor::item_as_double() const {
 
 void Tensor::fill(double value) {
   if (DryLedger::active()) return;
-  visit_dtype(dtype(), [&](auto zero) { std::ranges::fill(mutate<decltype(zero)>(), static_cast<decltype(zero)>(value)); });
+  visit_dtype(dtype(), [&](auto zero) {
+    decltype(zero) v;
+    kernels::cast(&value, &v, 1);
+    std::ranges::fill(mutate<decltype(zero)>(), v);
+  });
 }
 
 void Tensor::copy_from(const Tensor& source) {
   if (!(shape() == source.shape())) fail(str("copy_from: shapes differ: ", shape(), " from ", source.shape()));
   if (DryLedger::active()) return;
+  const std::size_t begin = impl().offset, from = source.impl().offset;
+  if (shares_storage(source) && begin < from + source.bytes() && from < begin + bytes()) return copy_from(source.clone());
   visit_dtype(source.dtype(), [&](auto from_zero) {
     visit_dtype(dtype(), [&](auto to_zero) {
       kernels::cast(source.values<decltype(from_zero)>().data(), mutate<decltype(to_zero)>().data(), numel());

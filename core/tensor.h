@@ -39,18 +39,19 @@ struct ValueRef {
 class Tensor;
 
 namespace detail {
-struct TensorImpl {
+struct alignas(64) TensorImpl {
   RefCount refs;
   DType dtype;
   bool requires_grad;    // a leaf that collects a gradient, or computed from one
   std::uint8_t remakes;  // runs of ops that make it again from what the tape keeps in any case; 0: it is to be kept itself
+  std::uint8_t shelved;  // how deeply nested the dry run is that has put the real gradient aside (DryLedger::depth())
   Storage* storage;
   std::size_t offset;  // bytes from storage->data
+  ValueRef value;      // recorder == nullptr for leaves and constants
+  TensorImpl* grad;    // a leaf's gradient; owned
   Shape shape;
-  ValueRef value;         // recorder == nullptr for leaves and constants
-  TensorImpl* grad;       // a leaf's gradient; owned
-  std::uint32_t shelved;  // the dry run that has put the real gradient aside
 };
+static_assert(sizeof(TensorImpl) == 128, "two lines of the caches: one more to wait for, for every tensor that an op looks at");
 TensorImpl* new_impl(Storage* storage, std::size_t offset, const Shape& shape, DType dtype);  // takes over the storage reference
 void destroy(TensorImpl* impl) noexcept;
 /// At the end of a dry run: leaves get back the gradients that they had before it.
@@ -160,6 +161,16 @@ class Tensor {
 
   detail::TensorImpl* impl_ = nullptr;
 };
+
+namespace detail {
+/// Asks for what describes a tensor (fetch.h).
+inline void fetch(const TensorImpl* t) {
+  if (t != nullptr) fetch(t, sizeof *t);
+}
+inline void fetch(const Tensor& t) {
+  if (t.defined()) fetch(&t.impl());
+}
+}  // namespace detail
 
 /// Uninitialised elements. All factories allocate in the current memory category (CategoryScope).
 Tensor empty(const Shape& shape, DType dtype = float32);

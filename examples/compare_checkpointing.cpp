@@ -64,6 +64,7 @@ void time(compare::Net& net, const Settings& s, std::vector<compare::Result>& re
 }
 
 void compare_strategies(const Settings& s) {
+  finish_on_interrupt();
   rw::parallel::set_threads(s.threads);
   const std::size_t program_bytes = compare::peak_resident();
   compare::Net net(s.task);
@@ -95,7 +96,7 @@ int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Compares memory, time and gradients of recompute strategies"};
   app.add_option("--model", s.task.model)->check(CLI::IsMember({"digits", "mobilenet_v2", "mobilenet_v2_cifar", "preresnet"}));
-  app.add_option("--depth", s.task.depth, "of preresnet: 9n + 2");
+  app.add_option("--depth", s.task.depth, "of preresnet: 9n + 2")->check(support::positive);
   app.add_option("--batch", s.task.batch)->check(support::positive);
   app.add_option("--size", s.task.size, "height and width of the images")->check(support::positive);
   app.add_option("--optimizer", s.task.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));
@@ -105,7 +106,7 @@ int main(int argc, char** argv) {
       ->delimiter(',');
   app.add_option("--steps", s.steps, "timed steps of each")->check(support::positive);
   app.add_option("--threads", s.threads)->check(support::positive);
-  app.add_flag("--plain", s.task.plain, "one op after the other, without fusion");
+  app.add_flag("--plain", s.task.plain, "convolutions, batch normalisations and activations one after the other, without fusion");
   app.add_flag("--frontier", s.frontier, "also the least time for every amount of memory");
   app.add_option("--json", s.json, "write the results to this file");
   app.add_option("--report", s.report, "write a page with charts to this file");

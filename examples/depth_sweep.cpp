@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
   std::int64_t batch = 32;
   std::string json;
   CLI::App app{"Activation memory of a training step against depth"};
-  app.add_option("--depths", depths, "9n + 2 each, separated by commas")->delimiter(',');
+  app.add_option("--depths", depths, "9n + 2 each, separated by commas")->delimiter(',')->check(support::positive);
   app.add_option("--strategies", strategies)->delimiter(',');
   app.add_option("--batch", batch)->check(support::positive);
   app.add_option("--json", json, "write the results to this file");

@@ -67,12 +67,12 @@ int main(int argc, char** argv) {
   app.add_option("--classes", s.classes)->check(support::positive);
   app.add_option("--optimizer", s.optimizer)->check(CLI::IsMember({"sgd", "momentum", "adam"}));
   app.add_option("--recompute", s.recompute, "vanilla, sqrt, segments:K, budget:BYTES, ...");
-  app.add_flag("--plain", s.plain, "one op after the other, without fusion");
+  app.add_flag("--plain", s.plain, "convolutions, batch normalisations and activations one after the other, without fusion");
   app.add_flag("--epoch", s.epoch, "also an epoch of sixteen batches through the loader");
   app.add_option("--steps", s.steps, "timed steps")->check(support::positive);
   app.add_option("--threads", s.threads)->check(support::positive);
-  app.add_option("--rows", s.rows, "ops and saved tensors to print")->check(CLI::NonNegativeNumber);
-  app.add_option("--levels", s.levels, "of modules to print; deeper ones are added up")->check(CLI::NonNegativeNumber);
+  app.add_option("--rows", s.rows, "ops and saved tensors to print")->check(support::not_negative);
+  app.add_option("--levels", s.levels, "of modules to print; deeper ones are added up")->check(support::not_negative);
   app.add_option("--json", s.json, "write the results to this file");
   app.add_option("--trace", s.trace, "write Chrome trace events to this file, for ui.perfetto.dev or speedscope.app");
   app.add_option("--report", s.report, "write a page with charts to this file");

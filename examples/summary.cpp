@@ -42,13 +42,13 @@ int main(int argc, char** argv) {
   int batch = 1, nesting = 99;
   CLI::App app{"Shapes, parameters, MACs and saved bytes of a net"};
   app.add_option("--model", name, known);
-  app.add_option("--width", options.width, "multiplies channels");
-  app.add_option("--depth", options.depth, "of preresnet: 9n + 2");
+  app.add_option("--width", options.width, "multiplies channels")->check(support::positive);
+  app.add_option("--depth", options.depth, "of preresnet: 9n + 2")->check(support::positive);
   app.add_option("--size", options.size, "height and width of the images")->check(support::positive);
   app.add_option("--classes", options.classes)->check(support::positive);
   app.add_option("--batch", batch)->check(support::positive);
   app.add_option("--nesting", nesting, "modules deeper than this are added to the one that they are in")
-      ->check(CLI::NonNegativeNumber);
+      ->check(support::not_negative);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
 

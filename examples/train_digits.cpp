@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
   std::string json, recompute = "vanilla";
   CLI::App app{"Trains an inverted-bottleneck network on the UCI digits"};
   app.add_option("--epochs", options.epochs)->check(support::positive);
-  app.add_option("--seed", options.seed);
+  app.add_option("--seed", options.seed)->check(support::seed);
   app.add_option("--threads", threads)->check(support::positive);
   app.add_option("--recompute", recompute,
                  "vanilla, low-memory, sqrt, recursive, segments:K, periodic:K, revolve:SLOTS or budget:BYTES");

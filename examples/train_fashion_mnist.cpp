@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
   app.add_option("--epochs", options.epochs, "default: 5 for the mlp, 8 for the cnn")->check(support::positive);
   app.add_option("--batch", options.batch)->check(support::positive);
   app.add_option("--lr", options.lr, "default: 0.002 for the mlp, 0.005 for the cnn")->check(support::positive);
-  app.add_option("--seed", options.seed);
+  app.add_option("--seed", options.seed)->check(support::seed);
   app.add_option("--threads", threads)->check(support::positive);
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);

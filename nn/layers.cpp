@@ -144,6 +144,7 @@ void DepthwiseConv2d::describe(Fields& f) {
 BatchNorm2d::BatchNorm2d(BatchNorm2dOptions o) : options_{.eps = o.eps, .momentum = o.momentum} {
   check_positive("BatchNorm2d", "channels", o.channels);
   if (!(o.momentum >= 0 && o.momentum <= 1)) fail(str("BatchNorm2d: momentum must lie in [0, 1], got ", o.momentum));
+  if (!(o.eps >= 0)) fail(str("BatchNorm2d: eps must not be negative, got ", o.eps));
   const Shape shape{o.channels};
   if (o.affine) {
     weight = parameter(shape, 1);
@@ -170,6 +171,9 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
 Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& bias_before) {
   const PathLabel label(*this);
   note_mode();
+  if (bias_before.defined() && !(bias_before.shape() == running_mean.shape()))
+    fail(str("BatchNorm2d: the convolution before it has a bias of shape ", bias_before.shape(), ", but makes ",
+             running_mean.numel(), " channels"));
   const bool alone = !fusing() || (training() && (!x.mean.defined() || x.x.numel() == running_mean.numel()));
   if (alone) {
     Tensor y = bias_before.defined() ? add(std::move(x.x), bias_before) : std::move(x.x);

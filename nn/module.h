@@ -150,8 +150,9 @@ class Module {
   /// (depends_on()).
   void note_mode() const { depends_on(training_, "train() or eval()"); }
   /// Whether convolutions take over the batch normalisations and activations around them, for this module and its children:
-  /// on by default. Off, each is computed by itself, as one reads it: slower, in more memory, and equal but for rounding; and
-  /// it can be differentiated twice. Do not change it between a forward and its backward.
+  /// on by default. Off, each is computed by itself, as one reads it, but for a ReLU, which a layer applies as it stores: slower,
+  /// in more memory, and equal but for rounding; and it can be differentiated twice. Do not change it between a forward and its
+  /// backward.
   void fuse(bool on = true);
   bool fusing() const { return fusing_; }
 
@@ -207,7 +208,7 @@ class ModuleObserver {
   virtual ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
-  /// by_neighbour: what the module computes is left to the convolution that follows, or was done by the one before.
+  /// by_neighbour: what the module computes is left to the layer that follows, or was done by the one before.
   virtual void returned(Module& module, const Shape& output, bool by_neighbour) = 0;
   /// While alive, none on this thread is told anything.
   class Suspend;

@@ -3,6 +3,7 @@
 #include <rewind/autograd/observer.h>
 #include <rewind/autograd/replay.h>
 #include <rewind/autograd/schedule/simulate.h>
+#include <rewind/autograd/schedule/strategies.h>
 #include <rewind/nn/plan.h>
 
 #include <algorithm>
@@ -193,6 +194,29 @@ class FindChain final : public ModuleVisitor {
   }
 };
 
+/// Digests what a plan depends on and the shape of the input does not tell: which modules train, and which parameters. Called at
+/// every forward, so it makes no strings of paths.
+class Settings final : public Fields {
+ public:
+  static std::uint64_t of(Module& root) {
+    Settings s;
+    s.child("", root);
+    return s.digest_;
+  }
+  void parameter(std::string_view, Tensor& value) override {
+    if (value.defined()) add(2 * static_cast<std::uint64_t>(value.numel()) + (value.requires_grad() ? 1 : 0));
+  }
+  void buffer(std::string_view, Tensor&) override {}
+  void child(std::string_view, Module& module) override {
+    add((module.training() ? 1 : 0) + (module.fusing() ? 2 : 0));
+    module.describe(*this);
+  }
+
+ private:
+  void add(std::uint64_t value) { digest_ = (digest_ ^ value) * 0x9e3779b97f4a7c15 + 1; }
+  std::uint64_t digest_ = 0;
+};
+
 /// Plans for one module that are kept: for batch sizes, training and evaluation, and what was live beside them.
 constexpr std::size_t most_plans = 16;
 
@@ -234,23 +258,24 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   Sequential* chain = largest_chain(root);
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
   const std::size_t live = memory::live().total, stages = chain->stages().size();
+  const std::uint64_t settings = Settings::of(root);
   // A plan for this input serves while what is live beside it stays, near enough: more would break the budget, and with much
   // less a faster schedule may fit. Of several the tightest, so that steps come out as they did in a dry run of them.
   auto at = plans_.end();
   const BudgetPlan* known = nullptr;  // for the same chain, with something else beside it
   for (auto e = plans_.begin(); e != plans_.end(); ++e) {
-    if (e->shape != x.shape() || e->dtype != x.dtype() || e->training != root.training() || e->requires_grad != x.requires_grad() ||
+    if (e->shape != x.shape() || e->dtype != x.dtype() || e->settings != settings || e->requires_grad != x.requires_grad() ||
         e->plan.chain.stages.size() != stages)
       continue;
     if (known == nullptr || e->plan.costs == Costs::measured) known = &e->plan;
-    if (live <= e->live && live + budget_.bytes / 16 >= e->live && (at == plans_.end() || e->live < at->live)) at = e;
+    if (live <= e->live && e->live - live <= budget_.bytes / 16 && (at == plans_.end() || e->live < at->live)) at = e;
   }
   if (at == plans_.end()) {
     planning_ = true;
     try {
       BudgetPlan plan = make(root, *chain, x, known);
       if (plans_.size() == most_plans) plans_.erase(plans_.begin());
-      plans_.push_back({x.shape(), x.dtype(), root.training(), x.requires_grad(), live, std::move(plan)});
+      plans_.push_back({x.shape(), x.dtype(), settings, x.requires_grad(), live, std::move(plan)});
     } catch (...) {
       planning_ = false;
       throw;
@@ -313,40 +338,49 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
     }
     return memory::peak().total + plan.reserve;
   };
-  const schedule::Frontier frontier =
-      schedule::solve(plan.chain, {.budget = 2 * bytes_of(budget_.bytes), .loss = plan.chain.n() > 200 ? 0.05 : 0});
-  plan.planner_bytes = frontier.planner_bytes();
-  const std::vector<schedule::Point>& points = frontier.points();
-  const auto try_point = [&](std::size_t i) {
-    schedule::Schedule s = frontier.schedule(points[i].bytes);
+  std::size_t least = ~std::size_t{0};  // of all that was tried
+  std::vector<schedule::Action> least_actions;
+  const auto fits = [&](schedule::Schedule s) {
     const std::size_t peak = peak_of(s.actions);
+    if (peak < least) {
+      least = peak;
+      least_actions = s.actions;
+    }
     if (peak > budget_.bytes) return false;
     plan.schedule = std::move(s);
     plan.predicted_peak = peak;
     return true;
   };
-  std::size_t fits = 0, fails = points.size();  // the points are sorted by bytes, and so, but for trifles, are their peaks
-  if (!try_point(0)) {
-    const schedule::Schedule least = frontier.schedule(frontier.minimum());
-    const std::size_t needed = peak_of(least.actions);
-    const schedule::Trace trace = schedule::simulate(plan.chain, least.actions);
+  if (fits(schedule::vanilla(plan.chain))) return plan;  // nothing is faster
+  const schedule::Frontier frontier =
+      schedule::solve(plan.chain, {.budget = 2 * bytes_of(budget_.bytes), .loss = plan.chain.n() > 200 ? 0.05 : 0});
+  plan.planner_bytes = frontier.planner_bytes();
+  const std::vector<schedule::Point>& points = frontier.points();
+  const auto fits_at = [&](std::size_t i) { return fits(frontier.schedule(points[i].bytes)); };
+  // The points are sorted by bytes, and so, but for trifles, are their peaks. What a stage makes over its input in place is no
+  // trifle in a net of few stages: there, what comes first in the model need not be the least.
+  constexpr std::size_t first_points = 8;
+  std::size_t good = 0, bad = points.size();
+  while (good < std::min(first_points, points.size()) && !fits_at(good)) ++good;
+  if (good == std::min(first_points, points.size())) {
+    if (fits(schedule::low_memory(plan.chain))) return plan;
+    const schedule::Trace trace = schedule::simulate(plan.chain, least_actions);
     std::size_t gradients = 0;
     for (const Parameter& p : root.parameters()) gradients += p.value.bytes();
     const memory::Usage live = memory::live();
-    fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", needed, " bytes (",
-             memory::human(needed), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ",
+    fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", least, " bytes (",
+             memory::human(least), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ",
              memory::human(gradients), ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ",
              memory::human(live[Category::input]), ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)),
              " forced by ", plan.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage),
              ", shape of the input ", x.shape(), ". Use a smaller batch or a larger budget."));
   }
-  while (fails - fits > 1) {
-    const std::size_t middle = fits + (fails - fits) / 2;
-    (try_point(middle) ? fits : fails) = middle;
+  while (bad - good > 1) {
+    const std::size_t middle = good + (bad - good) / 2;
+    (fits_at(middle) ? good : bad) = middle;
   }
-  // Two schedules of almost the same bytes may come the other way round in the dry run.
-  for (std::size_t i = fits + 1; i < std::min(fits + 4, points.size()); ++i)
-    if (try_point(i)) break;
+  for (std::size_t i = good + 1; i < std::min(good + 4, points.size()); ++i)
+    if (fits_at(i)) break;
   return plan;
 }
 

@@ -39,7 +39,8 @@ class BudgetPlanner {
   struct Entry {
     Shape shape;
     DType dtype;
-    bool training, requires_grad;
+    std::uint64_t settings;  // of the modules and parameters
+    bool requires_grad;
     std::size_t live;  // when it was planned
     BudgetPlan plan;
   };

@@ -159,7 +159,7 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
     Tensor y = module->call(std::move(x.x), this);
     const Shape& made = pool != nullptr ? before_pool : y.shape();
     module->tell_observers(made);
-    if (activation != nullptr) activation->tell_observers(made, pool != nullptr);
+    if (activation != nullptr) activation->tell_observers(made, true);
     if (pool != nullptr) pool->tell_observers(y.shape(), true);
     return {std::move(y)};
   }
@@ -183,7 +183,7 @@ schedule::Activation Stage::operator()(schedule::Activation x, const Pending& gi
     z = settle(after->pass(std::move(y), then, convolution != nullptr ? convolution->bias_left() : Tensor()));
   }
   after->tell_observers(z.shape());
-  if (activation != nullptr) activation->tell_observers(z.shape());
+  if (activation != nullptr) activation->tell_observers(z.shape(), true);
   return {std::move(z)};
 }
 

@@ -223,7 +223,9 @@ std::string to_string(const Summary& summary, int depth) {
   }
   const auto& state = summary.optimizer_state_bytes;
   if (any_by_neighbour)
-    out += "* computed by the convolution behind or before it, on load or before it stores; fuse(false) has it done by itself\n";
+    out +=
+        "* computed by the layer behind it as it loads, or the one before as it stores; fuse(false) leaves it at ReLUs before "
+        "storing\n";
   out += rule + '\n';
   out += str("Parameters                ", with_commas(summary.parameters), " (", with_commas(summary.trainable), " trainable), ",
              bytes_text(summary.parameter_bytes), "\n");

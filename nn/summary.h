@@ -13,7 +13,7 @@ struct LayerSummary {
   std::string type;           ///< "Conv2d"
   int depth = 0;              ///< modules above it
   Shape output;               ///< of its last call; rank 0 when it was not called
-  bool by_neighbour = false;  ///< the convolution behind it computes it on load, or the one before it did before storing
+  bool by_neighbour = false;  ///< the layer behind it computes it on load, or the one before it did before storing
   std::int64_t parameters = 0;
   std::int64_t buffers = 0;
   std::int64_t macs = 0;         ///< contractions only; 1 MAC = 2 FLOPs

@@ -17,16 +17,6 @@ void check_rate(const char* optimizer, double lr) {
 /// State that a dry run left behind: it was counted there, has no bytes, and does not exist outside.
 bool left_by_dry_run(const Tensor& state) { return state.defined() && is_stale(*state.impl().storage); }
 
-/// Brings a tensor's description into the caches.
-void ask_for(const detail::TensorImpl* t) {
-  if (t == nullptr) return;
-  __builtin_prefetch(t, 1);
-  __builtin_prefetch(&t->value, 1);
-}
-void ask_for(const Tensor& t) {
-  if (t.defined()) ask_for(&t.impl());
-}
-
 /// Labels allocations with who makes them.
 class Label {
  public:
@@ -98,13 +88,12 @@ void Optimizer::step() {
 
   const bool dry = DryLedger::active();
   for (std::size_t i = 0; i < members_.size(); ++i) {
-    // Most parameters are small, and kernels have pushed what describes them out of the caches: a wait for each, one after the
-    // other.
+    // Most parameters are small: what is waited for is what describes them.
     if (i + 2 < members_.size()) {
-      ask_for(members_[i + 2].parameter.value);
-      for (const Tensor& state : members_[i + 2].slot) ask_for(state);
+      detail::fetch(members_[i + 2].parameter.value);
+      for (const Tensor& state : members_[i + 2].slot) detail::fetch(state);
     }
-    if (i + 1 < members_.size()) ask_for(members_[i + 1].parameter.value.impl().grad);
+    if (i + 1 < members_.size()) detail::fetch(members_[i + 1].parameter.value.impl().grad);
     Member& m = members_[i];
     const Tensor& value = m.parameter.value;
     if (value.impl().grad == nullptr) continue;

@@ -131,7 +131,11 @@ void write_memory(Writer& w, const MemoryProfile& m) {
   const PeakHolders& h = m.holders;
   w.key("holders").begin('{').field("op", h.op).field("module", h.module).field("phase", name_of(h.phase));
   write(w.key("live_bytes"), h.live);
-  w.field("saved_bytes", h.saved_bytes).field("running_bytes", h.running_bytes).key("saved").begin('[');
+  w.field("saved_bytes", h.saved_bytes)
+      .field("running_bytes", h.running_bytes)
+      .field("other_bytes", h.other_bytes)
+      .key("saved")
+      .begin('[');
   for (const SavedTensor& s : h.saved) {
     w.begin('{').field("op", s.op).field("module", s.module).field("shape", s.shape).field("dtype", name_of(s.dtype));
     w.field("category", name_of(s.category)).field("bytes", s.bytes).field("why", s.why).end('}');

@@ -171,10 +171,11 @@ std::string memory_tables(const Profile& p, std::size_t rows) {
   for (const SavedTensor& s : h.saved)
     if (s.category == Category::activation && s.bytes > 0) saved.push_back(s);
   std::ranges::stable_sort(saved, std::greater(), &SavedTensor::bytes);
-  Table who(str("Who holds the peak: when ", h.op, h.module[0] != 0 ? str(" in ", h.module) : "", " (", name_of(h.phase),
-                ") begins, ", memory::human(h.live[Category::activation]), " of activations; saved for backward ",
-                memory::human(h.saved_bytes), " in ", saved.size(), " tensors, in use by this op ", memory::human(h.running_bytes)),
-            {"saved for", "in module", "shape", "why", "bytes"}, 4);
+  Table who(
+      str("Who holds the peak: when ", h.op, h.module[0] != 0 ? str(" in ", h.module) : "", " (", name_of(h.phase), ") begins, ",
+          memory::human(h.live[Category::activation]), " of activations; saved for backward ", memory::human(h.saved_bytes), " in ",
+          saved.size(), " tensors, in use by this op ", memory::human(h.running_bytes), ", others ", memory::human(h.other_bytes)),
+      {"saved for", "in module", "shape", "why", "bytes"}, 4);
   for (std::size_t i = 0; i < std::min(rows, saved.size()); ++i)
     who.add(
         {saved[i].op, saved[i].module[0] == 0 ? "-" : saved[i].module, str(saved[i].shape), saved[i].why, bytes(saved[i].bytes)});

@@ -69,7 +69,7 @@ void write(std::ostream& out, std::span<const rw::OpDecl* const> ops) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
+  if (argc != 2 || argv[1][0] == '-') {
     std::cerr << "usage: rewind_docs FILE\n";
     return 2;
   }

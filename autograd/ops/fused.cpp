@@ -77,7 +77,7 @@ Shape check_convolution(const char* op, const Shape& x, const Shape& w, const Fu
   ops::check_window(op, s.conv.h, s.conv.w, s.conv.kh, s.conv.kw, a.stride, a.padding, 1, describe);
   if (!kernels::fused_covers(s))
     fail(str(op, ": depthwise filters must be 3x3 or 5x5 at stride 1 or 2: ", describe(), "; use depthwise_conv2d() for others"));
-  if (s.rows() * s.conv.o == 0) fail(str(op, ": statistics need at least one element of y: ", describe()));
+  if (s.rows() * s.conv.o == 0) fail(str(op, ": y would have no elements: ", describe()));
   return {s.conv.n, s.conv.out_h(), s.conv.out_w(), s.conv.o};
 }
 
@@ -384,7 +384,7 @@ struct FusedConv {
     s.error({x, none, none, none, none, sample({2, 2, 2}), none}, {}, "depthwise filters must be 3x3 or 5x5");
     s.error({x, none, none, none, none, sample({3, 3, 2}), none}, {.stride = 3}, "at stride 1 or 2");
     s.error({x, none, none, none, none, sample({5, 5, 2}), none}, {}, "the kernel covers 5x5 pixels");
-    s.error({sample({0, 3, 3, 2}), none, none, none, none, w, none}, {}, "need at least one element");
+    s.error({sample({0, 3, 3, 2}), none, none, none, none, w, none}, {}, "y would have no elements");
     s.error({x, none, none, none, none, none, none}, {}, "input 5 is undefined");
   }
 };

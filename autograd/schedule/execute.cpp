@@ -84,17 +84,18 @@ void run_backward(Vjp& v, const void* attr) {
         const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).x.defined();
         Activation a = last_use ? std::exchange(kept(l - 1), {}) : source(l - 1);
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::off);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
+        const detail::RunLog::Compare compare(s.logs[s.at(l)], {});
         kept(l) = s.stages->run(l, std::move(a));
         break;
       }
       case Kind::Fall: {
         std::array<Tensor, parts> a = split(source(l - 1));
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         Recorded& r = tape(l).emplace();
         r.tape.begin(a, s.differentiable[s.at(l)], l == s.first ? &v : nullptr);
+        const detail::RunLog::Compare compare(s.logs[s.at(l)], a);
         r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
+        compare.done();
         break;
       }
       case Kind::B: {
@@ -127,6 +128,13 @@ constexpr OpDecl segment_decl = [] {
   d.differentiable = 7;
   d.vjp = run_backward;
   d.release = [](const void* attr) noexcept { delete static_cast<const Attr*>(attr)->segment; };
+  d.held = [](const void* attr) {
+    std::vector<Tensor> all;
+    for (const Activation& a : static_cast<const Attr*>(attr)->segment->kept)
+      for (const Tensor& t : {a.x, a.mean, a.var})
+        if (t.defined()) all.push_back(t);
+    return all;
+  };
   return d;
 }();
 
@@ -146,18 +154,26 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
       s->generators.push_back(random::default_generator());
       s->differentiable.push_back(differentiable_parts(a));
       if (action.kind == Kind::Fck && action.stage > s->first) s->activation(action.stage - 1) = a.detach();
-      const detail::RunLog::Write write(s->logs.emplace_back());
+      const Tensor kept = action.stage == s->first ? inputs[0] : s->activation(action.stage - 1).x;
+      const std::uint32_t version = kept.defined() ? kept.impl().storage->version : 0;
+      const detail::RunLog::Write write(s->logs.emplace_back(), inputs);
       a = s->stages->run(action.stage, std::move(a));
+      if (kept.defined() && kept.impl().storage->version != version)
+        fail(str("recompute: stage ", action.stage, " changed its input, shape ", kept.shape(),
+                 ", in place, and would be given what it left when it runs again. Let it change a clone()."));
     }
   }
   if (!a.requires_grad()) return a;
-  s->results = differentiable_parts(a);
   std::vector<Tensor> outputs;
-  for (Tensor* t : {&a.x, &a.mean, &a.var}) {
-    if (!t->defined() || !t->requires_grad()) continue;
-    if (t->impl().value.recorder != &detail::Forgotten::instance() || !t->impl().refs.one()) *t = view_as(*t, t->shape());
+  for (std::size_t i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {
+    const std::uint32_t part = bit(static_cast<int>(i++));
+    // What stages passed through has a history of its own, or is a leaf: gradients go there as without recomputation.
+    if (!t->defined() || !t->requires_grad() || t->impl().value.recorder != &detail::Forgotten::instance()) continue;
+    if (!t->impl().refs.one()) *t = view_as(*t, t->shape());
+    s->results |= part;
     outputs.push_back(*t);
   }
+  if (outputs.empty()) return a;
   const Attr attr{s.get()};
   const std::uint32_t all = s->statistics ? 7 : 1;
   Tape::current().record(segment_decl, &attr, std::span(inputs).first(s->statistics ? parts : 1), outputs, s->differentiable[0],

@@ -11,6 +11,8 @@
 #include "../support/options.h"
 #include "../support/spearman.h"
 
+#include <set>
+
 namespace rw = rewind;
 namespace models = rw::nn::models;
 
@@ -75,13 +77,17 @@ nlohmann::json correlations(const char* title, const std::vector<nlohmann::json>
 int main(int argc, char** argv) {
   Settings s;
   CLI::App app{"Six metrics of the zoo, and how far they agree"};
-  app.add_option("--models", s.models, "names, separated by commas; at least three")->expected(3, 1000)->delimiter(',');
+  app.add_option("--models", s.models, "names, separated by commas; at least three")
+      ->expected(3, 1000)
+      ->delimiter(',')
+      ->type_name("NAME,...");
   app.add_option("--size", s.size, "height and width of the images")->check(support::positive);
   app.add_option("--batch", s.batch, "for memory and throughput")->check(support::positive);
   app.add_option("--rounds", s.rounds, "of each measurement")->check(support::positive);
   app.add_option("--json", s.json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
   return support::run({s.json}, [&] {
+    if (std::set(s.models.begin(), s.models.end()).size() != s.models.size()) rw::fail("--models: name each net once");
     nlohmann::json results{{"size", s.size}, {"batch", s.batch}, {"threads", rw::parallel::threads()}};
     std::printf("%-20s %10s %10s %10s %12s %10s %10s\n", "", "parameters", "MFLOPs", "MB moved", "peak MB", "latency ms",
                 "images/s");

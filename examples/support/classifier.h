@@ -42,7 +42,8 @@ inline Result train(rw::nn::Module& net, rw::optim::Adam& adam, rw::data::DataLo
                     const Options& options) {
   const std::int64_t steps = loader.batches() * options.epochs;
   const auto schedule = rw::optim::warmup({.steps = std::max<std::int64_t>(1, steps / 20)}, rw::optim::Cosine{.steps = steps});
-  Progress progress(steps, options.batch);
+  finish_on_interrupt();
+  Progress progress(steps);
   Result result;
   const auto start = Clock::now();
   while (result.epochs < options.epochs && !interrupted) {
@@ -57,7 +58,7 @@ inline Result train(rw::nn::Module& net, rw::optim::Adam& adam, rw::data::DataLo
       rw::backward(std::move(loss));
       adam.follow(schedule);
       adam.step();
-      progress.step(result.epochs, result.train_loss, correct / seen);
+      progress.step(result.epochs, y.numel(), result.train_loss, correct / seen);
       if (interrupted) break;
     }
   }

@@ -33,12 +33,10 @@ Net::Net(const Task& task) : task_(task) {
   const bool digits = task.model == "digits", small = task.model != "mobilenet_v2";
   if (task_.batch == 0) task_.batch = digits ? 256 : small ? 32 : 16;
   if (task_.size == 0) task_.size = digits ? 8 : small ? 32 : 224;
-  chain = digits ? digits_net()
-                 : rw::nn::models::make(task.model,
-                                        {.classes = small ? 10 : 1000, .depth = task.model == "preresnet" ? task.depth : 0});
+  chain = digits ? digits_net() : rw::nn::models::make(task.model, {.classes = small ? 10 : 1000, .depth = task.depth});
   chain.fuse(!task.plain);
   if (digits) {
-    if (task_.size != 8) rw::fail("the digits are 8x8; leave out --size");
+    if (task_.size != 8 || task_.depth != 0) rw::fail("the digits are 8x8, for a net of its own; leave out --size and --depth");
     batch = rw::data::digits().train.read(0, task_.batch);
     return;
   }
@@ -74,11 +72,7 @@ void Weights::restore() {
   for (std::size_t i = 0; i < copies_.size(); ++i) tensors_[i].value.copy_from(copies_[i]);
 }
 
-double Result::median_ms() const {
-  std::vector<double> sorted = step_ms;
-  std::ranges::sort(sorted);
-  return sorted[sorted.size() / 2];
-}
+double Result::median_ms() const { return rw::percentile(step_ms, 0.5); }
 
 double Result::recomputed() const {
   const auto again = static_cast<double>(plan.flops_in(rw::Phase::recompute));

@@ -15,7 +15,7 @@ namespace rw = rewind;
 
 struct Task {
   std::string model = "digits", optimizer = "momentum";
-  int depth = 164;
+  int depth = 0;                     ///< 0: what the net has by default
   std::int64_t batch = 0, size = 0;  // 0: what suits the model
   bool plain = false;                // without fusion
 };

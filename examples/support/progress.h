@@ -34,17 +34,18 @@ inline void finish_on_interrupt() {
 /// One line that rewrites itself on a terminal, and a plain line now and then elsewhere.
 class Progress {
  public:
-  Progress(std::int64_t steps, std::int64_t samples_per_step) : steps_(steps), samples_(samples_per_step) {}
+  explicit Progress(std::int64_t steps) : steps_(steps) {}
 
-  void step(int epoch, double loss, double accuracy) {
+  void step(int epoch, std::int64_t samples, double loss, double accuracy) {
     ++done_;
+    samples_ += samples;
     const double elapsed = seconds_since(start_), since = seconds_since(printed_);
     if (since < (terminal_ ? 0.1 : 2.0) && done_ != steps_) return;
     printed_ = Clock::now();
     const double rate = static_cast<double>(done_) / elapsed;
     std::printf("%sepoch %d  step %lld/%lld  loss %.4f  accuracy %.2f %%  %.0f images/s  %.0f s left%s",
                 terminal_ ? "\r\x1b[K" : "", epoch, static_cast<long long>(done_), static_cast<long long>(steps_), loss,
-                100 * accuracy, rate * static_cast<double>(samples_), static_cast<double>(steps_ - done_) / rate,
+                100 * accuracy, static_cast<double>(samples_) / elapsed, static_cast<double>(steps_ - done_) / rate,
                 terminal_ ? "" : "\n");
     std::fflush(stdout);
   }
@@ -53,7 +54,7 @@ class Progress {
   }
 
  private:
-  std::int64_t steps_, samples_, done_ = 0;
+  std::int64_t steps_, samples_ = 0, done_ = 0;
   bool terminal_ = isatty(STDOUT_FILENO) != 0;
   Clock::time_point start_ = Clock::now(), printed_ = start_ - std::chrono::hours(1);
 };
@@ -94,7 +95,6 @@ template <class F>
 int run(const std::vector<std::string>& files, F&& body) {
   try {
     std::ranges::for_each(files, expect_writable);  // before anything is computed in vain
-    finish_on_interrupt();
     body();
     return 0;
   } catch (const std::exception& e) {

@@ -34,6 +34,7 @@ Sequential mobilenet_v3_of(const Options& o) {
 const Model models[] = {
     {"mlp", 1, 28, 10, false, false,
      [](const Options& o) {
+       if (o.size > 46340) fail(str("mlp: images of ", o.size, " x ", o.size, " have more pixels than a layer may have inputs"));
        return mlp({o.size * o.size, 512, 256, o.classes});
      }},
     {"lenet5", 1, 28, 10, false, false, [](const Options& o) { return lenet5({.size = o.size, .classes = o.classes}); }},

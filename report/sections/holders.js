@@ -20,7 +20,8 @@ const holdersSection = {
         {},
         `The most is held when ${where} begins (${h.phase}). Of the ${format.bytes(h.live_bytes.activation)} of activations then, ` +
           `${format.bytes(h.saved_bytes)} in ${plural(kept.length, "tensor", "tensors")} wait for backward, and ` +
-          `${format.bytes(h.running_bytes)} are being worked on.`,
+          `${format.bytes(h.running_bytes)} are being worked on` +
+          (h.other_bytes > 0 ? `; ${format.bytes(h.other_bytes)} are gradients on their way, or wait to be run again.` : "."),
       ),
       element(
         "p",

@@ -414,6 +414,56 @@ TEST_CASE("a captured tensor that is modified before a checkpoint runs again is 
   CHECK(contains(message_of([&] { rw::backward(y); }), "input 1 of mul, shape [1], was modified in place after forward read it"));
 }
 
+TEST_CASE("a checkpoint that reads another leaf the second time, or one that was frozen meanwhile, is noticed") {
+  Tensor x = leaf({2}), w = leaf({3});
+  const auto fn = [&w](Tensor t) { return rw::sum(rw::square(t * w)); };
+  Tensor one = rw::checkpoint(fn, x);
+  w = leaf({4});
+  CHECK(
+      contains(message_of([&] { rw::backward(one); }), "replay: input 1 of mul, shape [1], is not what the first run read there"));
+  Tensor two = rw::checkpoint([&](Tensor t) { return rw::checkpoint(fn, t); }, x);
+  const Tensor old = std::exchange(w, leaf({5}));
+  CHECK(contains(message_of([&] { rw::backward(two); }), "is not what the first run read there"));
+  Tensor three = rw::checkpoint(fn, x);
+  w.set_requires_grad(false);
+  CHECK(contains(message_of([&] { rw::backward(three); }), "required a gradient in the first run, and was not read again"));
+  CHECK(!w.grad().defined());
+}
+
+TEST_CASE("a checkpointed function that changes its input in place is refused") {
+  Tensor w = leaf({3}), x = rw::full({2}, 2.0, rw::float64);
+  const auto fn = [w](Tensor t) {
+    t.fill(t.values<double>()[0] + 1);
+    return rw::sum(t * w);
+  };
+  CHECK(contains(message_of([&] { rw::checkpoint(fn, x); }), "checkpoint: the function changed its input 0, shape [2], in place"));
+  rw::backward(rw::checkpoint([&](Tensor t) { return fn(t.clone()); }, x));
+  CHECK(w.grad().item() == 8);
+}
+
+TEST_CASE("what a checkpointed function passes through, or returns twice, keeps the order of additions: the same bits") {
+  const Tensor c = rw::randn({64, 16}), x0 = rw::randn({64, 16}), w0 = rw::randn({64, 16});
+  for (const bool of_a_leaf : {false, true}) {
+    const auto gradients = [&](bool recompute) {
+      Tensor x = x0.clone().set_requires_grad(), w = w0.clone().set_requires_grad();
+      const Tensor h = of_a_leaf ? x : rw::tanh(x), before = h * c;
+      const auto fn = [w](Tensor t) {
+        const Tensor y = rw::exp(t * w);
+        return std::vector{t, rw::tanh(t), w, y, y};
+      };
+      std::vector<Tensor> out = recompute ? rw::checkpoint(fn, h) : fn(h);
+      CHECK(out[0].same(h));
+      CHECK(out[3].same(out[4]));
+      Tensor sum =
+          before + out[0] * out[1] + rw::sigmoid(out[2]) * rw::square(out[3]) + out[4] * c + rw::exp(h) + rw::square(out[0]);
+      out.clear();
+      rw::backward(rw::sum(rw::square(sum)));
+      return std::pair{rw::hash(x.grad()), rw::hash(w.grad())};
+    };
+    CHECK(gradients(true) == gradients(false));
+  }
+}
+
 TEST_CASE("a flag that a checkpointed function branches on is noticed when it has changed") {
   bool hard = false;
   const auto fn = [&hard](Tensor t) {

@@ -244,3 +244,44 @@ TEST_CASE("a fused net that is switched to evaluation before a recomputing backw
   chain.eval();
   CHECK_THROWS_WITH_AS(rw::backward(loss), doctest::Contains("train() or eval() was called between"), rw::Error);
 }
+
+TEST_CASE("a stage whose weight is replaced or frozen before a recomputing backward is noticed") {
+  nn::Sequential net{nn::Linear{4, 8}, nn::Tanh{}, nn::Linear{8, 8}, nn::Tanh{}, nn::Linear{8, 3}};
+  const rw::Tensor x = rw::randn({5, 4});
+  auto& layer = dynamic_cast<nn::Linear&>(net[2]);
+  for (const char* how : {"low-memory", "segments:3"}) {
+    net.recompute(rw::Recompute::parse(how));
+    rw::Tensor one = rw::sum(net(x));
+    layer.weight = layer.weight.clone().set_requires_grad();
+    CHECK_THROWS_WITH_AS(rw::backward(one), doctest::Contains("input 1 of linear in module 2, shape [8, 8], is not what the first"),
+                         rw::Error);
+    rw::Tensor two = rw::sum(net(x));
+    layer.weight.set_requires_grad(false);
+    CHECK_THROWS_WITH_AS(rw::backward(two), doctest::Contains("freeze or unfreeze them after backward"), rw::Error);
+    layer.weight.set_requires_grad();
+    rw::backward(rw::sum(net(x)));
+  }
+}
+
+TEST_CASE("a stage that changes its input in place is refused where it would be run again") {
+  class AddOne final : public nn::Module {
+   public:
+    rw::Tensor forward(rw::Tensor x) override {
+      for (float& v : x.mutate<float>()) v += 1;
+      return rw::tanh(std::move(x));
+    }
+  };
+  nn::Sequential net{nn::Linear{4, 4}, AddOne{}, nn::Linear{4, 4}, nn::Tanh{}};
+  net.recompute(rw::Recompute::revolve(4));
+  CHECK_THROWS_WITH_AS(net(rw::randn({2, 4})), doctest::Contains("recompute: stage 2 changed its input, shape [2, 4], in place"),
+                       rw::Error);
+}
+
+TEST_CASE("a convolution's bias of another size is refused, fused or not") {
+  for (const bool fused : {true, false}) {
+    nn::Sequential net{nn::Conv2d{{.in = 3, .out = 8, .kernel = 3}}, nn::BatchNorm2d{8}};
+    dynamic_cast<nn::Conv2d&>(net[0]).bias = rw::zeros({1});
+    net.fuse(fused);
+    CHECK_THROWS_WITH_AS(net(rw::randn({1, 5, 5, 3})), doctest::Contains("[1]"), rw::Error);
+  }
+}

@@ -140,6 +140,25 @@ TEST_CASE("with recompute, the ops that run again are a phase of their own") {
   CHECK(again == p.memory.plan.flops_in(rw::Phase::recompute));
 }
 
+TEST_CASE("checkpoints are among the holders of the peak, and in what forward saves") {
+  nn::Sequential net;
+  for (int i = 0; i < 8; ++i) net.add(nn::Sequential{nn::Linear{64, 64}, nn::Tanh{}});
+  net.recompute(rw::Recompute::revolve(3));
+  const auto step = [&] {
+    rw::backward(rw::mean(net(images({512, 64}))));
+    for (const rw::Parameter& p : net.parameters()) p.value.set_grad({});
+  };
+  const rw::PeakHolders h = rw::peak_holders(step);
+  const auto kept = std::ranges::count_if(h.saved, [](const rw::SavedTensor& s) { return s.why.starts_with("a checkpoint"); });
+  CHECK(kept > 0);
+  CHECK(h.saved_bytes + h.running_bytes + h.other_bytes == h.live[rw::Category::activation]);
+  const rw::OpProfile p = rw::profile_ops(step, 1);
+  std::size_t saved = 0;
+  for (const rw::OpRecord& op : p.ops)
+    if (op.phase == rw::Phase::forward) saved += op.saved_bytes;
+  CHECK(saved >= 2 * 512 * 64 * sizeof(float));
+}
+
 TEST_CASE("the predicted peak is the measured one, and state is listed by slot") {
   nn::Sequential net = small_net();
   rw::optim::Adam adam{net.parameters(), {}};

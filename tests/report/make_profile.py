@@ -113,7 +113,8 @@ def main():
         "memory": {"predicted_peak_bytes": peak, "measured_peak_bytes": peak, "at_peak_bytes": live,
                    "optimizer_state_bytes": {"momentum": 14_000_000}, "peak_op": "conv2d", "peak_module": "blocks.3.conv",
                    "holders": {"op": "conv2d_backward", "module": "blocks.3.conv", "phase": "backward", "live_bytes": live,
-                               "saved_bytes": sum(s["bytes"] for s in saved), "running_bytes": 524288, "saved": saved}},
+                               "saved_bytes": sum(s["bytes"] for s in saved), "running_bytes": 524288,
+                               "other_bytes": 4096, "saved": saved}},
         "latency": {"batch": 1, "runs": 100, "ms_median": 2.1, "ms_p95": 2.6, "ms_p99": 3.4},
         "throughput": [{"batch": 1, "inference_per_second": 470.0}] +
                       [{"batch": n, "inference_per_second": 800 * n / (n + 0.7), "training_per_second": 260 * n / (n + 0.9)}

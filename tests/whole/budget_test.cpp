@@ -185,6 +185,59 @@ TEST_CASE("a budget that is too small is an error that says what is needed, and 
   CHECK(rw::memory::peak().total <= needed);
 }
 
+TEST_CASE("a step that fits without recomputation is not refused, whatever the chain's model makes of it") {
+  const auto step = [](nn::Sequential& model) {
+    rw::memory::reset_peak();
+    rw::Tensor loss = rw::mean(model(rw::zeros({16, 32, 32, 1})));
+    rw::backward(std::move(loss));
+    for (const rw::Parameter& p : model.parameters()) p.value.set_grad({});
+    return rw::memory::peak().total;
+  };
+  // sigmoid writes over what the convolution made, and pooling keeps neither: stage by stage that looks like more.
+  nn::Sequential model{nn::Conv2d{{.in = 1, .out = 16, .kernel = 3, .padding = 1}}, nn::Sigmoid{}, nn::MaxPool2d{2},
+                       nn::BatchNorm2d{16}};
+  const std::size_t vanilla = step(model), reserve = 2 * 16 * 16 * 16 * 16 * sizeof(float) + 65536;
+  model.recompute(rw::Budget{.bytes = vanilla + reserve, .costs = rw::Costs::counted});
+  CHECK(step(model) == vanilla);
+}
+
+TEST_CASE("a budget of all there is recomputes nothing") {
+  nn::Sequential model = net();
+  const auto macs = [&](std::size_t bytes) {
+    model.recompute(rw::Budget{.bytes = bytes, .costs = rw::Costs::counted});
+    return rw::dry_run([&] { rw::backward(rw::sum(model(rw::zeros({4, 16, 16, 3})))); }).macs;
+  };
+  for (const std::size_t bytes : {~std::size_t{0}, ~std::size_t{0} / 2, ~std::size_t{0} / 4}) CHECK(macs(bytes) == macs(1_GiB));
+}
+
+TEST_CASE("a budget plans again when parameters are unfrozen, or a part of the net is switched to training") {
+  nn::Sequential model;
+  for (int i = 0; i < 8; ++i)
+    model.add(nn::conv_norm({.in = i == 0 ? 3 : 16, .out = 16, .kernel = 3, .padding = 1}, nn::Activation::relu));
+  model.add(nn::Sequential{nn::GlobalAvgPool{}, nn::Linear{16, 10}});
+  const Tensor x = rw::randn({8, 32, 32, 3});
+  constexpr std::size_t budget = 3'500'000;
+  const auto peak = [&] {
+    rw::memory::reset_peak();
+    rw::backward(rw::sum(model(x)));
+    for (const rw::Parameter& p : model.parameters()) p.value.set_grad({});
+    return rw::memory::peak().total;
+  };
+  const auto freeze = [&](bool on) {
+    for (int i = 0; i < 8; ++i)
+      for (const rw::Parameter& p : model[i].parameters()) rw::Tensor(p.value).set_requires_grad(!on);
+  };
+  model.recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
+  for (const bool frozen : {true, false, true}) {
+    freeze(frozen);
+    CHECK(peak() <= budget);
+  }
+  for (const bool training : {false, true}) {
+    for (int i = 0; i < 8; ++i) model[i].train(training);
+    CHECK(peak() <= budget);
+  }
+}
+
 TEST_CASE("a block with a shortcut takes a budget: by itself, and inside a net that leaves it a normalisation to do") {
   const auto step = [](nn::Module& model) {
     rw::random::seed(4);
