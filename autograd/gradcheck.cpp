@@ -185,7 +185,7 @@ class SpyVjp final : public Vjp {
   const Shape& input_shape(int i) const override { return inner_.input_shape(i); }
   const Shape& output_shape(int j) const override { return inner_.output_shape(j); }
   int inputs() const override { return inner_.inputs(); }
-  Tensor leaf(int i) const override { return inner_.leaf(i); }
+  bool join(int i, Tensor& value) const override { return inner_.join(i, value); }
   Tensor take_given(int i) override { return inner_.take_given(i); }
   void give(int i, Tensor gradient) override { inner_.give(i, std::move(gradient)); }
 

@@ -107,20 +107,14 @@ std::uint32_t TapeSegment::place(std::span<Tensor> input) {
   return entry;
 }
 
-void TapeSegment::begin(std::span<Tensor> inputs, std::uint32_t needs, Vjp* v) {
+void TapeSegment::begin(std::span<Tensor> inputs, std::uint32_t needs, const Vjp* v) {
   Tape& tape = Tape::current();
   inputs_ = inputs.size();
   entry_of_.assign(inputs_, none);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const int input = static_cast<int>(i);
     if ((needs & bit(input)) == 0) continue;
-    if (v != nullptr)
-      if (Tensor leaf = v->leaf(input); leaf.defined()) {
-        inputs[i] = std::move(leaf);
-        continue;
-      }
-    entry_of_[i] = place(inputs.subspan(i, 1));
-    if (v != nullptr) tape.set_gradient(entry_of_[i], 0, v->take_given(input));
+    if (v == nullptr || !v->join(input, inputs[i])) entry_of_[i] = place(inputs.subspan(i, 1));
   }
   // What is below may be dropped meanwhile, but for what is held: the piece has to stay above something.
   if (std::ranges::all_of(entry_of_, [](std::uint32_t entry) { return entry == none; })) entry_of_.push_back(place({}));

@@ -116,12 +116,12 @@ class TapeSegment {
       : entry_of_(std::exchange(other.entry_of_, {})), inputs_(other.inputs_), first_(other.first_) {}
   TapeSegment& operator=(TapeSegment&&) = delete;
 
-  /// Gives the inputs whose bit is set in `needs` a place on the tape where their gradients collect, on top of what v, whose inputs
-  /// they are, has been given so far: floats have to be added one by one, in the order of a step that recomputes nothing, or bits
-  /// differ. So a leaf takes its own place. Without v, gradients begin at nothing.
-  void begin(std::span<Tensor> inputs, std::uint32_t needs, Vjp* v);
-  /// Goes back from the results, which are released first, and returns the gradients of the inputs with what they began at;
-  /// undefined where none is wanted, none arrives, or a leaf has got it.
+  /// Gives the inputs whose bit is set in `needs` their places in the graph, when they are those of v: floats have to be added one
+  /// by one, in the order of a step that recomputes nothing, or bits differ. Without v, or where v has none, they get places of
+  /// their own, where their gradients collect.
+  void begin(std::span<Tensor> inputs, std::uint32_t needs, const Vjp* v);
+  /// Goes back from the results, which are released first, and returns the gradients of the inputs that have places of their own;
+  /// undefined where none is wanted or none arrives.
   std::vector<Tensor> sweep(std::vector<Tensor> results, std::vector<Tensor> gradients);
 
  private:

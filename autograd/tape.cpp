@@ -363,9 +363,17 @@ class EntryVjp final : public Vjp {
   const Shape& output_shape(int j) const override { return entry_.out[static_cast<std::size_t>(j)].shape; }
   int inputs() const override { return static_cast<int>(entry_.in.size()); }
 
-  Tensor leaf(int i) const override {
+  bool join(int i, Tensor& value) const override {
     const InputSlot& slot = in(i);
-    return slot.wanted && slot.leaf.defined() && slot.leaf.requires_grad() ? slot.leaf : Tensor();
+    if (!slot.wanted) return false;
+    if (slot.leaf.defined()) {
+      if (!slot.leaf.requires_grad()) return false;  // frozen since: it still gets what it was promised
+      value = slot.leaf;
+      return true;
+    }
+    if (slot.value.recorder != &tape_ || tape_.lookup(slot.value) == nullptr) return false;  // give() says why
+    attach(value, slot.value);
+    return true;
   }
 
   Tensor take_given(int i) override {
@@ -403,7 +411,7 @@ class EntryVjp final : public Vjp {
   }
 
   // Gives a saved tensor its place in the graph again, so that the vjp itself can be differentiated.
-  void attach(const Tensor& t, const ValueRef& value) {
+  void attach(const Tensor& t, const ValueRef& value) const {
     if (value.recorder != &tape_) return;  // another thread's: give() says so
     t.impl().requires_grad = true;
     t.impl().value = value;

@@ -113,10 +113,6 @@ class Tape final : public Recorder {
   Tensor take_gradient(std::uint32_t index, int j) {
     return std::exchange(entries_[index]->out[static_cast<std::size_t>(j)].grad, Tensor());
   }
-  /// Inside a vjp: what has reached output j of the entry at `index` before it is there.
-  void set_gradient(std::uint32_t index, int j, Tensor gradient) {
-    entries_[index]->out[static_cast<std::size_t>(j)].grad = std::move(gradient);
-  }
   /// Keeps an entry that has no handles and no readers, until unpin().
   void pin(std::uint32_t index) { ++entries_[index]->uses; }
   void unpin(std::uint32_t index) { drop_use(index, entries_[index]->serial); }

@@ -3,7 +3,8 @@
 namespace rewind_lib {
 
 const char* const energy_assumptions =
-    "From counts, by the table of Horowitz (ISSCC 2014; 45 nm, 0.9 V), in pJ: an addition int8 0.03, int32 0.1, "
+    "From counts, by the table of Horowitz (ISSCC 2014; 45 nm, 0.9 V; memory as Han et al. 2015 have it), in pJ: an addition int8 "
+    "0.03, int32 0.1, "
     "float16 0.4, float32 0.9; a multiplication int8 0.2, int32 3.1, float16 1.1, float32 3.7; a 32-bit word from a "
     "register 1, from an 8 KB SRAM 5, from DRAM 640; a whole instruction about 70. All is float32 here. A MAC is a "
     "multiplication and an addition, any other FLOP an addition. DRAM: each op reads its inputs and writes its "

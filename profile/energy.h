@@ -6,7 +6,8 @@
 namespace rewind_lib {
 
 /// Picojoules in a 45 nm process at 0.9 V: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC
-/// 2014, figure 1.1.9. Adds and multiplies are the arithmetic alone.
+/// 2014, figure 1.1.9; words of memory as S. Han et al. tabulate them from it ("Learning both weights and connections", NIPS 2015,
+/// table 1). Adds and multiplies are the arithmetic alone.
 struct EnergyTable {
   double int8_add = 0.03, int32_add = 0.1;
   double int8_multiply = 0.2, int32_multiply = 3.1;

@@ -407,6 +407,25 @@ TEST_CASE("what a checkpoint gives to an input is added in the order of a step w
   }
 }
 
+TEST_CASE("a tensor that a checkpoint is given twice, or given and captured, has the same bits") {
+  const Tensor c = rw::randn({64, 16}), x0 = rw::randn({64, 16});
+  for (const bool of_a_leaf : {false, true})
+    for (const bool captured : {false, true}) {
+      const auto gradient = [&](bool recompute) {
+        Tensor x = x0.clone().set_requires_grad();
+        const Tensor h = of_a_leaf ? x : rw::tanh(x), before = h * c;
+        const auto fn = [&, h](Tensor a, Tensor b) {
+          Tensor y = rw::exp(a) + rw::sigmoid(b) * a;
+          return captured ? y * rw::square(h) + rw::tanh(b) : y;
+        };
+        const Tensor y = recompute ? rw::checkpoint(fn, h, h) : fn(h, h);
+        rw::backward(rw::sum(rw::square(before + y + rw::exp(h))));
+        return x.grad();
+      };
+      CHECK(rw::hash(gradient(true)) == rw::hash(gradient(false)));
+    }
+}
+
 TEST_CASE("a captured tensor that is modified before a checkpoint runs again is noticed") {
   Tensor w = leaf({3}), x = leaf({2});
   Tensor y = rw::checkpoint([w](Tensor t) { return rw::sum(rw::square(t * w)); }, x);
