@@ -230,10 +230,13 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
         for (std::size_t i = 0; i < in.size(); ++i)
           if ((op.mutates & bit(static_cast<int>(i))) != 0 && in[i].defined()) ++in[i].impl().storage->version;
     }
-    if (c.phase == Phase::backward) detail::Tape::current().fetch_behind_kernel();
-    for (const Tensor& t : in)  // to be let go, most of them, by who called
-      if (t.defined()) detail::fetch(t.impl().storage->block, sizeof(Arena::Block));
-    if (workspace != nullptr) release(std::exchange(workspace, nullptr));
+    if (workspace != nullptr) {
+      // Kernels that need one go through enough memory to push all else out of the caches.
+      if (c.phase == Phase::backward) detail::Tape::current().fetch_behind_kernel();
+      for (const Tensor& t : in)  // to be let go, most of them, by who called
+        if (t.defined()) detail::fetch(t.impl().storage->block, sizeof(Arena::Block));
+      release(std::exchange(workspace, nullptr));
+    }
     for (Observer* o : c.observers) o->after(event);
   };
   try {

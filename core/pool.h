@@ -42,7 +42,7 @@ class Pool {
     std::array<T*, 64> records;
     std::size_t count = 0;
 
-    bool refill() {
+    [[gnu::noinline]] bool refill() {
       Shared& s = shared();
       const std::lock_guard guard(s.mutex);
       for (; count < records.size() / 2; ++count) {
@@ -53,7 +53,7 @@ class Pool {
       return count > 0;
     }
     // The ones that were given longest ago.
-    void give_back(std::size_t n) noexcept {
+    [[gnu::noinline]] void give_back(std::size_t n) noexcept {
       Shared& s = shared();
       const std::lock_guard guard(s.mutex);
       for (std::size_t i = n; i-- > 0;) s.records.give(records[i]);

@@ -44,7 +44,8 @@ class Records {
  private:
   static constexpr std::size_t slab_size = 128;
 
-  bool refill() {
+  // Out of line, so that take() is short.
+  [[gnu::noinline]] bool refill() {
     try {
       // Doubled, since reserve() takes exactly what it is asked for.
       if (slabs_.size() == slabs_.capacity()) slabs_.reserve(2 * slabs_.size() + 8);
