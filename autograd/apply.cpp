@@ -42,6 +42,18 @@ const char* name_of(Phase phase) {
   return names[static_cast<int>(phase)];
 }
 
+static std::string name_in(const char* names, int i, const char* what) {
+  std::string_view rest = names == nullptr ? "" : names;
+  for (int k = 0; !rest.empty(); ++k) {
+    const std::size_t end = std::min(rest.find(", "), rest.size());
+    if (k == i) return std::string(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 2, rest.size()));
+  }
+  return str(what, " ", i);
+}
+std::string OpDecl::input_name(int i) const { return name_in(input_names, i, "input"); }
+std::string OpDecl::output_name(int j) const { return name_in(output_names, j, "output"); }
+
 Cost OpEvent::cost() const {
   Cost c = op.cost(in, specs, attr);
   if (c.bytes_read < 0) {

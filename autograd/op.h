@@ -160,6 +160,11 @@ struct OpDecl {
   void (*samples)(SampleSink& sink);
   void (*release)(const void* attr) noexcept;     ///< for the library's own ops whose attribute owns something
   std::vector<Tensor> (*held)(const void* attr);  ///< the tensors among that, for profiles; may be nullptr
+  const char *input_names, *output_names;         ///< separated by ", "; nullptr, or short, where they have none
+
+  /// "x", or "input 0" where it has no name.
+  std::string input_name(int i) const;
+  std::string output_name(int j) const;
 };
 
 /// Runs an op: the only way to run one. Infers shapes, places the outputs (donates an input's buffer or allocates), runs
@@ -197,6 +202,7 @@ class Vjp {
 /// What a complete declaration has. Besides these an op may have
 ///   static constexpr std::uint32_t donates, mutates, differentiable;
 ///   static constexpr bool remakes;
+///   static constexpr const char *input_names = "x, w", *output_names = "y";   // for profiles
 ///   static std::size_t workspace(Inputs, const Specs&, const Attr&);   // bytes of scratch memory
 /// and instead of vjp and saves:
 ///   static constexpr const char* no_gradient = "why";
@@ -239,6 +245,8 @@ constexpr OpDecl declare() {
   d.kind = T::kind;
   d.attr_size = std::is_empty_v<Attr> ? 0 : sizeof(Attr);
   d.differentiable = ~std::uint32_t{0};
+  if constexpr (requires { T::input_names; }) d.input_names = T::input_names;
+  if constexpr (requires { T::output_names; }) d.output_names = T::output_names;
   if constexpr (requires { T::donates; }) d.donates = T::donates;
   if constexpr (requires { T::mutates; }) d.mutates = T::mutates;
   if constexpr (requires { T::differentiable; }) d.differentiable = T::differentiable;

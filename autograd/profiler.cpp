@@ -149,8 +149,7 @@ std::vector<double> seconds_of(const std::vector<Span>& runs) {
 }
 
 /// Why the tape keeps a tensor, asked of the op's declaration: which gradients call for it.
-std::string reason(const Entry& e, const char* what, std::size_t number, std::uint32_t Saves::*list) {
-  std::string text = str(what, " ", number);
+std::string reason(const Entry& e, std::string text, std::size_t number, std::uint32_t Saves::*list) {
   if (e.op->saves == nullptr) return text + ", to run it again";
   std::string gradients;
   int count = 0;
@@ -160,10 +159,10 @@ std::string reason(const Entry& e, const char* what, std::size_t number, std::ui
     if ((saves.*list & bit(static_cast<int>(number))) == 0) continue;
     const Tensor& leaf = e.in[i].leaf;
     const bool parameter = leaf.defined() && leaf.category() == Category::parameter;
-    gradients += str(count++ == 0 ? "" : ", ", i, parameter ? " (a parameter)" : "");
+    gradients += str(count++ == 0 ? "" : ", ", e.op->input_name(static_cast<int>(i)), parameter ? " (a parameter)" : "");
   }
   if (count == 0) return text + (e.remakes ? ", to make the output again" : ", for its gradients");
-  return str(text, ", for the gradient", count == 1 ? " of input " : "s of inputs ", gradients);
+  return str(text, ", for the gradient", count == 1 ? " of " : "s of ", gradients);
 }
 
 /// Watches for the op before which most is held; in a second run, looks at who holds it.
@@ -286,10 +285,10 @@ std::vector<SavedTensor> saved_tensors() {
     };
     for (std::size_t i = 0; i < e->in.size(); ++i)
       if (const auto& slot = e->in[i]; slot.saved.storage != nullptr)
-        add(*slot.saved.storage, slot.shape, slot.dtype, reason(*e, "input", i, &Saves::inputs));
+        add(*slot.saved.storage, slot.shape, slot.dtype, reason(*e, e->op->input_name(static_cast<int>(i)), i, &Saves::inputs));
     for (std::size_t j = 0; j < e->out.size(); ++j)
       if (const auto& slot = e->out[j]; slot.saved.storage != nullptr)
-        add(*slot.saved.storage, slot.shape, slot.dtype, reason(*e, "output", j, &Saves::outputs));
+        add(*slot.saved.storage, slot.shape, slot.dtype, reason(*e, e->op->output_name(static_cast<int>(j)), j, &Saves::outputs));
     if (e->op->held != nullptr)
       for (const Tensor& t : e->op->held(e->attr))
         add(*t.impl().storage, t.shape(), t.dtype(), "a checkpoint, to run what comes after it again");

@@ -72,7 +72,7 @@ OpProfile profile_ops(F&& f, int steps = 10, int warmup = 2) {
 struct SavedTensor {
   const char* op;      ///< whose vjp will need it
   const char* module;  ///< its module path, "" outside modules
-  std::string why;     ///< "input 0, for the gradient of input 1 (a parameter)"
+  std::string why;     ///< "x, for the gradient of w (a parameter)"
   Shape shape;
   DType dtype;
   Category category;  ///< parameters and inputs are held by somebody else as well

@@ -20,6 +20,7 @@ struct AdamUpdate {
   static constexpr const char* name = R == Rule::algorithm1        ? "adam_update"
                                       : R == Rule::efficient_order ? "adam_efficient_update"
                                                                    : "adamw_update";
+  static constexpr const char* input_names = "parameter, gradient, m, v";
   static constexpr Kind kind = Kind::optimizer;
   using Attr = AdamAttr;
   static constexpr std::uint32_t mutates = bit(0) | bit(2) | bit(3);

@@ -29,6 +29,7 @@ Specs infer_clip(const char* op, const Tensor& gradient, const Tensor& total) {
 /// total += sum of gradient^2.
 struct SquareNorm {
   static constexpr const char* name = "square_norm";
+  static constexpr const char* input_names = "gradient, total";
   static constexpr Kind kind = Kind::optimizer;
   struct Attr {};
   static constexpr std::uint32_t mutates = bit(1);
@@ -52,6 +53,7 @@ struct SquareNorm {
 /// gradient *= min(1, max_norm / (sqrt(total) + 1e-6)).
 struct ClipGradient {
   static constexpr const char* name = "clip_gradient";
+  static constexpr const char* input_names = "gradient, total";
   static constexpr Kind kind = Kind::optimizer;
   struct Attr {
     double max_norm;

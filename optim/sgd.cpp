@@ -11,6 +11,7 @@ using ops::sample;
 
 struct SgdUpdate {
   static constexpr const char* name = "sgd_update";
+  static constexpr const char* input_names = "parameter, gradient";
   static constexpr Kind kind = Kind::optimizer;
   struct Attr {
     double lr, weight_decay;
@@ -39,6 +40,7 @@ struct SgdUpdate {
 
 struct MomentumUpdate {
   static constexpr const char* name = "momentum_update";
+  static constexpr const char* input_names = "parameter, gradient, momentum";
   static constexpr Kind kind = Kind::optimizer;
   struct Attr {
     MomentumOptions options;

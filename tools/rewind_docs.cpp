@@ -32,7 +32,7 @@ class Collect final : public rw::SampleSink {
       example += rw::str(" ", specs[j].shape);
       for (int i = 0; i < 32; ++i)
         if ((specs[j].takes & rw::bit(i)) != 0)
-          takes += rw::str(takes.empty() ? "output " : ", output ", j, " may be in that of input ", i);
+          takes += rw::str(takes.empty() ? "" : ", ", op_.output_name(j), " may be in that of ", op_.input_name(i));
     }
     if (op_.saves != nullptr) saves = op_.saves(attr, ~std::uint32_t{0});
   }
@@ -43,24 +43,25 @@ class Collect final : public rw::SampleSink {
   std::int64_t largest_ = -1;
 };
 
-std::string list(const char* what, std::uint32_t mask) {
+std::string list(const rw::OpDecl& op, std::string (rw::OpDecl::*name)(int) const, std::uint32_t mask) {
   std::string text;
   for (int i = 0; i < 32; ++i)
-    if ((mask & rw::bit(i)) != 0 && mask != ~std::uint32_t{0}) text += rw::str(text.empty() ? rw::str(what, " ") : ", ", i);
+    if ((mask & rw::bit(i)) != 0 && mask != ~std::uint32_t{0}) text += (text.empty() ? "" : ", ") + (op.*name)(i);
   return text;
 }
 
 void write(std::ostream& out, std::span<const rw::OpDecl* const> ops) {
-  out << "| op | kind | for example | saves | buffers | gradient |\n|---|---|---|---|---|---|\n";
+  out << "| op | kind | inputs | outputs | for example | saves | buffers | gradient |\n|---|---|---|---|---|---|---|---|\n";
   for (const rw::OpDecl* op : ops) {
     Collect sample(*op);
     op->samples(sample);
-    std::string saves = list("inputs", sample.saves.inputs);
-    const std::string outputs = list("outputs", sample.saves.outputs);
-    if (!outputs.empty()) saves += (saves.empty() ? "" : "; ") + outputs;
-    out << "| `" << op->name << "` | " << rw::name_of(op->kind) << " | " << sample.example << " | " << saves << " | "
-        << (op->mutates != 0   ? list("changes input", op->mutates)
-            : op->donates != 0 ? list("output 0 may be in that of input", op->donates)
+    std::string saves = list(*op, &rw::OpDecl::input_name, sample.saves.inputs);
+    const std::string outputs = list(*op, &rw::OpDecl::output_name, sample.saves.outputs);
+    if (!outputs.empty()) saves += (saves.empty() ? "" : ", ") + outputs;
+    out << "| `" << op->name << "` | " << rw::name_of(op->kind) << " | " << (op->input_names == nullptr ? "" : op->input_names)
+        << " | " << (op->output_names == nullptr ? "" : op->output_names) << " | " << sample.example << " | " << saves << " | "
+        << (op->mutates != 0   ? "changes " + list(*op, &rw::OpDecl::input_name, op->mutates)
+            : op->donates != 0 ? op->output_name(0) + " may be in that of " + list(*op, &rw::OpDecl::input_name, op->donates)
                                : sample.takes)
         << " | " << (op->no_gradient == nullptr ? "yes" : op->no_gradient) << " |\n";
   }
@@ -74,9 +75,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::ofstream out(argv[1]);
-  out << "# The ops\n\nMade by `make docs` from the declarations of the ops; see autograd/op.h for what they mean. Inputs and "
-         "outputs "
-         "count from 0. What an op saves depends on which gradients are wanted and on its attributes; the table shows its largest "
+  out << "# The ops\n\nMade by `make docs` from the declarations of the ops; see autograd/op.h for what they mean. "
+         "What an op saves depends on which gradients are wanted and on its attributes; the table shows its largest "
          "sample "
          "with all of them wanted.\n\n";
   write(out, rw::all_ops());

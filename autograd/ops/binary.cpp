@@ -19,6 +19,8 @@ struct NoAttr {};
 template <Binary B>
 struct BinaryOp {
   static constexpr const char* name = B == Binary::add ? "add" : B == Binary::sub ? "sub" : B == Binary::mul ? "mul" : "div";
+  static constexpr const char* input_names = "a, b";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::elementwise;
   using Attr = NoAttr;
   static constexpr std::uint32_t donates = bit(0) | bit(1);
@@ -92,6 +94,8 @@ void check_reaches(const char* op, const Shape& part, const Shape& full) {
 
 struct SumTo {
   static constexpr const char* name = "sum_to";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::reduction;
   struct Attr {
     Shape shape;
@@ -147,6 +151,8 @@ struct SumTo {
 
 struct BroadcastTo {
   static constexpr const char* name = "broadcast_to";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   struct Attr {
     Shape shape;

@@ -107,6 +107,8 @@ Shape out_shape(const Case& c) { return check_convolution("conv2d", c.x, c.w, c.
 
 struct Conv2d {
   static constexpr const char* name = "conv2d";
+  static constexpr const char* input_names = "x, w, bias";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::contraction;
   using Attr = ConvOptions;
 
@@ -182,6 +184,8 @@ struct Conv2d {
 
 struct Conv2dBackwardInput {
   static constexpr const char* name = "conv2d_backward_input";
+  static constexpr const char* input_names = "g, w";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::contraction;
   using Attr = BackwardAttr;  // h, w: of x
 
@@ -232,6 +236,8 @@ struct Conv2dBackwardInput {
 
 struct Conv2dBackwardWeight {
   static constexpr const char* name = "conv2d_backward_weight";
+  static constexpr const char* input_names = "g, x";
+  static constexpr const char* output_names = "dw";
   static constexpr Kind kind = Kind::contraction;
   using Attr = BackwardAttr;  // h, w: of the kernel
 

@@ -103,6 +103,8 @@ bool is_clear(const Case& c, std::vector<Tensor> in) {
 /// x, w, bias -> the maxima, and their positions in the images of the convolution's result; -1 where no gradient passes.
 struct ConvPool {
   static constexpr const char* name = "conv2d_max_pool";
+  static constexpr const char* input_names = "x, w, bias";
+  static constexpr const char* output_names = "y, positions";
   static constexpr Kind kind = Kind::contraction;
   static constexpr std::uint32_t differentiable = bit(0);
   using Attr = ConvPoolAttr;
@@ -193,6 +195,7 @@ struct ConvPool {
 /// g, positions, x, w or nothing -> the gradients of w, of bias, and, with w, of x.
 struct ConvPoolBackward {
   static constexpr const char* name = "conv2d_max_pool_backward";
+  static constexpr const char* input_names = "g, positions, x, w";
   static constexpr Kind kind = Kind::contraction;
   using Attr = BackwardAttr;
   static constexpr const char* no_gradient =

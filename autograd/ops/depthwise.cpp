@@ -97,6 +97,8 @@ Shape out_shape(const Case& c) { return check_convolution("depthwise_conv2d", c.
 
 struct Depthwise {
   static constexpr const char* name = "depthwise_conv2d";
+  static constexpr const char* input_names = "x, w, bias";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::contraction;
   using Attr = DepthwiseOptions;
 
@@ -156,6 +158,8 @@ struct Depthwise {
 
 struct DepthwiseBackwardInput {
   static constexpr const char* name = "depthwise_conv2d_backward_input";
+  static constexpr const char* input_names = "g, w";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::contraction;
   using Attr = BackwardAttr;  // h, w: of x
 
@@ -199,6 +203,8 @@ struct DepthwiseBackwardInput {
 
 struct DepthwiseBackwardWeight {
   static constexpr const char* name = "depthwise_conv2d_backward_weight";
+  static constexpr const char* input_names = "g, x";
+  static constexpr const char* output_names = "dw";
   static constexpr Kind kind = Kind::contraction;
   using Attr = BackwardAttr;  // h, w: of the kernel
 
@@ -246,6 +252,8 @@ struct DepthwiseBackwardWeight {
 /// Both gradients: g, x, w -> the gradients of x and of w.
 struct DepthwiseBackward {
   static constexpr const char* name = "depthwise_conv2d_backward";
+  static constexpr const char* input_names = "g, x, w";
+  static constexpr const char* output_names = "dx, dw";
   static constexpr Kind kind = Kind::contraction;
   using Attr = DepthwiseOptions;
 

@@ -12,6 +12,8 @@ namespace {
 
 struct Dropout {
   static constexpr const char* name = "dropout";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::random;
   struct Attr {
     double p;

@@ -185,6 +185,7 @@ struct Wanted {
 
 struct FusedConvBackward {
   static constexpr const char* name = "fused_conv2d_backward";
+  static constexpr const char* input_names = "g, g of mean, g of var, y, mean of y, x, mean, var, gamma, beta, w, sum so far";
   static constexpr Kind kind = Kind::contraction;
   static constexpr const char* no_gradient = no_second_derivative;
   struct Attr {
@@ -291,6 +292,8 @@ struct FusedConvBackward {
 
 struct FusedConv {
   static constexpr const char* name = "fused_conv2d";
+  static constexpr const char* input_names = "x, mean, var, gamma, beta, w, residual";
+  static constexpr const char* output_names = "y, mean of y, var of y";
   static constexpr Kind kind = Kind::contraction;
   using Attr = FusedAttr;
 
@@ -420,6 +423,7 @@ void check_settle(const char* op, Inputs in, const SettleAttr& a) {
 
 struct SettleGradient {
   static constexpr const char* name = "settle_gradient";
+  static constexpr const char* input_names = "x, mean, var, gamma, beta, y, g";
   static constexpr Kind kind = Kind::normalisation;
   static constexpr const char* no_gradient = no_second_derivative;
   static constexpr std::uint32_t donates = bit(6);
@@ -488,6 +492,8 @@ struct SettleGradient {
 
 struct Settle {
   static constexpr const char* name = "settle";
+  static constexpr const char* input_names = "x, mean, var, gamma, beta, shortcut, its mean, its var, its gamma, its beta";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::normalisation;
   using Attr = SettleAttr;
   static constexpr std::uint32_t donates = bit(0) | bit(5);

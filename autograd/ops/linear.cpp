@@ -27,6 +27,8 @@ Shape with_last(Shape shape, std::int64_t extent) {
 
 struct Linear {
   static constexpr const char* name = "linear";
+  static constexpr const char* input_names = "x, w, bias";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::contraction;
   struct Attr {
     Epilogue epilogue = Epilogue::none;
@@ -104,6 +106,8 @@ struct Linear {
 
 struct LinearBackwardWeight {
   static constexpr const char* name = "linear_backward_weight";
+  static constexpr const char* input_names = "g, x";
+  static constexpr const char* output_names = "dw";
   static constexpr Kind kind = Kind::contraction;
   struct Attr {};
 

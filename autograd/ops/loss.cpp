@@ -51,6 +51,8 @@ Tensor probabilities(Tensor logits, const Tensor& lse) { return exp(sub(std::mov
 
 struct CrossEntropy {
   static constexpr const char* name = "cross_entropy";
+  static constexpr const char* input_names = "logits, labels";
+  static constexpr const char* output_names = "loss, log-sum-exp";
   static constexpr Kind kind = Kind::reduction;
   using Attr = SmoothingAttr;
 
@@ -116,6 +118,8 @@ struct CrossEntropy {
 /// (softmax(logits) - target) g / rows.
 struct CrossEntropyGradient {
   static constexpr const char* name = "cross_entropy_gradient";
+  static constexpr const char* input_names = "logits, labels, log-sum-exp, g";
+  static constexpr const char* output_names = "dlogits";
   static constexpr Kind kind = Kind::elementwise;
   using Attr = SmoothingAttr;
   static constexpr std::uint32_t donates = bit(0);
@@ -193,6 +197,8 @@ DType check_pair(std::string_view op, Inputs in) {
 
 struct Mse {
   static constexpr const char* name = "mse";
+  static constexpr const char* input_names = "a, b";
+  static constexpr const char* output_names = "loss";
   static constexpr Kind kind = Kind::reduction;
   struct Attr {};
 
@@ -224,6 +230,8 @@ struct Mse {
 /// 2 (a - b) g / n.
 struct MseGradient {
   static constexpr const char* name = "mse_gradient";
+  static constexpr const char* input_names = "a, b, g";
+  static constexpr const char* output_names = "da";
   static constexpr Kind kind = Kind::elementwise;
   struct Attr {};
   static constexpr std::uint32_t donates = bit(0) | bit(1);

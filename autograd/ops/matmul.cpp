@@ -15,6 +15,8 @@ using ops::sample;
 
 struct Matmul {
   static constexpr const char* name = "matmul";
+  static constexpr const char* input_names = "a, b";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::contraction;
   struct Attr {
     bool transpose_a = false, transpose_b = false;

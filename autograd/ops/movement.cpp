@@ -18,6 +18,8 @@ struct ShapeAttr {
 
 struct Reshape {
   static constexpr const char* name = "reshape";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = ShapeAttr;
 
@@ -78,6 +80,8 @@ PermuteAttr permutation(std::initializer_list<int> axes) {
 
 struct Permute {
   static constexpr const char* name = "permute";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = PermuteAttr;
 
@@ -152,6 +156,8 @@ Tensor pad_box(Tensor x, const PadAttr& attr) { return apply_one(ops::pad_op, {s
 
 struct Slice {
   static constexpr const char* name = "slice";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = BoxAttr;
 
@@ -218,6 +224,8 @@ struct Slice {
 
 struct Pad {
   static constexpr const char* name = "pad";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = PadAttr;
 

@@ -170,6 +170,7 @@ const Shape norm_shapes[] = {{2, 1},  {4, 1}, {2, 3},    {5, 2},    {4, 3},     
 
 struct BatchNormGradient {
   static constexpr const char* name = "batch_norm_gradient";
+  static constexpr const char* input_names = "x, mean, var, gamma, beta, g";
   static constexpr Kind kind = Kind::normalisation;
   using Attr = BatchNormGradientAttr;
   static constexpr std::uint32_t donates = bit(0) | bit(5);
@@ -261,6 +262,8 @@ struct BatchNormGradient {
 
 struct BatchNorm {
   static constexpr const char* name = "batch_norm";
+  static constexpr const char* input_names = "x, gamma, beta";
+  static constexpr const char* output_names = "y, mean, var";
   static constexpr Kind kind = Kind::normalisation;
   using Attr = BatchNormAttr;
   static constexpr std::uint32_t donates = bit(0);
@@ -351,6 +354,7 @@ struct BatchNorm {
 /// Moves running statistics in place.
 struct BatchNormUpdate {
   static constexpr const char* name = "batch_norm_update";
+  static constexpr const char* input_names = "mean, var, running_mean, running_var";
   static constexpr Kind kind = Kind::normalisation;
   static constexpr const char* no_gradient = "it only moves running statistics";
   static constexpr std::uint32_t differentiable = 0;
@@ -397,6 +401,8 @@ struct BatchNormUpdate {
 /// The evaluation form. Without an epilogue, gradients of x, beta and mean need no x.
 struct BatchNormInference {
   static constexpr const char* name = "batch_norm_inference";
+  static constexpr const char* input_names = "x, gamma, beta, mean, var";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::normalisation;
   using Attr = BatchNormAttr;
   static constexpr std::uint32_t donates = bit(0);
@@ -500,6 +506,7 @@ struct BatchNormInference {
 
 struct LayerNormGradient {
   static constexpr const char* name = "layer_norm_gradient";
+  static constexpr const char* input_names = "x, mean, rstd, gamma, g";
   static constexpr Kind kind = Kind::normalisation;
   struct Attr {
     Wanted wanted;
@@ -578,6 +585,8 @@ struct LayerNormGradient {
 
 struct LayerNorm {
   static constexpr const char* name = "layer_norm";
+  static constexpr const char* input_names = "x, gamma, beta";
+  static constexpr const char* output_names = "y, mean, rstd";
   static constexpr Kind kind = Kind::normalisation;
   struct Attr {
     double eps;

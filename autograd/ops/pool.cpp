@@ -144,6 +144,8 @@ void add_errors(Samples<PoolOptions>& s) {
 /// x -> the maxima, and their positions: row * W + column in the image of x.
 struct MaxPool {
   static constexpr const char* name = "max_pool2d";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y, positions";
   static constexpr Kind kind = Kind::reduction;
   static constexpr std::uint32_t differentiable = bit(0);
   using Attr = PoolOptions;
@@ -183,6 +185,8 @@ Tensor sample_positions(const Case& c, int salt) {
 /// g, positions -> the gradient of x.
 struct MaxPoolBackward {
   static constexpr const char* name = "max_pool2d_backward";
+  static constexpr const char* input_names = "g, positions";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::movement;
   using Attr = BackwardAttr;
 
@@ -217,6 +221,8 @@ struct MaxPoolBackward {
 /// x, positions -> the elements of x at the positions.
 struct MaxPoolGather {
   static constexpr const char* name = "max_pool2d_gather";
+  static constexpr const char* input_names = "x, positions";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = PoolOptions;
 
@@ -254,6 +260,8 @@ struct MaxPoolGather {
 
 struct AvgPool {
   static constexpr const char* name = "avg_pool2d";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::reduction;
   using Attr = PoolOptions;
 
@@ -284,6 +292,8 @@ struct AvgPool {
 
 struct AvgPoolBackward {
   static constexpr const char* name = "avg_pool2d_backward";
+  static constexpr const char* input_names = "g";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::movement;
   using Attr = BackwardAttr;
 
@@ -316,6 +326,8 @@ struct AvgPoolBackward {
 
 struct GlobalAvgPool {
   static constexpr const char* name = "global_avg_pool";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::reduction;
   struct Attr {};
 
@@ -352,6 +364,8 @@ struct GlobalAvgPool {
 
 struct GlobalAvgPoolBackward {
   static constexpr const char* name = "global_avg_pool_backward";
+  static constexpr const char* input_names = "g";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::movement;
   struct Attr {
     std::int64_t h, w;  ///< of x

@@ -41,6 +41,8 @@ void error_samples(Samples<AxesAttr>& s) {
 template <bool Mean>
 struct SumOp {
   static constexpr const char* name = Mean ? "mean" : "sum";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::reduction;
   using Attr = AxesAttr;
 
@@ -102,6 +104,8 @@ void check_positions(std::string_view op, const Tensor& position) {
 
 struct TakeAt {
   static constexpr const char* name = "take_at";
+  static constexpr const char* input_names = "x, positions";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = PositionAttr;
 
@@ -125,6 +129,8 @@ struct TakeAt {
 
 struct PutAt {
   static constexpr const char* name = "put_at";
+  static constexpr const char* input_names = "x, positions";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::movement;
   using Attr = PositionAttr;
 
@@ -175,6 +181,8 @@ void PutAt::samples(Samples<Attr> s) {
 
 struct MaxOp {
   static constexpr const char* name = "max";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y, positions";
   static constexpr Kind kind = Kind::reduction;
   using Attr = AxesAttr;
 
@@ -206,6 +214,7 @@ struct MaxOp {
 
 struct ArgmaxOp {
   static constexpr const char* name = "argmax";
+  static constexpr const char* input_names = "x";
   static constexpr Kind kind = Kind::reduction;
   static constexpr const char* no_gradient = "its result is a position";
   static constexpr std::uint32_t differentiable = 0;

@@ -27,6 +27,8 @@ const Shape sample_shapes[] = {{1},       {2},       {5},       {9},          {1
 template <bool Log>
 struct SoftmaxOp {
   static constexpr const char* name = Log ? "log_softmax" : "softmax";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::elementwise;
   struct Attr {};
   static constexpr std::uint32_t donates = bit(0);
@@ -61,6 +63,8 @@ struct SoftmaxOp {
 template <bool Log>
 struct SoftmaxGradient {
   static constexpr const char* name = Log ? "log_softmax_gradient" : "softmax_gradient";
+  static constexpr const char* input_names = "y, g";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::elementwise;
   struct Attr {};
   static constexpr std::uint32_t donates = bit(0) | bit(1);

@@ -72,6 +72,8 @@ const Shape sample_shapes[] = {{},
 template <Unary U>
 struct UnaryOp {
   static constexpr const char* name = names[static_cast<int>(U)];
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::elementwise;
   struct Attr {};
   static constexpr std::uint32_t donates = bit(0);
@@ -117,6 +119,8 @@ Tensor saved_for(Unary u, const Shape& shape, int salt) {
 template <bool Second>
 struct UnaryDerivative {
   static constexpr const char* name = Second ? "unary_second_gradient" : "unary_gradient";
+  static constexpr const char* input_names = "x or y, g";
+  static constexpr const char* output_names = "dx";
   static constexpr Kind kind = Kind::elementwise;
   using Attr = UnaryAttr;
   static constexpr std::uint32_t donates = bit(1) | bit(0);
@@ -159,6 +163,8 @@ struct UnaryDerivative {
 
 struct Affine {
   static constexpr const char* name = "affine";
+  static constexpr const char* input_names = "x";
+  static constexpr const char* output_names = "y";
   static constexpr Kind kind = Kind::elementwise;
   struct Attr {
     double scale, shift;

@@ -98,8 +98,8 @@ TEST_CASE("the reason why a tensor is saved names the gradients that need it") {
   const auto find = [&](std::string_view op, std::string_view why) {
     return std::ranges::any_of(saved, [&](const rw::SavedTensor& s) { return s.op == op && s.why == why; });
   };
-  CHECK(find("linear", "input 0, for the gradient of input 1 (a parameter)"));
-  CHECK(find("tanh", "output 0, for the gradient of input 0"));
+  CHECK(find("linear", "x, for the gradient of w (a parameter)"));
+  CHECK(find("tanh", "y, for the gradient of x"));
 }
 
 TEST_CASE("what an op saves is counted once, also when it is recomputed") {

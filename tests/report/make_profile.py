@@ -100,9 +100,9 @@ def main():
     peak = {c: max(p[c] for p in points) for c in CATEGORIES} | {"total": sum(top[c] for c in CATEGORIES)}
     live = {c: top[c] for c in CATEGORIES} | {"total": peak["total"]}
     saved = [{"op": "conv2d", "module": f"blocks.{b}.conv", "shape": [8, 16, 16, 32], "dtype": "float32", "category": "activation",
-              "bytes": 262144 * (1 + b % 3), "why": "input 0, for the gradient of input 1 (a parameter)"}
+              "bytes": 262144 * (1 + b % 3), "why": "x, for the gradient of w (a parameter)"}
              for b in range(args.blocks)]
-    saved.append({**saved[0], "bytes": 0, "why": "output 0, which shares its memory"})
+    saved.append({**saved[0], "bytes": 0, "why": "y, which shares its memory"})
     profile = {
         "machine": {"cores": 2, "threads": 2, "flops_per_second": FLOPS, "bytes_per_second": BYTES,
                     "ridge_flops_per_byte": FLOPS / BYTES, "flops_per_mac": 2},
