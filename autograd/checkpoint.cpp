@@ -41,9 +41,8 @@ void replay(Vjp& v, const void* attr) {
       if (v.needs(i)) needs |= bit(i);
     }
     segment.begin(inputs, needs, &v);
-    const RunLog::Compare compare(*call.log, inputs);
+    const RunLog::Compare compare(*call.log);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
-    compare.done();
     for (std::size_t j = 0; j < all.size(); ++j)
       if (j < 64 && (call.differentiable >> j & 1) != 0) results.push_back(std::move(all[j]));
   }
@@ -83,7 +82,7 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
   auto log = std::make_unique<RunLog>();
   {
     const GradModeScope track(GradMode::track);
-    const RunLog::Write write(*log, inputs);
+    const RunLog::Write write(*log);
     out = closure->call(inputs);
   }
   for (std::size_t i = 0; i < inputs.size(); ++i)

@@ -193,7 +193,7 @@ class Vjp {
   /// stands for both. Undefined when that is nothing, or not to be had (a leaf's gradient, create_graph).
   virtual Tensor take_given(int i) = 0;
   /// Gives `value`, which is input i, its place in the graph again: gradients of what is computed from it are added to those of
-  /// input i one by one, as they come. False, with nothing done, where no gradient of it is wanted, or it has no place here.
+  /// input i one by one, as they come. False, with nothing done, where no gradient of it is wanted, or its place is not here.
   virtual bool join(int i, Tensor& value) const = 0;
   /// Hands over the gradient of input i, in its shape and dtype.
   virtual void give(int i, Tensor gradient) = 0;

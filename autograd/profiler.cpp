@@ -280,6 +280,7 @@ std::vector<SavedTensor> saved_tensors() {
   for (const Entry* e : Tape::current().entries()) {
     if (!e->live) continue;
     const auto add = [&](const Storage& s, const Shape& shape, DType dtype, std::string why) {
+      if (is_stale(s)) return;
       const bool first = seen.insert(&s).second;
       list.push_back({e->op->name, e->module, std::move(why), shape, dtype, s.category, first ? s.bytes : 0});
     };

@@ -1,5 +1,7 @@
 #include <rewind/autograd/replay.h>
 
+#include <algorithm>
+
 namespace rewind_lib::detail {
 namespace {
 
@@ -11,9 +13,6 @@ constexpr OpDecl input_decl = [] {
   d.differentiable = 1;
   return d;
 }();
-
-constexpr const char* replace_later =
-    ". What is recomputed has to read the same parameters as the first time: replace, freeze or unfreeze them after backward.";
 
 }  // namespace
 
@@ -29,19 +28,15 @@ static std::string describe(int input, const OpDecl& op, const char* module, con
 }
 
 void RunLog::check_leaves() const {
-  for (const Leaf& l : leaves_)
-    if (l.tensor.impl().storage->version != l.version)
-      fail(str("backward: ", describe(l.input, *l.op, l.module, l.tensor),
-               ", was modified in place after forward read it, and is to be read again: that part of the net is recomputed. Modify "
-               "it after backward."));
+  for (const Leaf& l : leaves_) {
+    const bool frozen = !l.tensor.requires_grad();
+    if (frozen || l.tensor.impl().storage->version != l.version)
+      fail(str("backward: ", describe(l.input, *l.op, l.module, l.tensor), ", was ", frozen ? "frozen" : "modified in place",
+               " after forward read it, and is to be read again: that part of the net is recomputed. Do it after backward."));
+  }
 }
 
-RunLog::Given::Given(std::span<const Tensor> inputs) {
-  for (const Tensor& t : inputs)
-    if (t.defined()) inputs_.push_back(&t.impl());
-}
-
-RunLog::Write::Write(RunLog& log, std::span<const Tensor> inputs) : log_(log), given_(inputs) {
+RunLog::Write::Write(RunLog& log) : log_(log) {
   if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }
@@ -52,28 +47,28 @@ void RunLog::Write::after(const OpEvent& event) {
 
 void RunLog::Write::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
   for (std::size_t i = 0; i < in.size(); ++i)
-    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf() && !given_.has(in[i]))
+    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf())
       log_.leaves_.push_back({in[i], in[i].impl().storage->version, static_cast<int>(i), &op, location().module});
 }
 
-RunLog::Compare::Compare(const RunLog& log, std::span<const Tensor> inputs) : log_(log), given_(inputs) {
+RunLog::Compare::Compare(const RunLog& log) : log_(log) {
   if (!log.notes_.empty() && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }
 
 void RunLog::Compare::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
+  const auto noted = [&](const Tensor& t) {
+    if (next_leaf_ < log_.leaves_.size() && log_.leaves_[next_leaf_].tensor.same(t)) {  // as a rule they come in order
+      ++next_leaf_;
+      return true;
+    }
+    return std::ranges::any_of(log_.leaves_, [&](const Leaf& l) { return l.tensor.same(t); });
+  };
   for (std::size_t i = 0; i < in.size(); ++i)
-    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf() && !given_.has(in[i]))
-      if (next_leaf_ == log_.leaves_.size() || !log_.leaves_[next_leaf_++].tensor.same(in[i]))
-        fail(str("replay: ", describe(static_cast<int>(i), op, location().module, in[i]), ", is not what the first run read there",
-                 replace_later));
-}
-
-void RunLog::Compare::done() const {
-  if (next_leaf_ == log_.leaves_.size()) return;
-  const Leaf& l = log_.leaves_[next_leaf_];
-  fail(str("replay: ", describe(l.input, *l.op, l.module, l.tensor),
-           ", required a gradient in the first run, and was not read again", replace_later));
+    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf() && !noted(in[i]))
+      fail(str("replay: ", describe(static_cast<int>(i), op, location().module, in[i]),
+               ", was not read in the first run, or did not require a gradient then. What is recomputed has to read the same "
+               "parameters every time: replace or unfreeze them after backward, and make none in there."));
 }
 
 void RunLog::Compare::flag(bool on, const char* what) {

@@ -4,7 +4,6 @@
 #include <rewind/autograd/tape.h>
 #include <rewind/core/random.h>
 
-#include <algorithm>
 #include <optional>
 
 namespace rewind_lib::detail {
@@ -34,27 +33,18 @@ class ReplayScope {
   ReplayedGenerator generator_;
 };
 
-/// What a first run depended on beside its inputs: the leaves with a gradient that it read, in order and with their versions, and
-/// its flags; and for a ReplayGuard what it computed, op by op.
+/// What a first run depended on: the leaves with a gradient that it read, with their versions, and its flags; and for a ReplayGuard
+/// what it computed, op by op.
 class RunLog {
  public:
   /// Notes what is read and computed while alive.
   class Write;
-  /// Compares flags and what is computed while alive with the notes, in order.
+  /// Compares what is read, flags and what is computed while alive with the notes, the latter two in order.
   class Compare;
-  /// Throws Error when a leaf was changed in place since.
+  /// Throws Error when a leaf was changed in place or frozen since.
   void check_leaves() const;
 
  private:
-  /// What a run is given; not held, since ops may write over it.
-  class Given {
-   public:
-    explicit Given(std::span<const Tensor> inputs);
-    bool has(const Tensor& t) const { return std::ranges::find(inputs_, &t.impl()) != inputs_.end(); }
-
-   private:
-    std::vector<const TensorImpl*> inputs_;
-  };
   struct Leaf {
     Tensor tensor;
     std::uint32_t version;
@@ -73,7 +63,7 @@ class RunLog {
 
 class RunLog::Write final : Observer, RunWatch {
  public:
-  Write(RunLog& log, std::span<const Tensor> inputs);
+  explicit Write(RunLog& log);
   ~Write() { context().watches.pop_back(); }
   Write(const Write&) = delete;
   Write& operator=(const Write&) = delete;
@@ -83,15 +73,12 @@ class RunLog::Write final : Observer, RunWatch {
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
   void flag(bool on, const char*) override { log_.flags_.push_back(on); }
   RunLog& log_;
-  Given given_;
   std::optional<ObserverScope> scope_;
 };
 
 class RunLog::Compare final : Observer, RunWatch {
  public:
-  Compare(const RunLog& log, std::span<const Tensor> inputs);
-  /// At the end of a run that recorded: throws Error when it has read fewer leaves than the first.
-  void done() const;
+  explicit Compare(const RunLog& log);
   ~Compare() { context().watches.pop_back(); }
   Compare(const Compare&) = delete;
   Compare& operator=(const Compare&) = delete;
@@ -101,7 +88,6 @@ class RunLog::Compare final : Observer, RunWatch {
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
   void flag(bool on, const char* what) override;
   const RunLog& log_;
-  Given given_;
   std::size_t next_ = 0, next_flag_ = 0, next_leaf_ = 0;
   std::optional<ObserverScope> scope_;
 };

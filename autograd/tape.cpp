@@ -367,7 +367,6 @@ class EntryVjp final : public Vjp {
     const InputSlot& slot = in(i);
     if (!slot.wanted) return false;
     if (slot.leaf.defined()) {
-      if (!slot.leaf.requires_grad()) return false;  // frozen since: it still gets what it was promised
       value = slot.leaf;
       return true;
     }

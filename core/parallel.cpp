@@ -50,7 +50,8 @@ class Team {
       try {
         std::thread([this, me = workers_ + 1] { work(me); }).detach();
       } catch (const std::system_error& e) {
-        fail(str("set_threads: the system gives this process ", workers_ + 1, " threads and not ", size, " (", e.what(), ")"));
+        fail(str("the system gives this process ", workers_ + 1, " threads and not ", size, " (", e.what(),
+                 "); set_threads() to fewer"));
       }
       ++workers_;
     }

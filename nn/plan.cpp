@@ -194,8 +194,8 @@ class FindChain final : public ModuleVisitor {
   }
 };
 
-/// Digests what a plan depends on and the shape of the input does not tell: which modules train, and which parameters. Called at
-/// every forward, so it makes no strings of paths.
+/// Digests what a plan depends on and the shape of the input does not tell: the modules, which of them train, and which parameters.
+/// Called at every forward, so it makes no strings of paths.
 class Settings final : public Fields {
  public:
   static std::uint64_t of(Module& root) {
@@ -208,6 +208,7 @@ class Settings final : public Fields {
   }
   void buffer(std::string_view, Tensor&) override {}
   void child(std::string_view, Module& module) override {
+    add(typeid(module).hash_code());
     add((module.training() ? 1 : 0) + (module.fusing() ? 2 : 0));
     module.describe(*this);
   }
@@ -358,7 +359,8 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
   const std::vector<schedule::Point>& points = frontier.points();
   const auto fits_at = [&](std::size_t i) { return fits(frontier.schedule(points[i].bytes)); };
   // The points are sorted by bytes, and so, but for trifles, are their peaks. What a stage makes over its input in place is no
-  // trifle in a net of few stages: there, what comes first in the model need not be the least.
+  // trifle in a net of few stages: there, what comes first in the model need not be the least. Where all of these fail, it is taken
+  // for certain that the others do.
   constexpr std::size_t first_points = 8;
   std::size_t good = 0, bad = points.size();
   while (good < std::min(first_points, points.size()) && !fits_at(good)) ++good;

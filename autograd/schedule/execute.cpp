@@ -17,21 +17,6 @@ using detail::Context;
 using detail::Tape;
 using detail::TapeSegment;
 
-/// Stages [first, last] that run unrecorded, what backward does about them, and what it needs for that.
-struct Segment {
-  std::shared_ptr<Stages> stages;
-  int first, last;
-  std::uint32_t results = 0;                  // which parts of a_last carry gradients: the entry's outputs
-  bool statistics = false;                    // a_{first-1} comes with some
-  std::vector<Action> actions;                // from after B(last + 1) to B(first)
-  std::vector<Activation> kept;               // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
-  std::vector<random::Generator> generators;  // where the random numbers stood before each stage
-  std::vector<std::uint32_t> differentiable;  // which parts of each stage's input a gradient goes on to
-  std::vector<detail::RunLog> logs;           // what each stage computed, for a ReplayGuard
-  std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
-  Activation& activation(int l) { return kept[at(l)]; }
-};
-
 constexpr std::size_t parts = 3;
 std::array<Tensor, parts> split(Activation a) { return {std::move(a.x), std::move(a.mean), std::move(a.var)}; }
 std::uint32_t differentiable_parts(const Activation& a) {
@@ -40,6 +25,39 @@ std::uint32_t differentiable_parts(const Activation& a) {
     mask |= t->defined() && t->requires_grad() ? bit(static_cast<int>(i)) : 0, ++i;
   return mask;
 }
+using Versions = std::array<std::uint32_t, parts>;
+Versions versions_of(const Activation& a) {
+  Versions v{};
+  for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var}) v[i++] = t->defined() ? t->impl().storage->version : 0;
+  return v;
+}
+
+/// Stages [first, last] that run unrecorded, what backward does about them, and what it needs for that.
+struct Segment {
+  std::shared_ptr<Stages> stages;
+  int first, last;
+  std::uint32_t results = 0;                  // which parts of a_last carry gradients: the entry's outputs
+  bool statistics = false;                    // a_{first-1} comes with some
+  std::vector<Action> actions;                // from after B(last + 1) to B(first)
+  std::vector<Activation> kept;               // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
+  std::vector<Versions> versions;             // of these, as they were kept
+  std::vector<random::Generator> generators;  // where the random numbers stood before each stage
+  std::vector<std::uint32_t> differentiable;  // which parts of each stage's input a gradient goes on to
+  std::vector<detail::RunLog> logs;           // what each stage depended on
+  std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
+  Activation& activation(int l) { return kept[at(l)]; }
+  void keep(int l, const Activation& a) {
+    kept[at(l)] = a.detach();
+    versions[at(l)] = versions_of(a);
+  }
+  /// Throws Error when something of what was kept is not as it was.
+  void check_kept() const {
+    for (std::size_t i = 0; i < kept.size(); ++i)
+      if (kept[i].x.defined() && versions_of(kept[i]) != versions[i])
+        fail(str("recompute: what stage ", first + static_cast<int>(i), " made, shape ", kept[i].x.shape(),
+                 ", was changed in place after it was kept to run the next stages again. Change a clone() of it."));
+  }
+};
 
 struct Attr {
   Segment* segment;
@@ -57,6 +75,7 @@ void run_backward(Vjp& v, const void* attr) {
     fail("recompute: a recomputed chain cannot be differentiated twice; use Recompute::vanilla() where create_graph is on");
 
   for (const detail::RunLog& log : s.logs) log.check_leaves();
+  s.check_kept();
   const int before = s.first - 1;
   std::vector<Tensor> gradients(parts);  // of the activation that was reached
   for (std::size_t i = 0, j = 0; i < parts; ++i)
@@ -84,7 +103,7 @@ void run_backward(Vjp& v, const void* attr) {
         const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).x.defined();
         Activation a = last_use ? std::exchange(kept(l - 1), {}) : source(l - 1);
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::off);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)], {});
+        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         kept(l) = s.stages->run(l, std::move(a));
         break;
       }
@@ -93,9 +112,8 @@ void run_backward(Vjp& v, const void* attr) {
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
         Recorded& r = tape(l).emplace();
         r.tape.begin(a, s.differentiable[s.at(l)], l == s.first ? &v : nullptr);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)], a);
+        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
-        compare.done();
         break;
       }
       case Kind::B: {
@@ -148,21 +166,22 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
   s->statistics = a.mean.defined();
   s->logs.reserve(forward.size());  // Write refers to them
   s->kept.resize(static_cast<std::size_t>(s->last - s->first));
+  s->versions.resize(s->kept.size());
+  const Versions given = versions_of(a);
   {
     const GradModeScope track(GradMode::track);
     for (const Action& action : forward) {
       s->generators.push_back(random::default_generator());
       s->differentiable.push_back(differentiable_parts(a));
-      if (action.kind == Kind::Fck && action.stage > s->first) s->activation(action.stage - 1) = a.detach();
-      const Tensor kept = action.stage == s->first ? inputs[0] : s->activation(action.stage - 1).x;
-      const std::uint32_t version = kept.defined() ? kept.impl().storage->version : 0;
-      const detail::RunLog::Write write(s->logs.emplace_back(), inputs);
+      if (action.kind == Kind::Fck && action.stage > s->first) s->keep(action.stage - 1, a);
+      const detail::RunLog::Write write(s->logs.emplace_back());
       a = s->stages->run(action.stage, std::move(a));
-      if (kept.defined() && kept.impl().storage->version != version)
-        fail(str("recompute: stage ", action.stage, " changed its input, shape ", kept.shape(),
-                 ", in place, and would be given what it left when it runs again. Let it change a clone()."));
     }
   }
+  if (versions_of({inputs[0], inputs[1], inputs[2]}) != given)
+    fail(str("recompute: one of the stages ", s->first, " to ", s->last, " changed what they were given, shape ", inputs[0].shape(),
+             ", in place; run again they would be given what it left. Let it change a clone()."));
+  s->check_kept();
   if (!a.requires_grad()) return a;
   std::vector<Tensor> outputs;
   for (std::size_t i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {

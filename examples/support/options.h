@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdlib>
 #include <string>
@@ -29,7 +30,9 @@ inline const CLI::Validator not_negative{
 /// A whole number from 0 on that 64 bits hold.
 inline const CLI::Validator seed{[](const std::string& text) {
                                    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
-                                   return digits && number_in(text) < 18446744073709551616.0
+                                   errno = 0;
+                                   std::strtoull(text.c_str(), nullptr, 10);
+                                   return digits && errno == 0 && !std::isnan(number_in(text))
                                               ? std::string()
                                               : text + " is not a whole number from 0 to 2^64 - 1";
                                  },

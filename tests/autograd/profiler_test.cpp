@@ -134,6 +134,11 @@ TEST_CASE("the holders of the peak are within it, and its op is one of the step"
   CHECK(h.live.total <= plan.peak.total);
   CHECK(h.saved_bytes > 0);
   CHECK(h.saved_bytes + h.running_bytes + h.other_bytes == h.live[rw::Category::activation]);
+  Tensor left;  // on the tape, and of a dry run that is over
+  static_cast<void>(rw::dry_run([&] { left = rw::tanh(rw::linear(rw::zeros({4096, net.w1.size(1)}), net.w1)); }));
+  const rw::PeakHolders again = rw::peak_holders(step);
+  CHECK(again.saved_bytes == h.saved_bytes);
+  CHECK(again.other_bytes == h.other_bytes);
 }
 
 TEST_CASE("a profile of ops refuses what it cannot measure") {
