@@ -52,7 +52,7 @@ struct OpProfile {
   /// profiles. The rest is the framework: modules, going back through the tape, references and the program itself.
   double coverage(std::size_t step) const;
   double median_coverage() const;
-  /// What is not in ops, by their number; the two readings of the clock around each op are in it. Nanoseconds.
+  /// What is not in ops, by their number; without what reading the clock takes. Nanoseconds.
   double overhead_ns_per_op() const;
 };
 

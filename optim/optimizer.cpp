@@ -88,12 +88,16 @@ void Optimizer::step() {
 
   const bool dry = DryLedger::active();
   for (std::size_t i = 0; i < members_.size(); ++i) {
-    // Most parameters are small: what is waited for is what describes them.
-    if (i + 2 < members_.size()) {
-      detail::fetch(members_[i + 2].parameter.value);
-      for (const Tensor& state : members_[i + 2].slot) detail::fetch(state);
+    // Most parameters are small: what is waited for is what describes them. One says where the next lies, so of each of the members
+    // ahead one more is asked for.
+    if (i + 4 < members_.size()) {
+      detail::fetch(members_[i + 4].parameter.value);
+      for (const Tensor& state : members_[i + 4].slot) detail::fetch(state);
     }
-    if (i + 1 < members_.size()) detail::fetch(members_[i + 1].parameter.value.impl().grad);
+    if (i + 3 < members_.size()) detail::fetch(members_[i + 3].parameter.value.impl().grad);
+    const auto gradient_of = [&](std::size_t k) { return k < members_.size() ? members_[k].parameter.value.impl().grad : nullptr; };
+    if (const detail::TensorImpl* g = gradient_of(i + 2)) detail::fetch(g->storage, sizeof(Storage));
+    if (const detail::TensorImpl* g = gradient_of(i + 1)) detail::fetch(g->storage->block, sizeof(Arena::Block));
     Member& m = members_[i];
     const Tensor& value = m.parameter.value;
     if (value.impl().grad == nullptr) continue;
