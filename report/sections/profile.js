@@ -37,7 +37,7 @@ const profileSection = {
       [
         "framework",
         `${format.number(step.overhead_ns_per_op)} ns an op`,
-        "tape, modules, references; two readings of the clock among them",
+        "modules, the way back through the tape, references; without reading the clock",
       ],
       ["ops", format.count(step.all_ops.calls), ""],
       ["multiply-adds (MACs)", format.count(step.all_ops.macs), "1 MAC = 2 FLOPs"],
