@@ -169,7 +169,6 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
 }
 
 Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& bias_before) {
-  detail::fetch(num_batches_tracked);
   const PathLabel label(*this);
   note_mode();
   if (bias_before.defined() && !(bias_before.shape() == running_mean.shape()))
@@ -187,7 +186,6 @@ Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& b
   p.var = training() ? x.var : running_var;
   if (training()) {
     if (bias_before.defined()) p.mean = add(std::move(p.mean), bias_before);
-    detail::fetch(num_batches_tracked.impl().storage, sizeof(Storage));
     move_running_statistics(p.mean, p.var, running_mean, running_var, p.x.numel() / running_mean.numel(), options_.momentum);
     count_batch();
   }
