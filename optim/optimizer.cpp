@@ -81,6 +81,23 @@ void Optimizer::allocate(Member& member) {
   member.ready = !DryLedger::active();
 }
 
+// Most parameters are small, and a step waits for what describes them. One record says where the next lies, so of each of the
+// members ahead one record more is asked for.
+void Optimizer::fetch_ahead(std::size_t i) const {
+  const auto member = [&](std::size_t ahead) { return i + ahead < members_.size() ? &members_[i + ahead] : nullptr; };
+  const auto gradient = [&](std::size_t ahead) {
+    const Member* m = member(ahead);
+    return m == nullptr ? nullptr : m->parameter.value.impl().grad;
+  };
+  if (const Member* m = member(4)) {
+    detail::fetch(m->parameter.value);
+    for (const Tensor& state : m->slot) detail::fetch(state);
+  }
+  if (const detail::TensorImpl* g = gradient(3)) detail::fetch(g);
+  if (const detail::TensorImpl* g = gradient(2)) detail::fetch(g->storage, sizeof(Storage));
+  if (const detail::TensorImpl* g = gradient(1)) detail::fetch(g->storage->block, sizeof(Arena::Block));
+}
+
 void Optimizer::step() {
   const NoGrad no_grad;
   for (Member& m : members_)
@@ -88,16 +105,7 @@ void Optimizer::step() {
 
   const bool dry = DryLedger::active();
   for (std::size_t i = 0; i < members_.size(); ++i) {
-    // Most parameters are small: what is waited for is what describes them. One says where the next lies, so of each of the members
-    // ahead one more is asked for.
-    if (i + 4 < members_.size()) {
-      detail::fetch(members_[i + 4].parameter.value);
-      for (const Tensor& state : members_[i + 4].slot) detail::fetch(state);
-    }
-    if (i + 3 < members_.size()) detail::fetch(members_[i + 3].parameter.value.impl().grad);
-    const auto gradient_of = [&](std::size_t k) { return k < members_.size() ? members_[k].parameter.value.impl().grad : nullptr; };
-    if (const detail::TensorImpl* g = gradient_of(i + 2)) detail::fetch(g->storage, sizeof(Storage));
-    if (const detail::TensorImpl* g = gradient_of(i + 1)) detail::fetch(g->storage->block, sizeof(Arena::Block));
+    fetch_ahead(i);
     Member& m = members_[i];
     const Tensor& value = m.parameter.value;
     if (value.impl().grad == nullptr) continue;

@@ -108,6 +108,7 @@ class Optimizer {
   const Rate& rate(int group) const;
   const Member& find(std::string_view parameter) const;
   void allocate(Member& member);
+  void fetch_ahead(std::size_t i) const;
 
   const char* name_;
   std::vector<Member> members_;
