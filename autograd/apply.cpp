@@ -82,8 +82,8 @@ void NanGuard::after(const OpEvent& event) {
              gradient ? str("the gradient of ", event.gradient_of, " (op ", event.op.name, ")") : str("op ", event.op.name),
              event.module[0] != 0 ? str(" in module ", event.module) : "", " made ", value, " at element ", at, " of its ", what,
              " ", j, ", shape ", t.shape(), " (", name_of(event.phase),
-             "). Look at its inputs: a learning rate that is too high, a log or a "
-             "division of zero."));
+             "). Look at its inputs: a learning rate that is too high, the log of zero, or a "
+             "division by zero."));
   };
   for (std::size_t j = 0; j < event.out.size(); ++j) look_at(event.out[j], "output", j);
   for (std::size_t i = 0; i < event.in.size(); ++i)
@@ -91,18 +91,6 @@ void NanGuard::after(const OpEvent& event) {
 }
 
 namespace {
-
-/// Labels what happens meanwhile with the op's name.
-class OpLabel {
- public:
-  explicit OpLabel(const char* op) : saved_(std::exchange(location().op, op)) {}
-  ~OpLabel() { location().op = saved_; }
-  OpLabel(const OpLabel&) = delete;
-  OpLabel& operator=(const OpLabel&) = delete;
-
- private:
-  const char* saved_;
-};
 
 [[noreturn, gnu::noinline]] void refuse_dry(const OpDecl& op, std::size_t i, const Tensor& t) {
   fail(str(
@@ -196,13 +184,14 @@ Plan plan_saves(const OpDecl& op, Inputs in, const void* attr, std::uint32_t nee
 
 void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out) {
   Context& c = context();
+  if (in.size() > most_tensors) fail(str(op.name, ": an op takes at most ", most_tensors, " inputs, got ", in.size()));
   // A replay has no side effects: what the first run changed in place stays changed once.
   if (op.mutates != 0 && c.replaying) return;
 
   for (Observer* o : c.observers) o->entering(op);
   for (const Tensor& t : in)
     if (t.defined()) detail::fetch(t.impl().storage, sizeof(Storage));
-  const OpLabel label(op.name);
+  const LocationScope label(&Location::op, op.name);
   const Specs specs = infer(op, in, attr);
   if (!DryLedger::active())
     for (std::size_t i = 0; i < in.size(); ++i)

@@ -12,7 +12,7 @@ struct Call {
   Closure* closure;
   RunLog* log;                   // owned
   random::Generator generator;   // where the random numbers stood before the first run
-  std::uint64_t differentiable;  // which results the entry's outputs are
+  std::uint32_t differentiable;  // which results the entry's outputs are
   std::uint32_t given;           // which inputs are defined
 };
 
@@ -27,7 +27,7 @@ void replay(Vjp& v, const void* attr) {
 
   call.log->check_leaves();
   std::vector<Tensor> gradients;
-  for (std::uint64_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
+  for (std::uint32_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
     gradients.push_back(v.has_grad(static_cast<int>(j)) ? v.grad(static_cast<int>(j)) : Tensor());
 
   TapeSegment segment;
@@ -44,7 +44,7 @@ void replay(Vjp& v, const void* attr) {
     const RunLog::Compare compare(*call.log);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
     for (std::size_t j = 0; j < all.size(); ++j)
-      if (j < 64 && (call.differentiable >> j & 1) != 0) results.push_back(std::move(all[j]));
+      if (j < most_tensors && (call.differentiable & bit(static_cast<int>(j))) != 0) results.push_back(std::move(all[j]));
   }
   if (results.size() != gradients.size())
     fail("checkpoint: the function returned fewer tensors when it ran again; it must compute the same every time");
@@ -72,8 +72,8 @@ constexpr OpDecl checkpoint_decl = [] {
 std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs) {
   std::unique_ptr<Closure> owner(closure);
   if (grad_mode() != GradMode::record) return closure->call(std::move(inputs));
-  if (inputs.size() > 32)
-    fail(str("checkpoint: takes at most 32 inputs, got ", inputs.size(), "; capture the others in the function"));
+  if (inputs.size() > most_tensors)
+    fail(str("checkpoint: takes at most ", most_tensors, " inputs, got ", inputs.size(), "; capture the others in the function"));
 
   const random::Generator before = random::default_generator();
   std::vector<std::uint32_t> versions;
@@ -90,12 +90,14 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
       fail(str("checkpoint: the function changed its input ", i, ", shape ", inputs[i].shape(),
                ", in place, and would be given what it left when it runs again. Let it change a clone()."));
   std::vector<Tensor> results;  // those that carry a gradient
-  std::uint64_t differentiable = 0;
+  std::uint32_t differentiable = 0;
   std::vector<Tensor> made = out;
   for (std::size_t j = 0; j < out.size(); ++j) {
     // What the function passed through has a history of its own, or is a leaf: gradients go there as without a checkpoint.
     if (!out[j].defined() || !out[j].requires_grad() || out[j].impl().value.recorder != &Forgotten::instance()) continue;
-    if (j >= 64) fail("checkpoint: at most the first 64 results of a function may carry gradients");
+    if (j >= most_tensors)
+      fail(str("checkpoint: at most the first ", most_tensors,
+               " results of a function may carry gradients; concat() some, or split ", "the function"));
     // The function may have kept a handle on what it returned, and returned it twice; the entry needs an object of its own.
     const auto k =
         static_cast<std::size_t>(std::ranges::find_if(made, [&](const Tensor& t) { return t.same(made[j]); }) - made.begin());
@@ -104,7 +106,7 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
       continue;
     }
     out[j] = view_as(made[j], made[j].shape());
-    differentiable |= std::uint64_t{1} << j;
+    differentiable |= bit(static_cast<int>(j));
     results.push_back(out[j]);
   }
   if (results.empty()) return out;

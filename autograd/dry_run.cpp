@@ -28,21 +28,13 @@ class Tally final : public Observer {
   DryRun& run_;
 };
 
-class KeptGenerator {
- public:
-  ~KeptGenerator() { random::default_generator() = saved_; }
-
- private:
-  random::Generator saved_ = random::default_generator();
-};
-
 }  // namespace
 
 DryRun detail::dry_run(void (*call)(void*), void* f) {
   if (DryLedger::active()) fail("dry_run: a dry run is already going on on this thread; dry runs do not nest");
   DryRun run;
   const DryLedger ledger;
-  const KeptGenerator generator;
+  const random::GeneratorScope generator;
   Tally tally(run);
   const ObserverScope scope(tally);
   run.before = memory::live();

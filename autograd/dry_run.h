@@ -11,8 +11,6 @@
 
 #include <rewind/autograd/observer.h>
 
-#include <utility>
-
 namespace rewind_lib {
 
 /// The ops of one name in one phase, summed.

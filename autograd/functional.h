@@ -122,8 +122,8 @@ struct PoolOptions {
   Pair kernel = 2;
   Pair stride = 0;  ///< 0: the kernel
   Pair padding = 0;
-  /// Also the window that reaches over the bottom or right edge, if it starts inside: PyTorch's ceil_mode. What it sees there
-  /// counts as padding.
+  /// Also the window that reaches over the bottom or right edge of the padded image, if it starts inside: PyTorch's ceil_mode.
+  /// What it sees there is not part of the maximum or the average.
   bool ceil = false;
 };
 Tensor max_pool2d(Tensor x, PoolOptions options = {});
@@ -132,7 +132,7 @@ Shape max_pool2d_shape(const Shape& x, const PoolOptions& options);
 /// max_pool2d(conv2d(x, w, bias, conv), pool) without the convolution's result in between: what nn uses where a MaxPool2d follows
 /// a Conv2d, with or without a ReLU. Backward keeps x, w and where the maxima were.
 Tensor conv2d_max_pool(Tensor x, Tensor w, Tensor bias, ConvOptions conv, PoolOptions pool);
-/// Padding counts as zeros, in the divisor too.
+/// Padding counts as zeros, in the divisor too; what a ceil window sees beyond it does not.
 Tensor avg_pool2d(Tensor x, PoolOptions options = {});
 /// [N, H, W, C] -> [N, C].
 Tensor global_avg_pool(Tensor x);

@@ -77,6 +77,8 @@ struct Saves {
   std::uint32_t inputs = 0;
   std::uint32_t outputs = 0;
 };
+/// Of inputs, and of outputs that a mask may name.
+constexpr std::size_t most_tensors = 32;
 constexpr std::uint32_t bit(int i) { return std::uint32_t{1} << i; }
 
 /// What forward sees: raw buffers. An output may be the same buffer as a donated input.
@@ -241,6 +243,7 @@ constexpr OpDecl declare() {
   using Attr = typename T::Attr;
   using detail::attr_of;
   OpDecl d{};
+  static_assert(alignof(Attr) <= 16, "the tape keeps attributes at multiples of 16 bytes");
   d.name = T::name;
   d.kind = T::kind;
   d.attr_size = std::is_empty_v<Attr> ? 0 : sizeof(Attr);

@@ -8,7 +8,6 @@
 #include <rewind/autograd/observer.h>
 
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace rewind_lib {

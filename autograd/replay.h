@@ -8,18 +8,6 @@
 
 namespace rewind_lib::detail {
 
-/// Puts the random numbers to where a first run found them, and afterwards to where they were.
-class ReplayedGenerator {
- public:
-  explicit ReplayedGenerator(const random::Generator& at) : saved_(std::exchange(random::default_generator(), at)) {}
-  ~ReplayedGenerator() { random::default_generator() = saved_; }
-  ReplayedGenerator(const ReplayedGenerator&) = delete;
-  ReplayedGenerator& operator=(const ReplayedGenerator&) = delete;
-
- private:
-  random::Generator saved_;
-};
-
 /// What the context is while a function runs again inside a vjp.
 class ReplayScope {
  public:
@@ -30,7 +18,7 @@ class ReplayScope {
   ContextScope<&Context::replaying> replaying_{true};
   ContextScope<&Context::phase> phase_{Phase::recompute};
   ContextScope<&Context::gradient_of> gradient_of_{""};
-  ReplayedGenerator generator_;
+  random::GeneratorScope generator_;
 };
 
 /// What a first run depended on: the leaves with a gradient that it read, with their versions, and its flags; and for a ReplayGuard

@@ -29,7 +29,9 @@ EntryArena::~EntryArena() {
 std::byte* EntryArena::take(std::size_t bytes) {
   std::size_t at = (used_ + alignment - 1) / alignment * alignment;
   if (at / chunk_bytes != (at + bytes - 1) / chunk_bytes) at = (at / chunk_bytes + 1) * chunk_bytes;
-  if (bytes > chunk_bytes) fail("the attributes of an op must not exceed 64 kB");
+  if (bytes > chunk_bytes)
+    fail(str("the tape: ", location().op, " records ", bytes, " bytes of attributes and of what describes its tensors; at most ",
+             chunk_bytes, " are possible. Large constants are inputs, not attributes."));
   while (at / chunk_bytes >= chunks_.size()) {
     if (chunks_.size() == chunks_.capacity()) chunks_.reserve(2 * chunks_.size() + 16);
     auto* chunk = static_cast<std::byte*>(std::aligned_alloc(64, chunk_bytes));
@@ -152,7 +154,7 @@ Tensor share(const Saved& saved, const Shape& shape, DType dtype) {
 // on the way is not kept: chains are short, and a second pass is cheaper than a tensor at the peak.
 Tensor Tape::remake(const Entry& e) {
   if (e.out[0].remade.defined()) return e.out[0].remade;
-  std::array<Tensor, 32> in;
+  std::array<Tensor, most_tensors> in;
   for (std::size_t i = 0; i < e.in.size(); ++i) {
     const InputSlot& slot = e.in[i];
     if (slot.remade) {
@@ -166,15 +168,9 @@ Tensor Tape::remake(const Entry& e) {
   }
   const GradModeScope off(GradMode::off);
   const ContextScope<&Context::gradient_of> forward("");
-  const char* module = std::exchange(location().module, e.module);
+  const LocationScope module(&Location::module, e.module);
   Tensor made;
-  try {
-    apply(*e.op, {in.data(), e.in.size()}, e.attr, {&made, std::size_t{1}});
-  } catch (...) {
-    location().module = module;
-    throw;
-  }
-  location().module = module;
+  apply(*e.op, {in.data(), e.in.size()}, e.attr, {&made, std::size_t{1}});
   return made;
 }
 
@@ -436,8 +432,9 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
   Tensor old = leaf.take_grad();
   if (old.defined()) {
     gradient = add(std::move(old), std::move(gradient));
-  } else if (!gradient.impl().refs.one() || !gradient.impl().storage->refs.one()) {
-    gradient = gradient.clone();  // somebody else reads this buffer; a leaf's gradient is its own
+  } else if (const Storage& s = *gradient.impl().storage;
+             !gradient.impl().refs.one() || !s.refs.one() || s.bytes != gradient.bytes()) {
+    gradient = gradient.clone();  // a leaf's gradient is its own buffer, and no part of a larger one
   }
   gradient.set_category(Category::gradient);
   leaf.set_grad(std::move(gradient));
@@ -520,15 +517,9 @@ void Tape::sweep(std::uint32_t floor) {
       if (e.op->vjp == nullptr)
         fail(str("backward: ", e.op->name, where(e), " has no gradient: ", e.op->no_gradient == nullptr ? "" : e.op->no_gradient));
       const ContextScope<&Context::gradient_of> gradient_of(e.op->name);
-      const char* saved_module = std::exchange(location().module, e.module);
-      try {
-        EntryVjp vjp(*this, i);
-        e.op->vjp(vjp, e.attr);
-      } catch (...) {
-        location().module = saved_module;
-        throw;
-      }
-      location().module = saved_module;
+      const LocationScope module(&Location::module, e.module);
+      EntryVjp vjp(*this, i);
+      e.op->vjp(vjp, e.attr);
     }
     if (!goal_->create_graph) {
       kill(i);

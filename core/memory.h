@@ -66,8 +66,9 @@ class CategoryScope {
 };
 Category current_category();
 
-/// Measures a piece of code by itself: the peak since construction, or since a reset_peak() within it, without disturbing anybody
-/// else's peak.
+/// Measures a piece of code by itself: the peak since construction, or since a reset_peak() within it, without disturbing the peak
+/// of a scope around it. Peaks are the process's (in a dry run, those of this thread's): scopes of two threads at once disturb each
+/// other.
 class Scope {
  public:
   Scope();

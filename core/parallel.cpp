@@ -68,7 +68,7 @@ class Team {
     together_.store(together, std::memory_order_relaxed);
     count_.store(static_cast<std::uint32_t>(count), std::memory_order_release);
     done_.store(0, std::memory_order_relaxed);
-    ticket_.store(job << 32, std::memory_order_release);
+    ticket_.store(job << 32, std::memory_order_seq_cst);  // before sleepers_ is read: else who falls asleep now is not woken
     if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
 
     take_pieces(job, 0);

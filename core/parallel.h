@@ -15,7 +15,8 @@ namespace rewind_lib::parallel {
 
 /// Threads that parallel loops use: set_threads, else REWIND_NUM_THREADS, else OMP_NUM_THREADS, else the cores at hand.
 int threads();
-/// Throws Error when n < 1.
+/// Not while another thread runs an op: its workspaces were made for as many threads as there were. Throws Error when n < 1; any op
+/// does when the system gives the process fewer.
 void set_threads(int n);
 
 /// True inside a running parallel loop; loops started there run serially.

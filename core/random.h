@@ -34,6 +34,19 @@ class Generator {
 Generator& default_generator();
 /// Reseeds the default generator.
 void seed(std::uint64_t value);
+/// Puts the default generator back, at its end, to where it was.
+class GeneratorScope {
+ public:
+  GeneratorScope() : saved_(default_generator()) {}
+  /// Meanwhile it goes on from `at`.
+  explicit GeneratorScope(const Generator& at) : GeneratorScope() { default_generator() = at; }
+  ~GeneratorScope() { default_generator() = saved_; }
+  GeneratorScope(const GeneratorScope&) = delete;
+  GeneratorScope& operator=(const GeneratorScope&) = delete;
+
+ private:
+  Generator saved_;
+};
 
 /// Words that n elements of T take: one for a float, two for a double. Bernoulli masks take one an element.
 template <class T>

@@ -136,19 +136,19 @@ std::vector<memory::Holding> largest_locked(int count) {
   return all;
 }
 
-[[noreturn]] void refuse(std::size_t bytes, Category category, const memory::Usage& live, std::string reason,
+[[noreturn]] void refuse(std::size_t bytes, Category category, const memory::Usage& live, const char* reason, std::size_t limit,
                          const std::vector<memory::Holding>& holdings) {
   const Location& at = location();
   std::string text = str("out of memory: ", at.op[0] != 0 ? str(at.op, " ") : "", "needs ", bytes, " bytes (", memory::human(bytes),
                          ") of ", name_of(category), at.module[0] != 0 ? str(" in ", at.module) : "", ": ", reason,
-                         ". Live now: ", memory::human(live.total), " (");
+                         limit > 0 ? memory::human(limit) : "", ". Live now: ", memory::human(live.total), " (");
   for (int c = 0; c < category_count; ++c)
     text += str(c > 0 ? ", " : "", name_of(static_cast<Category>(c)), " ", memory::human(live.bytes[c]));
   text += "). Largest live tensors:";
   for (const auto& h : holdings)
     text += str(" ", memory::human(h.bytes), " ", name_of(h.category), h.op[0] != 0 ? str(" by ", h.op) : "",
                 h.module[0] != 0 ? str(" in ", h.module) : "", ";");
-  text += " use a smaller batch, recompute more, or raise the limit.";
+  text += str(" use a smaller batch", limit > 0 ? ", recompute more, or raise the limit." : " or recompute more.");
   throw OutOfMemory(text);
 }
 
@@ -185,7 +185,7 @@ Storage* new_storage(std::size_t bytes, Category category) {
       reason = "the system has no more memory";
     }
   }
-  refuse(bytes, category, memory::live(), limit > 0 ? str(reason, memory::human(limit)) : reason, memory::largest(5));
+  refuse(bytes, category, memory::live(), reason, limit, memory::largest(5));
 }
 
 void destroy(Storage* s) noexcept {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace rewind_lib {
 
@@ -38,6 +39,19 @@ struct Location {
   const char* module = "";
 };
 Location& location();
+
+/// Changes a part of location() while alive.
+class LocationScope {
+ public:
+  LocationScope(const char* Location::*part, const char* value) : part_(part), saved_(std::exchange(location().*part, value)) {}
+  ~LocationScope() { location().*part_ = saved_; }
+  LocationScope(const LocationScope&) = delete;
+  LocationScope& operator=(const LocationScope&) = delete;
+
+ private:
+  const char* Location::*part_;
+  const char* saved_;
+};
 
 /// While alive, new storages on this thread have no bytes and are counted in a ledger of their own that starts as a copy
 /// of the one in force; no limit applies. A dry run inside another sees what the outer one has counted so far, and leaves

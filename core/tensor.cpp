@@ -48,9 +48,11 @@ thread_local std::vector<Shelved> shelf;
 static void shelve_gradient(const Tensor& leaf) {
   TensorImpl& t = leaf.impl();
   if (t.storage->dry == DryLedger::current() || t.shelved == DryLedger::depth()) return;
-  const std::uint8_t before = std::exchange(t.shelved, DryLedger::depth());
+  if (shelf.size() == shelf.capacity()) shelf.reserve(2 * shelf.size() + 16);
   Tensor stand_in;
   if (t.grad != nullptr) stand_in = Tensor::adopt(new_impl(new_stand_in(*t.grad->storage), 0, t.grad->shape, t.grad->dtype));
+  // From here on nothing throws.
+  const std::uint8_t before = std::exchange(t.shelved, DryLedger::depth());
   shelf.push_back({leaf, Tensor::adopt(t.grad), t.shelved, before});
   t.grad = stand_in.release();
 }
@@ -112,8 +114,9 @@ void Tensor::undefined() { fail("this tensor is undefined: it was default-constr
 const void* Tensor::readable(DType as) const {
   const detail::TensorImpl& t = impl();
   if (t.dtype != as)
-    fail(str("values<T>: the tensor ", t.shape, " is ", t.dtype, " but was read as ", as, "; convert it with to(", as, ")"));
-  if (t.storage->dry != 0) fail(str("values<T>: the tensor ", t.shape, " belongs to a dry run and has no data to read"));
+    fail(
+        str("the tensor ", t.shape, " is ", t.dtype, " but its elements were asked for as ", as, "; convert it with to(", as, ")"));
+  if (t.storage->dry != 0) fail(str("the tensor ", t.shape, " belongs to a dry run and has no elements to read or write"));
   return t.storage->data + t.offset;
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -56,16 +55,9 @@ class TensorSource final : public Source {
 };
 
 // Labels the loader's allocations in out-of-memory errors and timelines, and counts them as input.
-class Allocating {
- public:
-  Allocating() : saved_(location()) { location() = {"DataLoader", ""}; }
-  ~Allocating() { location() = saved_; }
-  Allocating(const Allocating&) = delete;
-  Allocating& operator=(const Allocating&) = delete;
-
- private:
-  Location saved_;
-  memory::CategoryScope scope_{Category::input};
+struct Allocating {
+  LocationScope op{&Location::op, "DataLoader"}, module{&Location::module, ""};
+  memory::CategoryScope category{Category::input};
 };
 
 Shape with_samples(std::int64_t n, const Shape& sample) {

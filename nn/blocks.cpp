@@ -106,13 +106,23 @@ PreActivationBottleneck::PreActivationBottleneck(PreActivationBottleneckOptions 
 }
 
 schedule::Activation PreActivationBottleneck::pass(schedule::Activation x, bool statistics) {
+  const auto normalise = [](BatchNorm2d& norm, schedule::Activation a) {
+    Pending p = norm.pass(std::move(a), Epilogue::relu);
+    norm.tell_observers(p.x.shape(), p.any());
+    return p;
+  };
+  const auto convolve = [](Conv2d& conv, Pending p, bool wanted, Tensor residual = {}) {
+    schedule::Activation y = conv.pass(std::move(p), wanted, std::move(residual));
+    conv.tell_observers(y.x.shape());
+    return y;
+  };
   const bool same_shape = shortcut_.size() == 0;
   Tensor kept = same_shape ? x.x : Tensor();
-  Pending h = bn1_.pass(std::move(x), Epilogue::relu);
-  if (!same_shape) kept = static_cast<Conv2d&>(shortcut_[0]).pass(h, false).x;
-  schedule::Activation y = conv1_.pass(std::move(h), bn2_.training());
-  y = conv2_.pass(bn2_.pass(std::move(y), Epilogue::relu), bn3_.training());
-  return conv3_.pass(bn3_.pass(std::move(y), Epilogue::relu), statistics, std::move(kept));
+  Pending h = normalise(bn1_, std::move(x));
+  if (!same_shape) kept = convolve(static_cast<Conv2d&>(shortcut_[0]), h, false).x;
+  schedule::Activation y = convolve(conv1_, std::move(h), bn2_.training());
+  y = convolve(conv2_, normalise(bn2_, std::move(y)), bn3_.training());
+  return convolve(conv3_, normalise(bn3_, std::move(y)), statistics, std::move(kept));
 }
 
 void PreActivationBottleneck::describe(Fields& f) {

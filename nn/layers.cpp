@@ -84,8 +84,7 @@ Conv2d::Conv2d(Conv2dOptions o) : options_{.stride = o.stride, .padding = o.padd
   check_positive("Conv2d", "groups", o.groups);
   check_window("Conv2d", o.kernel, o.stride, o.padding, o.dilation);
   if (o.in % o.groups != 0 || o.out % o.groups != 0)
-    fail(str("Conv2d: ", o.groups, " groups divide neither or only one of ", o.in, " input and ", o.out,
-             " output channels; they must divide both"));
+    fail(str("Conv2d: ", o.groups, " groups do not divide both ", o.in, " input and ", o.out, " output channels"));
   weight = parameter({o.out, o.kernel.h, o.kernel.w, o.in / o.groups});
   init::kaiming_normal(weight);
   if (o.bias) bias = parameter({o.out});
@@ -274,7 +273,9 @@ Tensor StochasticDepth::forward(Tensor x) {
 }
 
 Tensor Flatten::forward(Tensor x) {
-  const std::int64_t rows = x.rank() == 0 ? 1 : x.size(0), columns = rows == 0 ? 0 : x.numel() / rows;
+  const std::int64_t rows = x.rank() == 0 ? 1 : x.size(0);
+  std::int64_t columns = 1;
+  for (int axis = 1; axis < x.rank(); ++axis) columns *= x.size(axis);
   return reshape(std::move(x), Shape{rows, columns});
 }
 

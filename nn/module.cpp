@@ -115,9 +115,6 @@ std::atomic<std::uint64_t> structure{1};
 std::uint64_t Module::structure_version() { return structure.load(std::memory_order_relaxed); }
 void Module::change_structure() { structure.fetch_add(1, std::memory_order_relaxed); }
 
-PathLabel::PathLabel(const Module& module) : saved_(std::exchange(location().module, module.path())) {}
-PathLabel::~PathLabel() { location().module = saved_; }
-
 ModuleObserver::ModuleObserver() : outer_(std::exchange(observers, this)) {}
 ModuleObserver::~ModuleObserver() { observers = outer_; }
 ModuleObserver::Suspend::Suspend() : saved_(std::exchange(observers, nullptr)) {}

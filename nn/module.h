@@ -149,6 +149,8 @@ class Module {
   /// For layers that another one may run without a call of their own: what is recomputed later depends on training()
   /// (depends_on()).
   void note_mode() const { depends_on(training_, "train() or eval()"); }
+  /// For those who run a layer without a call of its own: ModuleObserver::returned() of this module.
+  void tell_observers(const Shape& output, bool by_neighbour = false);
   /// Whether convolutions take over the batch normalisations and activations around them, for this module and its children:
   /// on by default. Off, each is computed by itself, as one reads it, but for a ReLU, which a layer applies as it stores: slower,
   /// in more memory, and equal but for rounding; and it can be differentiated twice. Do not change it between a forward and its
@@ -170,27 +172,25 @@ class Module {
  private:
   friend class PathNaming;
   friend class Sequential;
+  friend class BudgetPlanner;
   static std::uint64_t structure_version();
   static void change_structure();
   friend struct Stage;
   Tensor call(Tensor x, const Stage* stage);
-  void tell_observers(const Shape& output, bool by_neighbour = false);
   const char* path_ = nullptr;  // interned
   std::uint64_t named_ = 0;     // the structure whose paths begin here: this module was called first; else 0
   PlannerSlot planner_;         // with a budget only
+  std::uint64_t told_ = 0;      // which of all calls of recompute() was this module's last
   bool training_ = true, fusing_ = true;
 };
 
 /// Labels what happens meanwhile with a module's path.
 class PathLabel {
  public:
-  explicit PathLabel(const Module& module);
-  ~PathLabel();
-  PathLabel(const PathLabel&) = delete;
-  PathLabel& operator=(const PathLabel&) = delete;
+  explicit PathLabel(const Module& module) : scope_(&Location::module, module.path()) {}
 
  private:
-  const char* saved_;
+  LocationScope scope_;
 };
 
 /// Visits a module and everything below it, parents first: visit(path, module).
@@ -200,6 +200,21 @@ class ModuleVisitor {
   virtual void visit(const std::string& path, Module& module) = 0;
 };
 void for_each_module(Module& root, ModuleVisitor& visitor);
+
+/// Puts train() or eval() of a module and of everything below it back, at its end, to what they were.
+class ModeScope final : ModuleVisitor {
+ public:
+  explicit ModeScope(Module& root) { for_each_module(root, *this); }
+  ~ModeScope() override {
+    for (const auto& [module, training] : modes_) module->train(training);  // parents first: children have the last word
+  }
+  ModeScope(const ModeScope&) = delete;
+  ModeScope& operator=(const ModeScope&) = delete;
+
+ private:
+  void visit(const std::string&, Module& module) override { modes_.emplace_back(&module, module.training()); }
+  std::vector<std::pair<Module*, bool>> modes_;
+};
 
 /// Sees the shape of what every module returns, on this thread while alive. summary() is one.
 class ModuleObserver {

@@ -7,6 +7,7 @@
 #include <rewind/nn/plan.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <typeinfo>
 
@@ -15,17 +16,6 @@ namespace {
 
 std::int64_t bytes_of(std::size_t n) { return static_cast<std::int64_t>(n); }
 std::int64_t excess(std::size_t peak, std::size_t base) { return peak > base ? bytes_of(peak - base) : 0; }
-
-class KeptGenerator {
- public:
-  KeptGenerator() = default;
-  ~KeptGenerator() { random::default_generator() = saved_; }
-  KeptGenerator(const KeptGenerator&) = delete;
-  KeptGenerator& operator=(const KeptGenerator&) = delete;
-
- private:
-  random::Generator saved_ = random::default_generator();
-};
 
 /// Planning is not part of what anyone observes.
 struct Unobserved {
@@ -79,7 +69,7 @@ struct Seeds {
 
 void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain) {
   const DryLedger dry;
-  const KeptGenerator generator;
+  const random::GeneratorScope generator;
   give_dry_gradients(net);
   CountedCost counted;
   schedule::Activation a{empty(input.shape(), input.dtype())};
@@ -124,7 +114,7 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain) {
-  const KeptGenerator generator;
+  const random::GeneratorScope generator;
   const detail::ContextScope<&detail::Context::replaying> no_side_effects(true);
   // The parameters' own gradients are put aside meanwhile.
   std::vector<Parameter> parameters = net.parameters();
@@ -194,30 +184,6 @@ class FindChain final : public ModuleVisitor {
   }
 };
 
-/// Digests what a plan depends on and the shape of the input does not tell: the modules, which of them train, and which parameters.
-/// Called at every forward, so it makes no strings of paths.
-class Settings final : public Fields {
- public:
-  static std::uint64_t of(Module& root) {
-    Settings s;
-    s.child("", root);
-    return s.digest_;
-  }
-  void parameter(std::string_view, Tensor& value) override {
-    if (value.defined()) add(2 * static_cast<std::uint64_t>(value.numel()) + (value.requires_grad() ? 1 : 0));
-  }
-  void buffer(std::string_view, Tensor&) override {}
-  void child(std::string_view, Module& module) override {
-    add(typeid(module).hash_code());
-    add((module.training() ? 1 : 0) + (module.fusing() ? 2 : 0));
-    module.describe(*this);
-  }
-
- private:
-  void add(std::uint64_t value) { digest_ = (digest_ ^ value) * 0x9e3779b97f4a7c15 + 1; }
-  std::uint64_t digest_ = 0;
-};
-
 /// Plans for one module that are kept: for batch sizes, training and evaluation, and what was live beside them.
 constexpr std::size_t most_plans = 16;
 
@@ -252,7 +218,35 @@ void Module::recompute(Recompute how) {
     planner_.reset(nullptr);
     chain->choose(std::move(how));
   }
+  static std::atomic<std::uint64_t> calls{0};
+  told_ = ++calls;
+  change_structure();
 }
+
+/// Digests what a plan depends on and the shape of the input does not tell: the modules, which of them train, which parameters, and
+/// what was said of recompute inside. Called at every forward, so it makes no strings of paths.
+class BudgetPlanner::Settings final : public Fields {
+ public:
+  static std::uint64_t of(Module& root) {
+    Settings s;
+    s.child("", root);
+    return s.digest_;
+  }
+  void parameter(std::string_view, Tensor& value) override {
+    if (value.defined()) add(2 * static_cast<std::uint64_t>(value.numel()) + (value.requires_grad() ? 1 : 0));
+  }
+  void buffer(std::string_view, Tensor&) override {}
+  void child(std::string_view, Module& module) override {
+    add(typeid(module).hash_code());
+    add((module.training() ? 1 : 0) + (module.fusing() ? 2 : 0));
+    add(module.told_);
+    module.describe(*this);
+  }
+
+ private:
+  void add(std::uint64_t value) { digest_ = (digest_ ^ value) * 0x9e3779b97f4a7c15 + 1; }
+  std::uint64_t digest_ = 0;
+};
 
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (planning_) return;
@@ -298,7 +292,7 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
   bool input_requires_grad = false;
   {
     const DryLedger dry;
-    const KeptGenerator generator;
+    const random::GeneratorScope generator;
     chain.choose(Recompute::vanilla());
     struct Probe {
       Tensor*& slot;
@@ -330,7 +324,7 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
   // and backward has the last word.
   const auto peak_of = [&](const std::vector<schedule::Action>& actions) {
     const DryLedger dry;
-    const KeptGenerator generator;
+    const random::GeneratorScope generator;
     chain.choose(Recompute::actions(actions));
     Tensor y = root.forward(x);
     if (y.requires_grad()) {

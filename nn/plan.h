@@ -33,9 +33,9 @@ class BudgetPlanner {
   explicit BudgetPlanner(Budget budget) : budget_(budget) {}
   /// Before a forward of `root`: has its chain follow the plan for this input, making one where there is none yet.
   void prepare(Module& root, const Tensor& x);
-  const BudgetPlan* latest() const { return plans_.empty() ? nullptr : &plans_.back().plan; }
 
  private:
+  class Settings;
   struct Entry {
     Shape shape;
     DType dtype;

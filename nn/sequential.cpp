@@ -198,10 +198,16 @@ struct Sequential::Part {
 };
 
 void Sequential::append_parts(std::vector<Part>& all, std::vector<Sequential*>& told) const {
+  // A module with a budget of its own is planned when it is called, so it is called as a whole.
+  const auto planned = [](const Module* m) { return m->planner_.get() != nullptr; };
   for (const Child& c : children_) {
-    const std::vector<Sequential*> chains = c.module->chains();
+    const std::vector<Sequential*> chains = planned(c.module) ? std::vector<Sequential*>{} : c.module->chains();
     if (chains.empty()) all.push_back({c.module, told});
     for (Sequential* s : chains) {
+      if (planned(s)) {
+        all.push_back({s, told});
+        continue;
+      }
       const bool own = !s->recompute_.is_vanilla();
       if (own) told.push_back(s);
       s->append_parts(all, told);
@@ -231,7 +237,7 @@ std::vector<Stage> Sequential::group(bool open) const {
     return norm != nullptr && norm->fusing() ? norm : nullptr;
   };
   const auto passes_at = [&]<class T>(std::size_t i, T*) {
-    T* module = i < n ? dynamic_cast<T*>(parts[i].module) : nullptr;
+    T* module = i < n && parts[i].module->planner_.get() == nullptr ? dynamic_cast<T*>(parts[i].module) : nullptr;
     return module != nullptr && module->passes() ? module : nullptr;
   };
   // A bias is left to the normalisation that follows, so there has to be one.
@@ -239,10 +245,7 @@ std::vector<Stage> Sequential::group(bool open) const {
     Passing* const c = passes_at(i, static_cast<Passing*>(nullptr));
     return c != nullptr && c->bias_left().defined() && norm_at(i + 1) == nullptr ? nullptr : c;
   };
-  // Not one with a budget of its own, which is planned when it is called.
-  const auto loading_at = [&](std::size_t i) {
-    return i < n && parts[i].module->planner_.get() == nullptr ? passes_at(i, static_cast<Loading*>(nullptr)) : nullptr;
-  };
+  const auto loading_at = [&](std::size_t i) { return passes_at(i, static_cast<Loading*>(nullptr)); };
   const auto block_at = [&](std::size_t i) { return passes_at(i, static_cast<Normalising*>(nullptr)); };
 
   std::vector<Stage> chain;

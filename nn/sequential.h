@@ -51,7 +51,8 @@ struct Stage {
 class Sequential : public Module {
  public:
   Sequential() = default;
-  /// Takes over the modules; they are named 0, 1, 2, ...
+  /// Takes over the modules; they are named 0, 1, 2, ... (A Sequential made of nothing but another one is that one, moved. To nest
+  /// a single one, add() it.)
   template <class... M>
     requires(std::derived_from<std::remove_cvref_t<M>, Module>&&...)
   explicit Sequential(M&&... modules) { (add(std::forward<M>(modules)), ...); }

@@ -14,8 +14,7 @@ namespace {
 /// Everything that a dry run of a net might change, put back at the end.
 class Unchanged {
  public:
-  explicit Unchanged(Module& net) : generator_(random::default_generator()) {
-    for_each_module(net, modes_);
+  explicit Unchanged(Module& net) : modes_(net) {
     for (Parameter& p : net.parameters()) {
       Tensor grad = p.value.grad();
       p.value.set_grad({});
@@ -23,21 +22,15 @@ class Unchanged {
     }
   }
   ~Unchanged() {
-    random::default_generator() = generator_;
-    for (const auto& [module, training] : modes_.found) module->train(training);  // parents first: children have the last word
     for (auto& [value, grad] : gradients_) value.set_grad(std::move(grad));
   }
   Unchanged(const Unchanged&) = delete;
   Unchanged& operator=(const Unchanged&) = delete;
 
  private:
-  struct Modes final : ModuleVisitor {
-    std::vector<std::pair<Module*, bool>> found;
-    void visit(const std::string&, Module& module) override { found.emplace_back(&module, module.training()); }
-  };
-  Modes modes_;
+  ModeScope modes_;
   std::vector<std::pair<Tensor, Tensor>> gradients_;
-  random::Generator generator_;
+  random::GeneratorScope generator_;
 };
 
 /// Lists the modules, and what each holds itself: a tensor that several hold counts at the first.

@@ -17,18 +17,6 @@ void check_rate(const char* optimizer, double lr) {
 /// State that a dry run left behind: it was counted there, has no bytes, and does not exist outside.
 bool left_by_dry_run(const Tensor& state) { return state.defined() && is_stale(*state.impl().storage); }
 
-/// Labels allocations with who makes them.
-class Label {
- public:
-  explicit Label(const char* op) : saved_(std::exchange(location().op, op)) {}
-  ~Label() { location().op = saved_; }
-  Label(const Label&) = delete;
-  Label& operator=(const Label&) = delete;
-
- private:
-  const char* saved_;
-};
-
 }  // namespace
 
 void Optimizer::add_parameters(std::vector<Parameter> parameters, double lr) {
@@ -69,7 +57,7 @@ std::vector<Parameter> Optimizer::name_by_position(std::vector<Tensor> tensors) 
 }
 
 void Optimizer::allocate(Member& member) {
-  const Label label(name_);
+  const LocationScope label(&Location::op, name_);
   const memory::CategoryScope category(Category::optimizer_state);
   const auto names = slots(member.group);
   REWIND_CHECK(names.size() <= max_slots);

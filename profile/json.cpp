@@ -247,6 +247,7 @@ std::string to_json(const Profile& p) {
 }
 
 std::string chrome_trace(const Profile& p) {
+  if (p.step.step_seconds.empty()) fail("chrome_trace: this profile holds no step; profile() makes one");
   const std::vector<OpRecord>& ops = p.step.ops;
   // The step of the median, and not a mean of steps: what is shown has happened.
   const double median = percentile(p.step.step_seconds, 0.5);

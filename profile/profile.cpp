@@ -17,9 +17,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 /// meanwhile is the step.
 class Unchanged {
  public:
-  Unchanged(nn::Module& net, const Tensor& input, optim::Optimizer& optimizer)
-      : optimizer_(optimizer), generator_(random::default_generator()) {
-    for_each_module(net, modes_);
+  Unchanged(nn::Module& net, const Tensor& input, optim::Optimizer& optimizer) : modes_(net), optimizer_(optimizer) {
     gradients_.emplace_back(input, input.take_grad());
     for (const Parameter& p : net.parameters()) {
       gradients_.emplace_back(p.value, p.value.take_grad());
@@ -28,8 +26,6 @@ class Unchanged {
     for (const Parameter& b : net.buffers()) keep(b.value);
   }
   ~Unchanged() {
-    random::default_generator() = generator_;
-    for (const auto& [module, training] : modes_.found) module->train(training);  // parents first: children have the last word
     for (const auto& [value, gradient] : gradients_) value.set_grad(gradient);
     for (const auto& [value, bytes] : values_) {
       std::ranges::copy(bytes, value.raw<std::byte>());
@@ -40,20 +36,16 @@ class Unchanged {
   Unchanged& operator=(const Unchanged&) = delete;
 
  private:
-  struct Modes final : nn::ModuleVisitor {
-    std::vector<std::pair<nn::Module*, bool>> found;
-    void visit(const std::string&, nn::Module& module) override { found.emplace_back(&module, module.training()); }
-  };
   void keep(const Tensor& t) {
     const auto* bytes = t.raw<const std::byte>();
     values_.emplace_back(t, std::vector<std::byte>(bytes, bytes + t.bytes()));
   }
 
-  Modes modes_;
+  nn::ModeScope modes_;
   std::vector<std::pair<Tensor, Tensor>> gradients_;
   std::vector<std::pair<Tensor, std::vector<std::byte>>> values_;
   optim::Optimizer::Trial optimizer_;
-  random::Generator generator_;
+  random::GeneratorScope generator_;
 };
 
 /// A batch, and what is done with it.

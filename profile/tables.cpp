@@ -102,6 +102,18 @@ std::string ops(const Profile& p, std::size_t rows) {
   return t.text();
 }
 
+/// What two lots of ops take together.
+void add(Work& to, const Work& w) {
+  to.macs += w.macs;
+  to.flops += w.flops;
+  to.bytes_read += w.bytes_read;
+  to.bytes_written += w.bytes_written;
+  to.saved_bytes += w.saved_bytes;
+  to.workspace_bytes = std::max(to.workspace_bytes, w.workspace_bytes);
+  to.median += w.median;
+  to.roofline += w.roofline;
+}
+
 /// Rows down to a depth; what is below is added to the last one above it that is shown.
 std::vector<ModuleRow> fold(const std::vector<ModuleRow>& modules, int depth) {
   std::vector<ModuleRow> rows;
@@ -113,18 +125,7 @@ std::vector<ModuleRow> fold(const std::vector<ModuleRow>& modules, int depth) {
     }
     ModuleRow& to = rows.back();
     to.parameters += m.parameters;
-    for (int k = 0; k < phase_count; ++k) {
-      Work& a = to.phase[k];
-      const Work& b = m.phase[k];
-      a.macs += b.macs;
-      a.flops += b.flops;
-      a.bytes_read += b.bytes_read;
-      a.bytes_written += b.bytes_written;
-      a.saved_bytes += b.saved_bytes;
-      a.workspace_bytes = std::max(a.workspace_bytes, b.workspace_bytes);
-      a.median += b.median;
-      a.roofline += b.roofline;
-    }
+    for (int k = 0; k < phase_count; ++k) add(to.phase[k], m.phase[k]);
   }
   return rows;
 }
@@ -135,14 +136,7 @@ std::string modules(const Profile& p, int depth) {
            "roofline", "of roofline", "saved", "workspace"});
   for (const ModuleRow& m : fold(p.modules, depth)) {
     Work all;
-    for (const Work& w : m.phase) {
-      all.flops += w.flops;
-      all.bytes_read += w.bytes();
-      all.median += w.median;
-      all.roofline += w.roofline;
-      all.saved_bytes += w.saved_bytes;
-      all.workspace_bytes = std::max(all.workspace_bytes, w.workspace_bytes);
-    }
+    for (const Work& w : m.phase) add(all, w);
     const auto at = [&](Phase phase) -> const Work& { return m.phase[static_cast<int>(phase)]; };
     t.add({std::string(static_cast<std::size_t>(2 * m.depth), ' ') + (m.path.empty() ? m.type : m.path + ": " + m.type),
            m.parameters == 0 ? "-" : with_commas(m.parameters),

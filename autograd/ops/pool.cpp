@@ -275,7 +275,7 @@ struct AvgPool {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::avg_pool2d_forward(pool_geometry(f.in_shape(0), a), true, f.in<T>(0), f.out<T>(0));
+      kernels::avg_pool2d_forward(pool_geometry(f.in_shape(0), a), f.in<T>(0), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {}; }
@@ -307,7 +307,7 @@ struct AvgPoolBackward {
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::avg_pool2d_backward(pool_geometry(f.out_shape(0), a.options), true, f.in<T>(0), f.out<T>(0));
+      kernels::avg_pool2d_backward(pool_geometry(f.out_shape(0), a.options), f.in<T>(0), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {}; }

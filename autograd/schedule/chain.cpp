@@ -5,12 +5,6 @@
 
 namespace rewind_lib::schedule {
 
-double Chain::forward_cost() const {
-  double sum = 0;
-  for (const Stage& stage : stages) sum += stage.u_f;
-  return sum;
-}
-
 double Chain::cost() const {
   double sum = 0;
   for (const Stage& stage : stages) sum += stage.u_f + stage.u_b;

@@ -42,8 +42,6 @@ struct Chain {
   /// Bytes of a_l, 0 <= l <= n.
   std::int64_t w_a(int l) const { return l == 0 ? input : (*this)[l].w_a; }
 
-  /// Cost of one forward of all stages.
-  double forward_cost() const;
   /// Cost of one forward and one backward of all stages: no schedule takes less.
   double cost() const;
   /// "stage 3 (layer1.0)", or "stage 3" when it has no name.

@@ -27,6 +27,8 @@ std::string draw(const Chain& chain, const Schedule& schedule, int columns, int 
 
   const int n = chain.n();
   const int steps = static_cast<int>(trace.steps.size());
+  columns = std::min(columns, std::max(steps, 1));
+  rows = std::min(rows, std::max(n, 1));
   const int per_column = (steps + columns - 1) / columns;
   const int per_row = (n + rows - 1) / rows;
   const std::size_t width = static_cast<std::size_t>((steps + per_column - 1) / per_column);

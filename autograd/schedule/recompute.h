@@ -46,7 +46,7 @@ class Recompute {
   /// "vanilla", "low-memory", "segments:6", "periodic:4", "sqrt", "recursive", "revolve:8", "budget:300MiB" (or kB, MB, GB,
   /// KiB, GiB, or plain bytes), as programs take it. Throws Error on anything else, listing these.
   static Recompute parse(std::string_view text);
-  /// The same text.
+  /// Text that parse() takes, with a budget in other units perhaps; "actions" where the list was given, which it does not take.
   std::string name() const;
 
   bool is_vanilla() const { return kind_ == Kind::vanilla; }

@@ -14,7 +14,7 @@ std::int64_t reach(int slots, int runs) {
   if (runs < 0) return 0;
   std::int64_t c = 1;
   for (int i = 1; i <= std::min(slots, runs); ++i) {
-    c = c * (std::max(slots, runs) + i) / i;
+    c = c * (std::int64_t{std::max(slots, runs)} + i) / i;
     if (c > (std::int64_t{1} << 31)) return std::int64_t{1} << 31;
   }
   return c;

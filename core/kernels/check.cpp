@@ -66,21 +66,6 @@ std::uint64_t hash_piece(const unsigned char* p, std::int64_t n) {
 }  // namespace
 
 template <class T>
-std::int64_t count_non_finite(const T* x, std::int64_t n) {
-  std::int64_t part[max_pieces];
-  const std::int64_t grain = reduction_grain(n, parallel::light_grain), pieces = parallel::pieces(n, grain);
-  parallel::for_pieces(pieces, [&](std::int64_t piece, int) {
-    const std::int64_t end = min_of(n, (piece + 1) * grain);
-    std::int64_t bad = 0;
-    for (std::int64_t i = piece * grain; i < end; i += block) bad += count_block(x + i, min_of(block, end - i));
-    part[piece] = bad;
-  });
-  std::int64_t total = 0;
-  for (std::int64_t k = 0; k < pieces; ++k) total += part[k];
-  return total;
-}
-
-template <class T>
 std::int64_t first_non_finite(const T* x, std::int64_t n) {
   std::int64_t part[max_pieces];
   const std::int64_t grain = reduction_grain(n, parallel::light_grain), pieces = parallel::pieces(n, grain);
@@ -113,7 +98,5 @@ std::uint64_t hash(const void* data, std::int64_t bytes) {
 
 template std::int64_t first_non_finite(const float*, std::int64_t);
 template std::int64_t first_non_finite(const double*, std::int64_t);
-template std::int64_t count_non_finite(const float*, std::int64_t);
-template std::int64_t count_non_finite(const double*, std::int64_t);
 
 }  // namespace rewind_lib::kernels

@@ -33,7 +33,7 @@ std::int64_t conv2d_backward_input_workspace(const ConvShape& shape);
 template <class T>
 void conv2d_backward_input(const ConvShape& shape, const T* dy, const T* weight, T* dx, T* workspace);
 
-/// dweight [O, KH, KW, C/groups]. The gradient of the bias is column_sums(dy, N OH OW, O).
+/// dweight [O, KH, KW, C/groups]. The gradient of the bias is the sum of dy over all but its last axis.
 std::int64_t conv2d_backward_weight_workspace(const ConvShape& shape);
 template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* x, const T* dy, T* dweight, T* workspace);

@@ -208,70 +208,7 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
   }
 }
 
-namespace {
-
-constexpr int64_t max_sum_pieces = 32;
-
-int64_t sum_rows(int64_t rows, int64_t cols) {
-  const int64_t light = std::max<int64_t>(1, parallel::light_grain / std::max<int64_t>(1, cols));
-  return std::max(light, parallel::pieces(rows, max_sum_pieces));
-}
-
-// out[cols] = sums over rows, a strip of columns in registers at a time.
-template <class T>
-void sum_strip(const T* x, int64_t rows, int64_t cols, T* out) {
-  using V = Vector<T>;
-  constexpr int strip = 4;
-  int64_t j = 0;
-  for (; j + strip * lanes<T> <= cols; j += strip * lanes<T>) {
-    V sum[strip] = {};
-    for (int64_t i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < strip; ++v) sum[v] += load<V>(x + i * cols + j + v * lanes<T>);
-    for (int v = 0; v < strip; ++v) store(out + j + v * lanes<T>, sum[v]);
-  }
-  for (; j + lanes<T> <= cols; j += lanes<T>) {
-    V sum[2] = {};
-    int64_t i = 0;
-    for (; i + 2 <= rows; i += 2) {
-      sum[0] += load<V>(x + i * cols + j);
-      sum[1] += load<V>(x + (i + 1) * cols + j);
-    }
-    if (i < rows) sum[0] += load<V>(x + i * cols + j);
-    store(out + j, sum[0] + sum[1]);
-  }
-  const int64_t rest = cols - j;
-  T sum[lanes<T>] = {};
-  if (rest > 0)
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t q = 0; q < rest; ++q) sum[q] += x[i * cols + j + q];
-  for (int64_t q = 0; q < rest; ++q) out[j + q] = sum[q];
-}
-
-}  // namespace
-
-std::int64_t column_sums_workspace(std::int64_t rows, std::int64_t cols) {
-  const int64_t pieces = parallel::pieces(rows, sum_rows(rows, cols));
-  return pieces > 1 ? pieces * cols : 0;
-}
-
-template <class T>
-void column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* out, T* workspace) {
-  const int64_t grain = sum_rows(rows, cols);
-  const int64_t pieces = parallel::pieces(rows, grain);
-  if (pieces <= 1) return sum_strip(x, rows, cols, out);
-  parallel::for_pieces(pieces, [&](int64_t piece, int) {
-    const int64_t begin = piece * grain;
-    sum_strip(x + begin * cols, std::min(grain, rows - begin), cols, workspace + piece * cols);
-  });
-  sum_strip(workspace, pieces, cols, out);
-}
-
-#define REWIND_INSTANTIATE(T)                                                              \
-  template void gemm<T>(const GemmShape&, const T*, const T*, T*, T*, const Epilogue<T>&); \
-  template void column_sums<T>(const T*, std::int64_t, std::int64_t, T*, T*);
-REWIND_INSTANTIATE(float)
-REWIND_INSTANTIATE(double)
-#undef REWIND_INSTANTIATE
+template void gemm(const GemmShape&, const float*, const float*, float*, float*, const Epilogue<float>&);
+template void gemm(const GemmShape&, const double*, const double*, double*, double*, const Epilogue<double>&);
 
 }  // namespace rewind_lib::kernels

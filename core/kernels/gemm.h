@@ -33,9 +33,4 @@ std::int64_t gemm_workspace(const GemmShape& shape);
 template <class T>
 void gemm(const GemmShape& shape, const T* a, const T* b, T* c, T* workspace, const Epilogue<T>& epilogue = {});
 
-/// out[cols] = sums of the columns of x[rows, cols]: the gradient of a bias.
-std::int64_t column_sums_workspace(std::int64_t rows, std::int64_t cols);
-template <class T>
-void column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* out, T* workspace);
-
 }  // namespace rewind_lib::kernels

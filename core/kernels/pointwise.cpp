@@ -285,11 +285,6 @@ void affine(T a, const T* x, T b, T* y, std::int64_t n) {
 }
 
 template <class T>
-void axpy(T a, const T* x, T* y, std::int64_t n) {
-  for_each(n, light, [=](std::int64_t i) { y[i] += a * x[i]; });
-}
-
-template <class T>
 void fill(T* y, T v, std::int64_t n) {
   for_each(n, light, [=](std::int64_t i) { y[i] = v; });
 }
@@ -299,14 +294,6 @@ void clamp(const T* x, T low, T high, T* y, std::int64_t n) {
   for_each(n, light, [=](std::int64_t i) {
     const T v = x[i] < low ? low : x[i];
     y[i] = v > high ? high : v;
-  });
-}
-
-template <class T>
-void clamp_backward(const T* x, const T* g, T low, T high, T* r, std::int64_t n) {
-  for_each(n, light, [=](std::int64_t i) {
-    const T v = x[i], above = v <= low ? T{0} : g[i];
-    r[i] = v >= high ? T{0} : above;
   });
 }
 
@@ -340,10 +327,8 @@ void dropout(const T* x, T* y, std::int64_t n, double p, std::uint64_t seed, std
   template void unary_first(Unary, const T*, const T*, T*, std::int64_t);                                   \
   template void unary_second(Unary, const T*, const T*, T*, std::int64_t);                                  \
   template void affine(T, const T*, T, T*, std::int64_t);                                                   \
-  template void axpy(T, const T*, T*, std::int64_t);                                                        \
   template void fill(T*, T, std::int64_t);                                                                  \
   template void clamp(const T*, T, T, T*, std::int64_t);                                                    \
-  template void clamp_backward(const T*, const T*, T, T, T*, std::int64_t);                                 \
   template void dropout(const T*, T*, std::int64_t, double, std::uint64_t, std::uint64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -150,19 +150,16 @@ void max_pool2d_gather(const WindowShape& s, const T* x, const std::int32_t* arg
 
 namespace {
 
-// 1 / (elements that the window at (oh, ow) divides by); 0 when there are none.
-template <class T>
-T share(const WindowShape& s, bool count_include_pad, int64_t oh, int64_t ow) {
-  if (count_include_pad) return T(1) / static_cast<T>(s.kh * s.kw);
-  const Range rows = taps_inside(oh, s.h, s.kh, s.sh, s.ph, 1), columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, 1);
-  const int64_t count = (rows.end - rows.begin) * (columns.end - columns.begin);
-  return count == 0 ? T(0) : T(1) / static_cast<T>(count);
+// What the window at (oh, ow) divides by: its positions in the image and the padding, but not those beyond.
+int64_t divisor(const WindowShape& s, int64_t oh, int64_t ow) {
+  const int64_t top = oh * s.sh - s.ph, left = ow * s.sw - s.pw;
+  return (std::min(top + s.kh, s.h + s.ph) - top) * (std::min(left + s.kw, s.w + s.pw) - left);
 }
 
 }  // namespace
 
 template <class T>
-void avg_pool2d_forward(const WindowShape& s, bool count_include_pad, const T* x, T* y) {
+void avg_pool2d_forward(const WindowShape& s, const T* x, T* y) {
   const int64_t out_h = s.out_h(), out_w = s.out_w();
   parallel::for_range(s.n * out_h, row_grain(out_w * s.c), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -171,7 +168,7 @@ void avg_pool2d_forward(const WindowShape& s, bool count_include_pad, const T* x
       const T* image = x + n * s.h * s.w * s.c;
       for (int64_t ow = 0; ow < out_w; ++ow) {
         const Range columns = taps_inside(ow, s.w, s.kw, s.sw, s.pw, 1);
-        const T scale = share<T>(s, count_include_pad, oh, ow);
+        const T scale = T(1) / static_cast<T>(divisor(s, oh, ow));
         const int64_t top = oh * s.sh - s.ph, left = ow * s.sw - s.pw;
         T* out = y + (row * out_w + ow) * s.c;
         for_vectors<T>(0, s.c, [&](auto tag, int64_t c) {
@@ -188,7 +185,7 @@ void avg_pool2d_forward(const WindowShape& s, bool count_include_pad, const T* x
 }
 
 template <class T>
-void avg_pool2d_backward(const WindowShape& s, bool count_include_pad, const T* dy, T* dx) {
+void avg_pool2d_backward(const WindowShape& s, const T* dy, T* dx) {
   const int64_t out_h = s.out_h(), out_w = s.out_w();
   parallel::for_range(s.n * s.h, row_grain(s.w * s.c), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -200,7 +197,7 @@ void avg_pool2d_backward(const WindowShape& s, bool count_include_pad, const T* 
         std::fill_n(out, s.c, T(0));
         for (int64_t oh = rows.begin; oh < rows.end; ++oh)
           for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
-            const T scale = share<T>(s, count_include_pad, oh, ow);
+            const T scale = T(1) / static_cast<T>(divisor(s, oh, ow));
             const T* from = dy + ((n * out_h + oh) * out_w + ow) * s.c;
             for (int64_t c = 0; c < s.c; ++c) out[c] += from[c] * scale;
           }
@@ -247,8 +244,8 @@ void global_avg_pool_backward(std::int64_t n, std::int64_t pixels, std::int64_t 
   template void max_pool2d_forward<T>(const WindowShape&, const T*, T*, std::int32_t*, Activation);                         \
   template void max_pool2d_backward<T>(const WindowShape&, const T*, const std::int32_t*, T*);                              \
   template void max_pool2d_gather<T>(const WindowShape&, const T*, const std::int32_t*, T*);                                \
-  template void avg_pool2d_forward<T>(const WindowShape&, bool, const T*, T*);                                              \
-  template void avg_pool2d_backward<T>(const WindowShape&, bool, const T*, T*);                                             \
+  template void avg_pool2d_forward<T>(const WindowShape&, const T*, T*);                                                    \
+  template void avg_pool2d_backward<T>(const WindowShape&, const T*, T*);                                                   \
   template void global_avg_pool_forward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*);                         \
   template void global_avg_pool_backward<T>(std::int64_t, std::int64_t, std::int64_t, const T*, T*);
 REWIND_INSTANTIATE(float)

@@ -23,12 +23,12 @@ void max_pool2d_backward(const WindowShape& shape, const T* dy, const std::int32
 template <class T>
 void max_pool2d_gather(const WindowShape& shape, const T* x, const std::int32_t* argmax, T* out);
 
-/// Averages of windows; dilation must be 1. Divides by KH KW, or by the elements inside the image when
-/// !count_include_pad (0 when there are none).
+/// Averages of windows; dilation must be 1, and every window must begin in the image or its padding. Divides by the positions in
+/// the image and its padding (ph, pw), not by those in the extra rows and columns (eh, ew).
 template <class T>
-void avg_pool2d_forward(const WindowShape& shape, bool count_include_pad, const T* x, T* y);
+void avg_pool2d_forward(const WindowShape& shape, const T* x, T* y);
 template <class T>
-void avg_pool2d_backward(const WindowShape& shape, bool count_include_pad, const T* dy, T* dx);
+void avg_pool2d_backward(const WindowShape& shape, const T* dy, T* dx);
 
 /// y[n, c] = mean over an image of x[n, pixels, c].
 template <class T>

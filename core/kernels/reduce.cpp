@@ -251,17 +251,6 @@ void sum(const T* x, const std::int64_t* extent, int rank, std::uint32_t axes, T
   sum_general(x, p, static_cast<double>(scale), y);
 }
 
-std::int64_t column_sum_scratch(std::int64_t rows, std::int64_t columns) {
-  const std::int64_t extent[] = {rows, columns};
-  return sum_scratch(extent, 2, 1u);
-}
-
-template <class T>
-void column_sum(const T* x, std::int64_t rows, std::int64_t columns, T* y, double* scratch) {
-  const std::int64_t extent[] = {rows, columns};
-  sum(x, extent, 2, 1u, T{1}, y, scratch);
-}
-
 template <class T>
 void expand(const T* g, const std::int64_t* extent, int rank, std::uint32_t axes, T scale, T* y) {
   const Plan p(extent, rank, axes);
@@ -357,7 +346,6 @@ void scatter(const T* g, const std::int64_t* index, std::int64_t n, T* y, std::i
 
 #define INSTANTIATE(T)                                                                     \
   template void sum(const T*, const std::int64_t*, int, std::uint32_t, T, T*, double*);    \
-  template void column_sum(const T*, std::int64_t, std::int64_t, T*, double*);             \
   template void expand(const T*, const std::int64_t*, int, std::uint32_t, T, T*);          \
   template void max(const T*, const std::int64_t*, int, std::uint32_t, T*, std::int64_t*); \
   template void argmax(const T*, std::int64_t, std::int64_t, std::int64_t, std::int32_t*); \

@@ -13,11 +13,6 @@ std::int64_t sum_scratch(const std::int64_t* extent, int rank, std::uint32_t axe
 template <class T>
 void sum(const T* x, const std::int64_t* extent, int rank, std::uint32_t axes, T scale, T* y, double* scratch);
 
-/// y[c] = sum of x[r, c] over r: sum() for [rows, columns].
-std::int64_t column_sum_scratch(std::int64_t rows, std::int64_t columns);
-template <class T>
-void column_sum(const T* x, std::int64_t rows, std::int64_t columns, T* y, double* scratch);
-
 /// y[full] = scale * g[reduced]: g repeated along the reduced axes; the gradient of sum (and broadcasting itself).
 template <class T>
 void expand(const T* g, const std::int64_t* extent, int rank, std::uint32_t axes, T scale, T* y);

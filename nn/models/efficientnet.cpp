@@ -1,6 +1,6 @@
 #include <rewind/nn/blocks.h>
 #include <rewind/nn/models/efficientnet.h>
-#include <rewind/nn/models/mobilenet_v2.h>
+#include <rewind/nn/models/width.h>
 
 #include <algorithm>
 

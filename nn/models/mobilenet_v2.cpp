@@ -1,15 +1,10 @@
 #include <rewind/nn/blocks.h>
 #include <rewind/nn/models/mobilenet_v2.h>
+#include <rewind/nn/models/width.h>
 
 #include <algorithm>
 
 namespace rewind_lib::nn::models {
-
-int make_divisible(double v, int divisor) {
-  if (!(v <= 1e6)) fail(str("models: ", v, " channels are too many; choose a smaller width"));
-  const int rounded = std::max(divisor, static_cast<int>(v + divisor / 2) / divisor * divisor);
-  return rounded < 0.9 * v ? rounded + divisor : rounded;
-}
 
 Sequential mobilenet_v2(MobileNetV2Options o) {
   if (!(o.width > 0)) fail(str("mobilenet_v2: width must be positive, got ", o.width));

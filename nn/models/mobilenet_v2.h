@@ -14,7 +14,4 @@ struct MobileNetV2Options {
 /// [N, H, W, 3] -> [N, classes].
 Sequential mobilenet_v2(MobileNetV2Options options = {});
 
-/// The multiple of `divisor` nearest to v, but not below 90 % of it. Throws Error above a million.
-int make_divisible(double v, int divisor = 8);
-
 }  // namespace rewind_lib::nn::models

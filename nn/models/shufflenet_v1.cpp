@@ -1,6 +1,6 @@
 #include <rewind/nn/blocks.h>
-#include <rewind/nn/models/mobilenet_v2.h>
 #include <rewind/nn/models/shufflenet_v1.h>
+#include <rewind/nn/models/width.h>
 
 namespace rewind_lib::nn::models {
 namespace {

@@ -1,4 +1,4 @@
-#include <rewind/nn/blocks.h>
+#include <rewind/nn/layers.h>
 #include <rewind/nn/models/squeezenet.h>
 
 namespace rewind_lib::nn::models {

@@ -139,7 +139,7 @@ TEST_CASE("a dry run restores everything when the step throws") {
                          rw::backward(loss);
                          static_cast<void>(loss.item());
                        }),
-                       doctest::Contains("belongs to a dry run and has no data to read"), rw::Error);
+                       doctest::Contains("belongs to a dry run and has no elements to read"), rw::Error);
   CHECK(rw::memory::live() == live);
   CHECK(rw::hash(net.conv.grad()) == hash);
   CHECK_THROWS_WITH_AS(rw::dry_run([] { rw::dry_run([] {}); }), doctest::Contains("dry runs do not nest"), rw::Error);

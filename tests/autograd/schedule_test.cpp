@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <queue>
 #include <random>
@@ -369,6 +370,7 @@ TEST_CASE("each strategy writes the list that its paper describes") {
   CHECK(to_string(periodic(chain, 3).actions) == "Fck1 Fnone2 Fnone3 Fall4 B4 Fall1 Fall2 Fall3 B3 B2 B1");
   CHECK(to_string(recursive(chain).actions) == "Fck1 Fnone2 Fck3 Fall4 B4 Fall3 B3 Fck1 Fall2 B2 Fall1 B1");
   CHECK(revolve(chain, 1).actions == low_memory(chain).actions);
+  CHECK(revolve(chain, std::numeric_limits<int>::max()).actions == revolve(chain, chain.n()).actions);
 }
 
 TEST_CASE("segments of a unit chain take what Chen et al. count") {
@@ -633,6 +635,8 @@ memory 3478##6979
   for (std::size_t begin = large.find('\n') + 1; begin < large.size(); begin = large.find('\n', begin) + 1)
     CHECK(large.find('\n', begin) - begin <= 70);
   CHECK(contains(error_of([&] { draw(chain, {.actions = parse("Fall2")}); }), "cannot draw: action 1"));
+  constexpr int endless = std::numeric_limits<int>::max();
+  CHECK(draw(chain, vanilla(chain), endless, endless) == draw(chain, vanilla(chain), 100, 100));
 }
 
 // Speed is printed, not tested.

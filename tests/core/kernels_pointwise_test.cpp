@@ -276,12 +276,6 @@ TEST_CASE_TEMPLATE("pointwise kernels in place give the bits of out of place, fo
     clamp(z.data(), T{-1}, T{1}, z.data(), n);
     CHECK(same_bits(z, y));
     for (const T v : y) REQUIRE((v >= T{-1} && v <= T{1}));
-    clamp_backward(x.data(), g.data(), T{-1}, T{1}, y.data(), n);
-    for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(y[i] == (x[i] > -1 && x[i] < 1 ? g[i] : T{0}));
-    z = x;
-    axpy(T{0.5}, g.data(), z.data(), n);
-    for (std::size_t i = 0; i < x.size(); ++i)
-      REQUIRE(z[i] == doctest::Approx(static_cast<double>(x[i]) + 0.5 * static_cast<double>(g[i])).epsilon(1e-5));
     binary(Binary::sub, x.data(), x.data(), y.data(), n);
     CHECK(y == std::vector<T>(x.size(), T{0}));
     fill(y.data(), T{7}, n);
@@ -345,7 +339,7 @@ TEST_CASE_TEMPLATE("updates and sums of squares have the same bits for any numbe
   CHECK(sum_of_squares(g.data(), n) == doctest::Approx(exact).epsilon(sizeof(T) == 4 ? 1e-6 : 1e-13));
 }
 
-TEST_CASE_TEMPLATE("the first element that is not finite is found and all are counted", T, float, double) {
+TEST_CASE_TEMPLATE("the first element that is not finite is found", T, float, double) {
   const std::int64_t n = 150001;
   auto x = normal<T>(n, 10);
   CHECK(first_non_finite(x.data(), n) == -1);
@@ -357,7 +351,6 @@ TEST_CASE_TEMPLATE("the first element that is not finite is found and all are co
   x[5] = std::numeric_limits<T>::max();
   x[6] = std::numeric_limits<T>::denorm_min();
   CHECK(first_non_finite(x.data(), n) == 77777);
-  CHECK(count_non_finite(x.data(), n) == 3);
 }
 
 TEST_CASE("the hash depends on every bit and on the order, not on threads") {

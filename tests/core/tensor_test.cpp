@@ -79,7 +79,8 @@ TEST_CASE("data is 64-byte aligned, empty tensors too") {
 
 TEST_CASE("reading as another type, or an undefined tensor, is an error that says so") {
   const Tensor t = rw::zeros({2});
-  CHECK(message_of([&] { static_cast<void>(t.values<double>()); }).find("is float32 but was read as float64") != std::string::npos);
+  CHECK(message_of([&] { static_cast<void>(t.values<double>()); }).find("is float32 but its elements were asked for as float64") !=
+        std::string::npos);
   CHECK(message_of([&] { static_cast<void>(t.item()); }).find("one element, this one has shape [2]") != std::string::npos);
   CHECK(message_of([] { static_cast<void>(Tensor().shape()); }).find("undefined") != std::string::npos);
 }

@@ -247,15 +247,24 @@ TEST_CASE("squeeze and excitation scales each channel by its gate") {
     CHECK(y.values<float>()[i] == doctest::Approx(x.values<float>()[i] / 2));
 }
 
-TEST_CASE("pools that round up have a last window over the edge, and see padding there") {
+TEST_CASE(
+    "pools that round up have a last window over the edge, as PyTorch's, which counts only what it sees of the padded image") {
   const rw::Tensor x = rw::from<float>({1, 2, -3, -6}, {1, 4, 1, 1});
   const rw::PoolOptions up{.kernel = {3, 1}, .stride = {2, 1}, .ceil = true};
   CHECK(nn::MaxPool2d{up}(x).to_vector<float>() == std::vector<float>{2, -3});
-  CHECK(nn::AvgPool2d{up}(x).to_vector<float>() == std::vector<float>{0, -3});
+  CHECK(nn::AvgPool2d{up}(x).to_vector<float>() == std::vector<float>{0, -4.5f});
+  const rw::Tensor padded = nn::AvgPool2d{{.kernel = 3, .stride = 2, .padding = 1, .ceil = true}}(rw::ones({1, 4, 4, 1}));
+  CHECK(padded.to_vector<float>()[0] == doctest::Approx(4.0 / 9));  // padding counts
+  CHECK(padded.to_vector<float>()[8] == doctest::Approx(1.0 / 4));  // of 2 by 2, three padding
   // A window that would start beyond the image is not there.
   CHECK(nn::MaxPool2d{{.kernel = 1, .stride = {3, 1}, .ceil = true}}(rw::ones({1, 3, 1, 1})).numel() == 1);
   CHECK_THROWS_WITH_AS((nn::MaxPool2d{{.kernel = 3, .stride = 2, .ceil = true}}(rw::ones({1, 1, 1, 1}))),
                        doctest::Contains("the padded image has 1x1"), rw::Error);
+}
+
+TEST_CASE("an empty batch is flattened to no rows of as many columns") {
+  CHECK(nn::Flatten{}(rw::zeros({0, 2, 3, 4})).shape() == rw::Shape{0, 24});
+  CHECK(nn::Flatten{}(rw::zeros({3, 0, 4})).shape() == rw::Shape{3, 0});
 }
 
 TEST_CASE("adaptive pools average ranges that cover the image") {
@@ -325,7 +334,8 @@ TEST_CASE("layers refuse extents that make no sense") {
   CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .stride = 0}}), "Conv2d: stride must be at least 1, got 0 x 0", rw::Error);
   CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .padding = {0, -1}}}), "Conv2d: padding must be at least 0, got 0 x -1",
                        rw::Error);
-  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .groups = 2}}), doctest::Contains("they must divide both"), rw::Error);
+  CHECK_THROWS_WITH_AS((nn::Conv2d{{.in = 3, .out = 4, .groups = 2}}),
+                       doctest::Contains("2 groups do not divide both 3 input and 4 output channels"), rw::Error);
   CHECK_THROWS_WITH_AS(nn::BatchNorm2d{0}, "BatchNorm2d: channels must be at least 1, got 0", rw::Error);
   CHECK_THROWS_WITH_AS((nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 0}}), doctest::Contains("expand must be at least 1"),
                        rw::Error);

@@ -11,6 +11,7 @@
 #include <rewind/nn/models/resnet.h>
 #include <rewind/nn/models/shufflenet_v1.h>
 #include <rewind/nn/models/vgg.h>
+#include <rewind/nn/models/width.h>
 #include <rewind/nn/summary.h>
 
 #include <doctest/doctest.h>

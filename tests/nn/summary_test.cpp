@@ -139,6 +139,17 @@ TEST_CASE("frozen parameters are counted but have no optimizer state") {
   CHECK(s.training_step_macs == 32 + 16);
 }
 
+TEST_CASE("every layer of every model has its output in the summary") {
+  for (const models::Model& model : models::all()) {
+    const rw::ShapesOnly dry;
+    nn::Sequential net = models::make(model.name, {});
+    for (const nn::LayerSummary& l : nn::summarize(net, models::input_shape(model.name, 1)).layers) {
+      INFO(std::string(model.name), " ", l.path, " ", l.type);
+      CHECK(l.output.rank() > 0);
+    }
+  }
+}
+
 TEST_CASE("the summary is printed as a table, cut at a depth") {
   nn::Sequential net;
   net.add("stem", nn::conv_norm({.in = 3, .out = 8, .kernel = 3, .padding = 1}));

@@ -63,6 +63,10 @@ TEST_CASE("the JSON can be read, and says what the profile says") {
   CHECK(j["input"] == json{4, 8, 8, 3});
 }
 
+TEST_CASE("a profile of nothing has no trace, and says so") {
+  CHECK_THROWS_WITH_AS(rw::chrome_trace({}), doctest::Contains("holds no step"), rw::Error);
+}
+
 TEST_CASE("numbers that are none are null") {
   rw::Profile p = sample();
   p.machine.flops = std::nan("");

@@ -267,6 +267,40 @@ TEST_CASE("a block with a shortcut takes a budget: by itself, and inside a net t
   CHECK(net_with(true) == net_with(false));
 }
 
+TEST_CASE("a chain inside a chain keeps to a budget of its own, and the budget of the whole to what it was told") {
+  const auto nested = [] {
+    nn::Sequential s;
+    s.add("features", net());
+    s.add("head", nn::Linear{10, 4});
+    return s;
+  };
+  const std::size_t before = rw::memory::live().total;
+  nn::Sequential plain = nested();
+  const Outcome vanilla = train(plain, 2, 4);
+  plain = {};
+  const std::size_t budget = before + (vanilla.peak - before) * 6 / 10;
+
+  nn::Sequential inner = nested();
+  inner[0].recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
+  const Outcome within = train(inner, 2, 4);
+  CHECK(within.hashes == vanilla.hashes);
+  CHECK(within.peak < before + (vanilla.peak - before) * 7 / 10);  // what is around the inner chain is small
+  inner[0].recompute(rw::Recompute::vanilla());
+  CHECK(train(inner, 2, 4).peak == vanilla.peak);
+  inner = {};
+
+  // The plan for the whole is another one when the chain inside keeps more.
+  nn::Sequential both = nested();
+  auto& features = static_cast<nn::Sequential&>(both[0]);
+  features.recompute(rw::Recompute::low_memory());
+  both.recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
+  CHECK(train(both, 2, 4).peak <= budget);
+  features.recompute(rw::Recompute::segments(1));
+  CHECK_THROWS_WITH_AS(train(both, 1, 4), doctest::Contains("is too small"), rw::Error);
+  features.recompute(rw::Recompute::low_memory());
+  CHECK(train(both, 2, 4).peak <= budget);
+}
+
 TEST_CASE("in a model that is no chain, the largest chain inside is recomputed, within the budget of the whole") {
   const auto run = [](std::size_t budget) {
     rw::random::seed(3);

@@ -308,6 +308,23 @@ TEST_CASE("a budget inside a checkpoint, a checkpoint inside a budget: the same 
   CHECK(run(task, &within) == expected);
 }
 
+TEST_CASE("a checkpointed function returns up to 32 results with gradients") {
+  const auto parts = [](int n) {
+    const rw::Tensor x = rw::ones({1}).set_requires_grad();
+    std::vector<rw::Tensor> y = rw::checkpoint(
+        [n](const rw::Tensor& in) {
+          std::vector<rw::Tensor> out;
+          for (int i = 0; i < n; ++i) out.push_back(rw::mul(in, rw::full({1}, i)));
+          return out;
+        },
+        x);
+    rw::backward(rw::sum(rw::concat(std::move(y), 0)));
+    return x.grad().to_vector<float>()[0];
+  };
+  CHECK(parts(32) == 31 * 32 / 2);
+  CHECK_THROWS_WITH_AS(parts(33), doctest::Contains("at most the first 32 results"), rw::Error);
+}
+
 TEST_CASE("what is recomputed cannot be differentiated twice, and says so") {
   for (const char* strategy : zoo::strategies) {
     if (strategy == std::string("vanilla")) continue;
