@@ -1,5 +1,5 @@
 # The front door. Each target works alone in a fresh clone on Debian 12: it installs what it misses, and only that.
-#   make demo | test | bench | asan | tsan | format | docs | clean
+#   make demo | test | examples | bench | asan | tsan | format | docs | clean
 
 JOBS ?= $(shell nproc)
 BUILD = cmake --build --preset
@@ -7,11 +7,12 @@ BUILD = cmake --build --preset
 NEED = $(foreach p,$(1),-D CMAKE_REQUIRE_FIND_PACKAGE_$(p)=ON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-peers check-bits check-resident check-portable check-trace asan tsan format format-check docs clean
+.PHONY: help demo test examples bench bench-peers check-bits check-resident check-portable check-trace asan tsan format format-check docs clean
 
 help:
 	@echo 'make demo    train on handwritten digits, with and without recompute, and compare memory, time and gradients'
 	@echo 'make test    build and run every test and check'
+	@echo 'make examples   build every program of examples/ and the lecture, into build/release/examples/'
 	@echo 'make bench   build and run the benchmarks'
 	@echo 'make bench-peers   the same nets in PyTorch and here, in turns, with a table of time and memory (half an hour)'
 	@echo 'make check-bits   the same bits in every model with every optimizer, strategy and number of threads (minutes)'
@@ -36,6 +37,11 @@ test:
 	cmake --preset release $(call NEED,CLI11 nlohmann_json doctest)
 	$(BUILD) release -j $(JOBS)
 	ctest --preset release
+
+examples:
+	scripts/bootstrap.sh build examples
+	cmake --preset release $(call NEED,CLI11 nlohmann_json)
+	$(BUILD) release -j $(JOBS) --target examples
 
 bench:
 	scripts/bootstrap.sh build examples bench

@@ -23,7 +23,7 @@ Schedule segments(const Chain& chain, int k);
 /// Keeps every k-th activation, a_0, a_k, a_2k, ..: segments of k stages, the last one shorter. Throws Error when k < 1.
 Schedule periodic(const Chain& chain, int k);
 
-/// segments with k = the square root of n, rounded: about 2 sqrt(n) activations, one forward more. (Chen et al. 2016, section 4.1)
+/// segments with k = the square root of n, rounded: about 2 sqrt(n) activations, one forward more. (Chen et al. 2016, section 4.3)
 Schedule sqrt(const Chain& chain);
 
 /// Keeps the activation in the middle, does the second half in the same way, then the first: log2(n) activations,

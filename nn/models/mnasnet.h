@@ -1,5 +1,5 @@
 #pragma once
-// MNASNet (Tan et al. 2019, figure 7: MnasNet-B1, without squeeze and excitation), as torchvision defines it: the same counts
+// MNASNet (Tan et al. 2019; the variant B1, without squeeze and excitation), as torchvision defines it: the same counts
 // and the same names.
 
 #include <rewind/nn/sequential.h>
