@@ -116,8 +116,8 @@ bool may_donate(const Tensor& t, const Spec& spec) {
          !(impl.requires_grad && t.is_leaf());
 }
 
-/// Places an output in the buffer of the first of the donors that nobody else holds. What is donated is held twice then, so once
-/// only.
+/// Places an output in the buffer of the first donor that nobody else holds. The buffer then has two holders, so it is not donated
+/// again.
 bool take_over(Inputs in, std::uint32_t donors, const Spec& spec, Tensor& to) {
   for (std::size_t i = 0; i < in.size(); ++i)
     if ((donors & bit(static_cast<int>(i))) != 0 && may_donate(in[i], spec)) {
@@ -142,10 +142,17 @@ std::uint32_t needed_inputs(const OpDecl& op, Inputs in, GradMode mode) {
   for (std::size_t i = 0; i < in.size(); ++i) {
     if (!in[i].defined() || !in[i].requires_grad()) continue;
     needs |= bit(static_cast<int>(i));
-    if (mode == GradMode::record && in[i].impl().value.recorder == &detail::Forgotten::instance())
+    const ValueRef& value = in[i].impl().value;
+    if (value.recorder != &detail::Forgotten::instance()) continue;
+    if (mode == GradMode::record)
       fail(str(op.name, ": input ", i, " ", in[i].shape(),
                " was made inside a checkpointed function and has no history; return it from that "
                "function, or detach() it"));
+    if (mode == GradMode::track && value.serial != context().run)
+      fail(str(op.name, ": input ", i, " ", in[i].shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
+               ", was made by another stage or function that is recomputed, and came here beside its inputs. Its gradient would be "
+               "lost: "
+               "give it along as an input, or detach() it"));
   }
   return needs;
 }
@@ -157,7 +164,7 @@ struct Plan {
   std::uint8_t runs = 0;
 };
 
-constexpr std::uint8_t most_runs = 2;  // of a chain of additions, where each link is run once for every one behind it
+constexpr std::uint8_t most_runs = 2;  // the longest chain of ops that are made again: each link runs once for every link after it
 
 Plan plan_saves(const OpDecl& op, Inputs in, const void* attr, std::uint32_t needs, bool recording) {
   Plan p;
@@ -256,6 +263,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
       if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
         out[j].impl().requires_grad = true;
         out[j].impl().value.recorder = &detail::Forgotten::instance();
+        out[j].impl().value.serial = c.run;
       }
   }
   if (plan.runs > 0) out[0].impl().remakes = plan.runs;

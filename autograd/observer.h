@@ -19,7 +19,7 @@ struct OpEvent {
   std::size_t workspace_bytes;
   Phase phase;
   const char* module;       ///< module path, "" outside modules
-  const char* gradient_of;  ///< in backward, the op whose vjp runs; else ""
+  const char* gradient_of;  ///< in backward, the op whose vjp runs; else "", also for an op that is made again there
   bool recorded;            ///< the op goes on the tape
   Saves saves;              ///< what the tape keeps for its vjp, or would keep if it recorded a checkpointed function
 

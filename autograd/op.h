@@ -29,7 +29,7 @@ struct Spec {
   std::uint32_t takes = 0;  ///< inputs whose buffer it may take over; OpDecl::donates says it of output 0, whatever the call
 };
 
-/// The outputs of an op, at most max_outputs. Only those that there are are made and copied: a small op feels the others.
+/// The outputs of an op, at most max_outputs. Unused slots are neither constructed nor copied, which a small op would notice.
 class Specs {
  public:
   static constexpr int max_outputs = 7;
@@ -152,7 +152,7 @@ struct OpDecl {
   std::uint32_t donates;         ///< inputs whose buffer output 0 may take over
   std::uint32_t mutates;         ///< inputs that forward writes to (running statistics, parameters); skipped in a replay
   std::uint32_t differentiable;  ///< outputs that carry gradients
-  bool remakes;                  ///< cheap: what is saved of its one output is not kept, but made again from all its inputs
+  bool remakes;                  ///< cheap to run again: a saved output is not kept, but made again in backward from the inputs
   Specs (*infer)(Inputs in, const void* attr);
   Cost (*cost)(Inputs in, const Specs& out, const void* attr);
   std::size_t (*workspace)(Inputs in, const Specs& out, const void* attr);

@@ -90,7 +90,7 @@ struct PeakHolders {
   std::vector<SavedTensor> saved;  ///< what the tape keeps then
   std::size_t saved_bytes = 0;     ///< of activations
   std::size_t running_bytes = 0;   ///< activations that this op reads or writes and the tape does not keep
-  std::size_t other_bytes = 0;     ///< the rest of them: gradients on their way, and what waits to be run again or looked at
+  std::size_t other_bytes = 0;  ///< all other activations: gradients in flight, and what only the program or a recomputation holds
 };
 
 namespace detail {

@@ -36,7 +36,14 @@ void RunLog::check_leaves() const {
   }
 }
 
-RunLog::Write::Write(RunLog& log) : log_(log) {
+static std::uint64_t next_run() {
+  thread_local std::uint64_t last = 0;
+  return ++last;
+}
+
+RunLog::Write::Write(RunLog& log, std::span<const Tensor* const> inputs) : log_(log), run_(next_run()) {
+  for (const Tensor* t : inputs)
+    if (t->defined() && t->impl().value.recorder == &Forgotten::instance()) t->impl().value.serial = context().run;
   if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }

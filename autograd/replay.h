@@ -27,7 +27,7 @@ class RunLog {
  public:
   /// Notes what is read and computed while alive.
   class Write;
-  /// Compares what is read, flags and what is computed while alive with the notes, the latter two in order.
+  /// While alive, compares a second run with the notes: leaves in any order, flags and results in the same order.
   class Compare;
   /// Throws Error when a leaf was changed in place or frozen since.
   void check_leaves() const;
@@ -51,7 +51,8 @@ class RunLog {
 
 class RunLog::Write final : Observer, RunWatch {
  public:
-  explicit Write(RunLog& log);
+  /// inputs: what the run is given, made by runs before perhaps.
+  Write(RunLog& log, std::span<const Tensor* const> inputs);
   ~Write() { context().watches.pop_back(); }
   Write(const Write&) = delete;
   Write& operator=(const Write&) = delete;
@@ -61,6 +62,7 @@ class RunLog::Write final : Observer, RunWatch {
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
   void flag(bool on, const char*) override { log_.flags_.push_back(on); }
   RunLog& log_;
+  ContextScope<&Context::run> run_;
   std::optional<ObserverScope> scope_;
 };
 
@@ -90,9 +92,9 @@ class TapeSegment {
       : entry_of_(std::exchange(other.entry_of_, {})), inputs_(other.inputs_), first_(other.first_) {}
   TapeSegment& operator=(TapeSegment&&) = delete;
 
-  /// Gives the inputs whose bit is set in `needs` their places in the graph, when they are those of v: floats have to be added one
-  /// by one, in the order of a step that recomputes nothing, or bits differ. Without v, or where v has none, they get places of
-  /// their own, where their gradients collect.
+  /// Gives each input whose bit is set in `needs` a place in the graph. With v that is the place of v's input, so that gradients
+  /// are added one by one in the order of a step without recompute; else bits would differ. Without v, or where v has none, the
+  /// input gets an entry of its own, where its gradient collects.
   void begin(std::span<Tensor> inputs, std::uint32_t needs, const Vjp* v);
   /// Goes back from the results, which are released first, and returns the gradients of the inputs that have places of their own;
   /// undefined where none is wanted or none arrives.

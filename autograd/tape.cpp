@@ -84,7 +84,8 @@ Tape& Tape::current() {
   return *owner.tape;
 }
 
-// Held by who drops from a tape without a thread. What is let go there may be of another such tape, or come back: one lock for all.
+// Held while dropping entries of a tape whose thread has ended. That may reach another such tape, and come back to this one: hence
+// one recursive lock for all.
 static std::recursive_mutex& retired_lock() {
   static auto* const lock = new std::recursive_mutex;
   return *lock;
@@ -150,8 +151,8 @@ Tensor share(const Saved& saved, const Shape& shape, DType dtype) {
 
 }  // namespace
 
-// What an op that remakes has saved is there until its own vjp, which comes after those of all who read its output. What is made
-// on the way is not kept: chains are short, and a second pass is cheaper than a tensor at the peak.
+// The saved inputs of an op that remakes live until its own vjp, which runs after those of all readers of its output. Results on
+// the way are not kept: chains are short, and a second pass is cheaper than a tensor at the peak.
 Tensor Tape::remake(const Entry& e) {
   if (e.out[0].remade.defined()) return e.out[0].remade;
   std::array<Tensor, most_tensors> in;
@@ -391,7 +392,9 @@ class EntryVjp final : public Vjp {
 
   Tensor unpack(Saved& saved, const Shape& shape, DType dtype, const char* what, int i) {
     if (saved.storage == nullptr)
-      fail(str(entry_.op->name, ": its vjp reads ", what, " ", i, ", which saves() does not declare (or reads it twice)"));
+      fail(str(entry_.op->name, ": its vjp reads ", what, " ", i,
+               ", which is not there: an earlier backward over this failed midway (compute the loss again), or its "
+               "saves() does not declare it, or it is read twice"));
     check_version(entry_, saved, shape, what, static_cast<std::size_t>(i));
     if (keep_) return share(saved, shape, dtype);
     return Tensor::adopt(new_impl(std::exchange(saved.storage, nullptr), saved.offset, shape, dtype));
@@ -442,6 +445,7 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
 
 void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient) {
   if (value.recorder == nullptr) return accumulate_leaf(leaf, std::move(gradient));
+  if (value.recorder == this && value.entry < goal_->floor) return;
   Entry* e = value.recorder == this ? lookup(value) : nullptr;
   if (e == nullptr)
     fail(value.recorder == &Forgotten::instance()
@@ -534,6 +538,10 @@ void Tape::sweep_segment(std::uint32_t mark, std::vector<Tensor> outputs, std::v
   const std::int64_t saved = std::exchange(position_, static_cast<std::int64_t>(size()) - 1);
   for (std::size_t j = 0; j < outputs.size(); ++j) {
     Tensor y = std::exchange(outputs[j], Tensor());
+    if (gradients[j].defined() && !y.requires_grad() && goal_->targets.empty())
+      fail(str("replay: result ", j, ", shape ", y.shape(),
+               ", led to a gradient in the first run, and does not when it is run again. "
+               "What is recomputed has to compute the same every time, detach() included."));
     if (gradients[j].defined() && y.requires_grad()) accumulate(y.impl().value, y, std::exchange(gradients[j], Tensor()));
     gradients[j] = Tensor();
   }
@@ -575,7 +583,7 @@ void Tape::run(std::span<Tensor> outputs, std::span<Tensor> gradients, const Swe
       const GradModeScope mode(goal.create_graph ? GradMode::record : GradMode::off);
       accumulate(value, y, std::move(gradients[i]));
     }
-    sweep(0);
+    sweep(goal.floor);
   } catch (...) {
     clean_up();
     for (const Tensor& leaf : touched_) leaf.set_grad({});

@@ -124,7 +124,8 @@ void Arena::for_runs(std::size_t c, std::uint32_t granules, F f) const {
   }
 }
 
-// Before [begin, end), which is in no bin and below top_, is written to: afterwards would be too late, the peak has been.
+// Call before [begin, end) is written to for the first time: once its pages are touched, the process's peak has happened. The range
+// is in no bin and below top_.
 void Arena::make_resident(const std::byte* begin, const std::byte* end, std::size_t allowed) {
   const auto from = static_cast<std::size_t>(begin - base_), to = static_cast<std::size_t>(end - base_);
   std::size_t more = untouched(from, to);

@@ -33,9 +33,9 @@ class Arena {
     bool free;
   };
 
-  /// 64-byte aligned memory of at least `bytes`, or nullptr when the range is used up or there is no memory for a record. Where
-  /// that would make more than `allowed` bytes resident, free memory elsewhere comes over or is given back before, as far as there
-  /// is any.
+  /// 64-byte aligned memory of at least `bytes`, or nullptr when the range is used up or there is no memory for a record. If this
+  /// would make more than `allowed` bytes resident, pages of free blocks are first moved here or given back to the system, as far
+  /// as there are any.
   Block* allocate(std::size_t bytes, std::size_t allowed = ~std::size_t{0});
   void deallocate(Block* block);
 

@@ -7,8 +7,8 @@
 
 namespace rewind_lib::detail {
 
-/// Brings the lines of [begin, begin + bytes) into the caches, to be written, and does not wait for them. A step's kernels push
-/// what describes tensors out of the caches; asked for side by side, its lines do not wait for one another.
+/// Prefetches [begin, begin + bytes) for writing and does not wait. A step's kernels push the small records that describe tensors
+/// out of the caches; prefetched together, their misses overlap.
 inline void fetch(const void* begin, std::size_t bytes) {
   for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const std::byte*>(begin) + line, 1);
   asm volatile("");  // else GCC finds that nothing happens here, and drops calls of functions that do nothing but this

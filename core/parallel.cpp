@@ -86,8 +86,9 @@ class Team {
   // About 50 microseconds: longer than the gap between two ops of a step, far shorter than a time slice.
   static constexpr int spin_limit = 2000;
 
-  // ticket_ holds the number of the job and how many of its pieces have been taken from either end, so that a piece can only be
-  // taken from the job that was looked at; while a taken piece is not done, the job stays. Closed, it has none left by any count.
+  // ticket_ packs the number of the job and how many pieces have been taken from either end. So a compare-exchange can only take a
+  // piece of the job that it looked at, and a job stays until the pieces that were taken are done. `closed` means that none is
+  // left.
   static constexpr std::uint64_t closed = 0xffffffff;
   static constexpr std::int64_t most_tickets = 0xffff;  // fit a half; where there are more pieces, some are taken together
   void take_pieces(std::uint64_t job, int worker) {

@@ -57,9 +57,9 @@ inline std::int64_t backwards(std::int64_t k, std::int64_t count) {
   return k < middle ? middle - 1 - k : count - 1 - (k - middle);
 }
 
-/// From the scratch space of a worker to the next worker's, in elements of T: the `elements` that each uses, and a gap of 64 times
-/// the `step` in which it reads them, 64 KiB at most. Hardware that foresees such reads goes on behind their end; without a gap,
-/// into lines that another core writes to (docs/performance.md).
+/// The distance between the scratch spaces of two workers, in elements of T: the `elements` that each uses, and a gap of 64 times
+/// the `step` in which it reads them, 64 KiB at most. The hardware's prefetcher runs on beyond the end of such reads; without a
+/// gap, into lines that another core writes to (docs/performance.md).
 template <class T>
 constexpr std::int64_t worker_stride(std::int64_t elements, std::int64_t step) {
   constexpr std::int64_t steps = 64, most = (std::int64_t{64} << 10) / static_cast<std::int64_t>(sizeof(T));

@@ -9,8 +9,8 @@
 
 namespace rewind_lib {
 
-/// Who takes a record is likely to take more: so many ahead are asked for. (A list threaded through the records would let each wait
-/// for the one before.)
+/// A caller that takes one record usually takes more, so the record this many places further down is prefetched. (A linked list of
+/// free records could not look ahead.)
 constexpr std::size_t records_ahead = 8;
 
 /// T must be trivially destructible. Not safe from several threads.

@@ -97,8 +97,8 @@ class BatchNorm2d final : public Module, public Fusible {
   explicit BatchNorm2d(int channels) : BatchNorm2d(BatchNorm2dOptions{.channels = channels}) {}
   Tensor forward(Tensor x) override { return forward(std::move(x), Epilogue::none); }
   Tensor forward(Tensor x, Epilogue then) override;
-  /// then(forward(x + bias)), left for the next module to compute. x comes with its statistics, or not: then, in training, it
-  /// is computed here. bias [C] is what the convolution before has left; it may be undefined.
+  /// then(forward(x + bias)), with the normalisation left for the next module to do. If x comes without its statistics, in
+  /// training, all is computed here. bias [C] is the one that the convolution before has left out; it may be undefined.
   Pending pass(schedule::Activation x, Epilogue then = Epilogue::none, const Tensor& bias = {});
   void describe(Fields& f) override;
 

@@ -112,6 +112,10 @@ std::atomic<std::uint64_t> structure{1};
 
 }  // namespace
 
+std::uint64_t Module::next_version() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
 std::uint64_t Module::structure_version() { return structure.load(std::memory_order_relaxed); }
 void Module::change_structure() { structure.fetch_add(1, std::memory_order_relaxed); }
 
@@ -140,6 +144,14 @@ Tensor Module::call(Tensor x, const Stage* stage) {
   note_mode();
   if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
   return stage != nullptr ? stage->compute(std::move(x)) : forward(std::move(x));
+}
+
+void Module::refuse_budget() const {
+  if (planner_.get() == nullptr) return;
+  fail(
+      str("recompute: ", type(), path()[0] != 0 ? str(" ", path()) : "",
+          " has a budget of its own, but runs stage by stage inside another chain. Give the budget to the net that is called, or a "
+          "strategy without a budget to this one"));
 }
 
 std::vector<Parameter> Module::parameters() {

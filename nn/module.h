@@ -75,7 +75,8 @@ class Passing {
   virtual bool passes() const = 0;
   /// y = forward(the value of p) (+ residual, in the shape of y), without bias(), and y's mean and variance when `statistics`.
   virtual schedule::Activation pass(Pending p, bool statistics, Tensor residual) = 0;
-  /// What forward() adds to y [C], left to the normalisation that follows, where it comes to nothing; may be undefined.
+  /// The bias [C] that forward() would add; may be undefined. pass() leaves it out, since the normalisation that follows cancels
+  /// it.
   virtual const Tensor& bias_left() const = 0;
 
  protected:
@@ -105,7 +106,7 @@ class PlannerSlot {
   PlannerSlot() = default;
   PlannerSlot(PlannerSlot&& other) noexcept : planner_(std::exchange(other.planner_, nullptr)) {}
   PlannerSlot& operator=(PlannerSlot&& other) noexcept {
-    std::swap(planner_, other.planner_);
+    if (this != &other) reset(std::exchange(other.planner_, nullptr));
     return *this;
   }
   ~PlannerSlot();
@@ -146,8 +147,8 @@ class Module {
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
-  /// For layers that another one may run without a call of their own: what is recomputed later depends on training()
-  /// (depends_on()).
+  /// Call it in a layer that looks at training() and that may be run without operator(): to recompute it in the other mode is then
+  /// an Error (depends_on()).
   void note_mode() const { depends_on(training_, "train() or eval()"); }
   /// For those who run a layer without a call of its own: ModuleObserver::returned() of this module.
   void tell_observers(const Shape& output, bool by_neighbour = false);
@@ -161,8 +162,10 @@ class Module {
   /// Chooses what is kept for backward from the next forward on. A Sequential is a chain itself; in any other module it is
   /// the largest chain inside. With a Budget, the module's first forward plans: on shapes alone, with the bytes that are live
   /// then, and leaving room for a loss of twice the size of the output; later ones plan again when sizes have changed. A dry
-  /// run plans by counted costs, and training then follows its plans, so that what it predicted comes true. Throws
-  /// Error when there is no chain, and, from forward, when the budget is too small, saying what is needed and why.
+  /// run plans by counted costs, and training then follows its plans, so that what it predicted comes true. An optimizer's state is
+  /// counted from the first plan on that finds it there: after its first step. A budget is for a module that is called; what a
+  /// Sequential runs stage by stage takes any other strategy. Of several calls for one chain the last counts. Throws Error when
+  /// there is no chain, and, from forward, when the budget is too small, saying what is needed and why.
   /// The module must live until backward is done.
   void recompute(Recompute how);
 
@@ -173,14 +176,18 @@ class Module {
   friend class PathNaming;
   friend class Sequential;
   friend class BudgetPlanner;
+  static std::uint64_t next_version();
   static std::uint64_t structure_version();
   static void change_structure();
   friend struct Stage;
   Tensor call(Tensor x, const Stage* stage);
-  const char* path_ = nullptr;  // interned
-  std::uint64_t named_ = 0;     // the structure whose paths begin here: this module was called first; else 0
-  PlannerSlot planner_;         // with a budget only
-  std::uint64_t told_ = 0;      // which of all calls of recompute() was this module's last
+  /// Throws Error where this module has a budget: for who runs it without a call of its own, stage by stage with its neighbours.
+  void refuse_budget() const;
+  const char* path_ = nullptr;              // interned
+  std::uint64_t named_ = 0;                 // the structure whose paths begin here: this module was called first; else 0
+  PlannerSlot planner_;                     // with a budget only
+  std::uint64_t version_ = next_version();  // of each module another one; an assignment takes it along
+  std::uint64_t told_ = 0;                  // the version of the last recompute() that was for this module
   bool training_ = true, fusing_ = true;
 };
 

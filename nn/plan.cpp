@@ -7,7 +7,7 @@
 #include <rewind/nn/plan.h>
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <chrono>
 #include <typeinfo>
 
@@ -70,6 +70,7 @@ struct Seeds {
 void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain) {
   const DryLedger dry;
   const random::GeneratorScope generator;
+  const detail::TrialTape tape;
   give_dry_gradients(net);
   CountedCost counted;
   schedule::Activation a{empty(input.shape(), input.dtype())};
@@ -101,7 +102,7 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
         Seeds seeds(std::move(y));
         const memory::Scope scope;
         const std::size_t before = memory::live().total;
-        backward(seeds.outputs, seeds.gradients);
+        tape.backward(seeds.outputs, seeds.gradients, true);
         s.o_b = excess(scope.peak().total, before);
       }
       s.u_b = counted.take();
@@ -116,50 +117,48 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain) {
   const random::GeneratorScope generator;
   const detail::ContextScope<&detail::Context::replaying> no_side_effects(true);
-  // The parameters' own gradients are put aside meanwhile.
-  std::vector<Parameter> parameters = net.parameters();
-  std::vector<Tensor> gradients;
-  for (const Parameter& p : parameters) gradients.push_back(p.value.take_grad());
-  const auto restore = [&] {
-    for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].value.set_grad(gradients[i]);
-  };
-  try {
-    schedule::Activation a{is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype())
-                                                   : zeros(input.shape(), input.dtype())};
-    bool differentiable = input.requires_grad();
-    std::size_t l = 0;
-    for (const Stage& stage : net.stages()) {
-      schedule::Stage& s = chain.stages[l++];
-      s.u_f = s.u_b = 1e9;
-      schedule::Activation next;
-      bool recorded = false;
-      for (int run = 0; run < 3; ++run) {  // the first warms up
-        schedule::Activation from = leaf(a, differentiable);
-        const double begin = seconds();
-        schedule::Activation y = stage(std::move(from));
-        const double middle = seconds();
-        next = y.detach();
-        recorded = y.requires_grad();
-        if (run > 0) s.u_f = std::min(s.u_f, middle - begin);
-        if (!recorded) {
-          s.u_b = 0;
-          continue;
-        }
-        Seeds seeds(std::move(y));
-        for (Tensor& t : seeds.gradients) t.fill(1);
-        const double start = seconds();
-        backward(seeds.outputs, seeds.gradients);
-        if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
-        for (const Parameter& p : parameters) p.value.set_grad({});
+  const detail::TrialTape tape;
+  schedule::Activation a{is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype())
+                                                 : zeros(input.shape(), input.dtype())};
+  bool differentiable = input.requires_grad();
+  std::size_t l = 0;
+  for (const Stage& stage : net.stages()) {
+    schedule::Stage& s = chain.stages[l++];
+    s.u_f = s.u_b = 1e9;
+    schedule::Activation next;
+    bool recorded = false;
+    for (int run = 0; run < 3; ++run) {  // the first warms up
+      schedule::Activation from = leaf(a, differentiable);
+      const double begin = seconds();
+      schedule::Activation y = stage(std::move(from));
+      const double middle = seconds();
+      next = y.detach();
+      recorded = y.requires_grad();
+      if (run > 0) s.u_f = std::min(s.u_f, middle - begin);
+      if (!recorded) {
+        s.u_b = 0;
+        continue;
       }
-      differentiable = recorded;
-      a = std::move(next);
+      Seeds seeds(std::move(y));
+      for (Tensor& t : seeds.gradients) t.fill(1);
+      const double start = seconds();
+      tape.backward(seeds.outputs, seeds.gradients, false);
+      if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
     }
-  } catch (...) {
-    restore();
-    throw;
+    differentiable = recorded;
+    a = std::move(next);
   }
-  restore();
+}
+
+/// The most that timing the stages one by one takes beside what is live.
+std::size_t bytes_to_time(const schedule::Chain& chain) {
+  std::int64_t most = 0;
+  for (int l = 1; l <= chain.n(); ++l) {
+    const schedule::Stage& s = chain[l];
+    // Its input, its tape, its result, which is held for the next one, and that one's gradient.
+    most = std::max(most, chain.w_a(l - 1) + s.w_tape + 2 * s.w_a + std::max(s.o_f, s.o_b));
+  }
+  return static_cast<std::size_t>(most);
 }
 
 class CountModules final : public ModuleVisitor {
@@ -218,8 +217,8 @@ void Module::recompute(Recompute how) {
     planner_.reset(nullptr);
     chain->choose(std::move(how));
   }
-  static std::atomic<std::uint64_t> calls{0};
-  told_ = ++calls;
+  if (chain != this) chain->planner_.reset(nullptr);
+  chain->told_ = told_ = next_version();
   change_structure();
 }
 
@@ -239,6 +238,7 @@ class BudgetPlanner::Settings final : public Fields {
   void child(std::string_view, Module& module) override {
     add(typeid(module).hash_code());
     add((module.training() ? 1 : 0) + (module.fusing() ? 2 : 0));
+    add(module.version_);
     add(module.told_);
     module.describe(*this);
   }
@@ -248,10 +248,28 @@ class BudgetPlanner::Settings final : public Fields {
   std::uint64_t digest_ = 0;
 };
 
+/// Where another chain has become the largest: the one that was follows no plan any more, if it is still there.
+class BudgetPlanner::LetGo final : public ModuleVisitor {
+ public:
+  explicit LetGo(const Sequential* chain) : chain_(chain) {}
+  void visit(const std::string&, Module& module) override {
+    if (auto* chain = dynamic_cast<Sequential*>(&module); chain == chain_ && chain != nullptr) chain->choose(Recompute::vanilla());
+  }
+
+ private:
+  const Sequential* chain_;
+};
+
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (planning_) return;
   Sequential* chain = largest_chain(root);
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
+  if (chain->told_ > root.told_) return;  // the chain itself was told something since
+  if (chain_ != nullptr && chain_ != chain) {
+    LetGo let_go(chain_);
+    for_each_module(root, let_go);
+  }
+  chain_ = chain;
   const std::size_t live = memory::live().total, stages = chain->stages().size();
   const std::uint64_t settings = Settings::of(root);
   // A plan for this input serves while what is live beside it stays, near enough: more would break the budget, and with much
@@ -280,6 +298,17 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
     std::rotate(at, at + 1, plans_.end());
   }
   chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
+}
+
+/// Strategies from the literature, the ones that keep least first: where the model's least does not fit, one of them may.
+template <class Fits>
+static bool fits_by_rule(const schedule::Chain& chain, Fits&& fits) {
+  constexpr int most = 16;
+  const int n = chain.n();
+  if (fits(schedule::low_memory(chain)) || fits(schedule::recursive(chain)) || fits(schedule::sqrt(chain))) return true;
+  for (int k = 2; k <= std::min(n, most); ++k)
+    if (fits(schedule::revolve(chain, k)) || fits(schedule::periodic(chain, k)) || fits(schedule::segments(chain, k))) return true;
+  return false;
 }
 
 BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& given, const BudgetPlan* known) const {
@@ -311,11 +340,19 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
     plan.chain = known->chain;
     plan.costs = known->costs;
   } else {
-    try {
-      plan.chain = describe_chain(chain, input, plan.costs);
-    } catch (const OutOfMemory&) {  // the limit leaves no room to time stages beside what is live
-      if (plan.costs == Costs::counted) throw;
-      plan.chain = describe_chain(chain, input, plan.costs = Costs::counted);
+    plan.chain = describe_chain(chain, input, Costs::counted);
+    if (plan.costs == Costs::measured) {
+      schedule::Chain timed = plan.chain;
+      plan.costs = Costs::counted;
+      if (memory::live().total + bytes_to_time(timed) <= budget_.bytes) {
+        try {
+          measure_costs(chain, input, timed);
+          plan.chain = std::move(timed);
+          plan.costs = Costs::measured;
+        } catch (const OutOfMemory&) {
+          // The limit leaves no room to time stages beside what is live: counted costs have to do.
+        }
+      }
     }
   }
   input = Tensor();
@@ -325,11 +362,12 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
   const auto peak_of = [&](const std::vector<schedule::Action>& actions) {
     const DryLedger dry;
     const random::GeneratorScope generator;
+    const detail::TrialTape tape;
     chain.choose(Recompute::actions(actions));
     Tensor y = root.forward(x);
     if (y.requires_grad()) {
-      Tensor g = empty(y.shape(), y.dtype());
-      backward(std::move(y), std::move(g));
+      std::array outputs{std::move(y)}, gradients{empty(outputs[0].shape(), outputs[0].dtype())};
+      tape.backward(outputs, gradients, true);
     }
     return memory::peak().total + plan.reserve;
   };
@@ -359,7 +397,11 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
   std::size_t good = 0, bad = points.size();
   while (good < std::min(first_points, points.size()) && !fits_at(good)) ++good;
   if (good == std::min(first_points, points.size())) {
-    if (fits(schedule::low_memory(plan.chain))) return plan;
+    if (fits_by_rule(plan.chain, fits)) return plan;
+    // What is needed may be more than was solved for.
+    const schedule::Frontier all = schedule::solve(plan.chain, {.loss = plan.chain.n() > 200 ? 0.05 : 0});
+    for (std::size_t i = 0; i < std::min(first_points, all.points().size()); ++i)
+      if (fits(all.schedule(all.points()[i].bytes))) return plan;
     const schedule::Trace trace = schedule::simulate(plan.chain, least_actions);
     std::size_t gradients = 0;
     for (const Parameter& p : root.parameters()) gradients += p.value.bytes();

@@ -6,8 +6,8 @@
 
 namespace rewind_lib::nn {
 
-/// The chain that recompute() works on: the module itself when it is a Sequential, else the one below it with the most
-/// modules inside; nullptr when there is none of two stages or more.
+/// The chain that recompute() works on: the module itself when it is a Sequential, else the one of two stages or more below it with
+/// the most modules inside; nullptr when there is none.
 Sequential* largest_chain(Module& module);
 
 /// Measures the chain on shapes alone: what each stage leaves, saves and takes while it runs, in the bytes that the tracker
@@ -36,6 +36,7 @@ class BudgetPlanner {
 
  private:
   class Settings;
+  class LetGo;
   struct Entry {
     Shape shape;
     DType dtype;
@@ -49,6 +50,7 @@ class BudgetPlanner {
 
   Budget budget_;
   bool planning_ = false;
+  Sequential* chain_ = nullptr;  // that it planned for last; it may be gone
   std::vector<Entry> plans_;
 };
 

@@ -22,14 +22,22 @@ struct Sequential::Life {
 /// The stages, as the executor of schedules runs them.
 class Sequential::Run final : public schedule::Stages {
  public:
-  Run(std::vector<Stage> stages, const Pending& given, Life* life) : stages_(std::move(stages)), given_(given), life_(life) {
-    ++life_->owners;
+  Run(std::vector<Stage> stages, const Pending& given, std::span<Sequential* const> chains)
+      : stages_(std::move(stages)), given_(given) {
+    lives_.reserve(chains.size());
+    for (Sequential* chain : chains) {
+      if (chain->life_ == nullptr) chain->life_ = new Life;
+      ++chain->life_->owners;
+      lives_.push_back(chain->life_);
+    }
   }
-  ~Run() override { life_->release(); }
+  ~Run() override {
+    for (Life* life : lives_) life->release();
+  }
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
   schedule::Activation run(int l, schedule::Activation a) override {
-    if (life_->over)
+    if (std::ranges::any_of(lives_, [](const Life* life) { return life->over.load(); }))
       fail(str("recompute: stage ", l,
                " is needed again, but its module was destroyed; the module must live until backward is done"));
     const Stage& stage = stages_[static_cast<std::size_t>(l - 1)];
@@ -39,7 +47,7 @@ class Sequential::Run final : public schedule::Stages {
  private:
   std::vector<Stage> stages_;
   Pending given_;
-  Life* life_;
+  std::vector<Life*> lives_;  // of the chains whose children run
 };
 
 Sequential::Sequential(Sequential&& other) noexcept
@@ -52,11 +60,12 @@ Sequential::Sequential(Sequential&& other) noexcept
 
 Sequential& Sequential::operator=(Sequential&& other) noexcept {
   if (this == &other) return *this;
+  Sequential from(std::move(other));  // it may be below this one, and go with what this one had
   clear();
-  Module::operator=(std::move(other));
-  children_ = std::exchange(other.children_, {});
-  choose(std::exchange(other.recompute_, Recompute::vanilla()));
-  life_ = std::exchange(other.life_, nullptr);
+  Module::operator=(std::move(from));
+  children_ = std::exchange(from.children_, {});
+  choose(std::exchange(from.recompute_, Recompute::vanilla()));
+  life_ = std::exchange(from.life_, nullptr);
   return *this;
 }
 
@@ -198,22 +207,29 @@ struct Sequential::Part {
 };
 
 void Sequential::append_parts(std::vector<Part>& all, std::vector<Sequential*>& told) const {
-  // A module with a budget of its own is planned when it is called, so it is called as a whole.
-  const auto planned = [](const Module* m) { return m->planner_.get() != nullptr; };
   for (const Child& c : children_) {
-    const std::vector<Sequential*> chains = planned(c.module) ? std::vector<Sequential*>{} : c.module->chains();
-    if (chains.empty()) all.push_back({c.module, told});
+    const std::vector<Sequential*> chains = c.module->chains();
+    if (chains.empty())
+      all.push_back({c.module, told});
+    else
+      c.module->refuse_budget();
     for (Sequential* s : chains) {
-      if (planned(s)) {
-        all.push_back({s, told});
-        continue;
-      }
+      s->refuse_budget();
       const bool own = !s->recompute_.is_vanilla();
       if (own) told.push_back(s);
       s->append_parts(all, told);
       if (own) told.pop_back();
     }
   }
+}
+
+/// This chain and those whose children are stages of it.
+std::vector<Sequential*> Sequential::taken_apart() {
+  std::vector<Sequential*> all{this};
+  for (std::size_t i = 0; i < all.size(); ++i)
+    for (const Child& c : all[i]->children_)
+      for (Sequential* s : c.module->chains()) all.push_back(s);
+  return all;
 }
 
 namespace {
@@ -237,8 +253,10 @@ std::vector<Stage> Sequential::group(bool open) const {
     return norm != nullptr && norm->fusing() ? norm : nullptr;
   };
   const auto passes_at = [&]<class T>(std::size_t i, T*) {
-    T* module = i < n && parts[i].module->planner_.get() == nullptr ? dynamic_cast<T*>(parts[i].module) : nullptr;
-    return module != nullptr && module->passes() ? module : nullptr;
+    T* module = i < n ? dynamic_cast<T*>(parts[i].module) : nullptr;
+    if (module == nullptr || !module->passes()) return static_cast<T*>(nullptr);
+    parts[i].module->refuse_budget();
+    return module;
   };
   // A bias is left to the normalisation that follows, so there has to be one.
   const auto convolution_at = [&](std::size_t i) {
@@ -317,6 +335,7 @@ Tensor Sequential::forward(Tensor x) {
 }
 
 Pending Sequential::forward_pending(Pending p) {
+  refuse_budget();
   if (p.any() && !takes_pending()) fail("Sequential: nothing here takes a pending normalisation; settle() it first");
   if (probe_ != nullptr) *std::exchange(probe_, nullptr) = p.any() ? settle(p) : p.x;
   std::span<const Stage> chain = stages(true);
@@ -344,8 +363,7 @@ schedule::Activation Sequential::run(std::span<const Stage> chain, schedule::Act
     actions_ = recompute_.actions_for(n);
     planned_for_ = n;
   }
-  if (life_ == nullptr) life_ = new Life;
-  return schedule::execute(new Run({chain.begin(), chain.end()}, given, life_), actions_, std::move(x));
+  return schedule::execute(new Run({chain.begin(), chain.end()}, given, taken_apart()), actions_, std::move(x));
 }
 
 void Sequential::describe(Fields& f) {

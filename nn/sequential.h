@@ -37,7 +37,8 @@ struct Stage {
   Sequential* nested = nullptr;  ///< one that was told itself what to recompute, of these stages
   std::vector<Stage> inside = {};
 
-  /// given: what is done on load of a chain's first stage, where the chain's caller says so; x, mean and var come with x.
+  /// given: a normalisation of the chain's input that the chain's caller left to do; for the first stage only. Its x, mean and var
+  /// are those of x.
   schedule::Activation operator()(schedule::Activation x, const Pending& given = {}) const;
   /// The module, with its activation and pool.
   Tensor compute(Tensor x) const;
@@ -82,7 +83,8 @@ class Sequential : public Module {
   /// The stages of the chain: children, with nested Sequentials and blocks that are nothing but chains taken apart (unless they
   /// were told themselves what to recompute) and activations joined to what they follow.
   const std::vector<Stage>& stages() const { return stages(false); }
-  /// What the last recorded forward followed; empty when that kept everything.
+  /// What the last recorded forward followed; empty without a strategy. (Under a budget, keeping everything is a list of Fall and
+  /// B.)
   const std::vector<schedule::Action>& actions() const { return actions_; }
 
   Tensor forward(Tensor x) override;
@@ -112,6 +114,7 @@ class Sequential : public Module {
   /// open: a last normalisation is a stage without a module, left to the caller. Kept until a net changes.
   const std::vector<Stage>& stages(bool open) const;
   std::vector<Stage> group(bool open) const;
+  std::vector<Sequential*> taken_apart();
   schedule::Activation run(std::span<const Stage> chain, schedule::Activation x, const Pending& given = {});
 
   std::vector<Child> children_;

@@ -1,10 +1,12 @@
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
+#include <rewind/autograd/tape.h>
 #include <rewind/core/random.h>
 #include <rewind/nn/summary.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <ostream>
 
@@ -167,10 +169,11 @@ Summary summarize(Module& net, const Shape& input, DType dtype) {
     x = empty(input, dtype);
   }
   summary.input_bytes = static_cast<std::int64_t>(x.bytes());
+  const detail::TrialTape tape;
   Tensor y = net(std::move(x));
   if (y.requires_grad()) {
-    Tensor g = empty(y.shape(), y.dtype());
-    backward(std::move(y), std::move(g));
+    std::array outputs{std::move(y)}, gradients{empty(outputs[0].shape(), outputs[0].dtype())};
+    tape.backward(outputs, gradients, true);
     for (Parameter& p : net.parameters()) p.value.set_grad({});  // they are dry and must not outlive the dry run
   }
   watch.finish();
@@ -216,9 +219,7 @@ std::string to_string(const Summary& summary, int depth) {
   }
   const auto& state = summary.optimizer_state_bytes;
   if (any_by_neighbour)
-    out +=
-        "* computed by the layer behind it as it loads, or the one before as it stores; fuse(false) leaves it at ReLUs before "
-        "storing\n";
+    out += "* fused: computed by the next layer as it loads, or by the one before as it stores; with fuse(false) only ReLUs are\n";
   out += rule + '\n';
   out += str("Parameters                ", with_commas(summary.parameters), " (", with_commas(summary.trainable), " trainable), ",
              bytes_text(summary.parameter_bytes), "\n");

@@ -35,7 +35,7 @@ struct Work {
   std::size_t saved_bytes = 0;      ///< kept for backward, by the op that made the tape keep them
   std::size_t workspace_bytes = 0;  ///< of the op that takes most
   double median = 0, p95 = 0;       ///< seconds a step
-  double share = 0;                 ///< of the wall clock of the timed steps up to the median one; shares add up
+  double share = 0;                 ///< of the wall clock of those timed steps that took no longer than the median; shares add up
   double roofline = 0;              ///< seconds: for each op the least that the machine allows, added up
   Energy energy = {};
 
@@ -127,10 +127,11 @@ Profile profile(nn::Module& net, const Tensor& input, optim::Optimizer& optimize
 }  // namespace detail
 
 /// Profiles training steps of `net` on `input` [N, ...] with `optimizer`. The loss is cross_entropy for an output [N, C], with
-/// options.target or else with made-up labels; for other outputs backward begins with ones. Runs warmup + 2 steps + 2 steps or
-/// so, then what the options ask for. Afterwards parameters, buffers, gradients, optimizer state, training modes and random
-/// numbers are as before. Call it between steps: a tape recorded before does not survive. Throws Error for an undefined or empty
-/// input, inside a dry run, when an option is out of range, and when the steps differ from each other.
+/// options.target or else with made-up labels; for other outputs backward begins with ones. Runs warmup + 1 + 2 * steps
+/// steps and one more for the peak, beside dry runs, then what the options ask for. Afterwards parameters, buffers, gradients,
+/// optimizer state, training modes and random numbers are as before (not the gradients of leaves that the net reads and does not
+/// describe()). Call it between steps: a tape recorded before does not survive. Throws Error for an undefined or empty input,
+/// inside a dry run, when an option is out of range, and when the steps differ from each other.
 inline Profile profile(nn::Module& net, const Tensor& input, optim::Optimizer& optimizer, const ProfileOptions& options = {}) {
   return detail::profile(net, input, optimizer, {}, options);
 }
@@ -150,7 +151,8 @@ template <class Loss>
 std::string to_string(const Profile& profile, int rows = 20, int depth = 2);
 std::ostream& operator<<(std::ostream& out, const Profile& profile);
 
-/// All of it as JSON. Times are in milliseconds where the key says _ms, else seconds; bytes and counts are whole numbers.
+/// All of it as JSON. Times are in milliseconds where a key begins with ms_ or ends in _ms, else in seconds; bytes and counts are
+/// whole numbers.
 std::string to_json(const Profile& profile);
 
 /// The step whose time is the median, as Chrome's trace events: the step, its phases, modules by path and ops, one in the other,

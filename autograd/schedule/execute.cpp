@@ -32,6 +32,14 @@ Versions versions_of(const Activation& a) {
   return v;
 }
 
+bool same(const Activation& a, const std::array<Tensor, parts>& b) {
+  for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var}) {
+    const Tensor& other = b[i++];
+    if (t->defined() ? !other.defined() || !t->same(other) : other.defined()) return false;
+  }
+  return true;
+}
+
 /// Stages [first, last] that run unrecorded, what backward does about them, and what it needs for that.
 struct Segment {
   std::shared_ptr<Stages> stages;
@@ -43,7 +51,8 @@ struct Segment {
   std::vector<Versions> versions;             // of these, as they were kept
   std::vector<random::Generator> generators;  // where the random numbers stood before each stage
   std::vector<std::uint32_t> differentiable;  // which parts of each stage's input a gradient goes on to
-  std::vector<detail::RunLog> logs;           // what each stage depended on
+  std::vector<bool> passed_on;       // each stage is given what the segment was given: those before it returned their input
+  std::vector<detail::RunLog> logs;  // what each stage depended on
   std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
   Activation& activation(int l) { return kept[at(l)]; }
   void keep(int l, const Activation& a) {
@@ -111,7 +120,7 @@ void run_backward(Vjp& v, const void* attr) {
         std::array<Tensor, parts> a = split(source(l - 1));
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
         Recorded& r = tape(l).emplace();
-        r.tape.begin(a, s.differentiable[s.at(l)], l == s.first ? &v : nullptr);
+        r.tape.begin(a, s.differentiable[s.at(l)], s.passed_on[s.at(l)] ? &v : nullptr);
         const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
         break;
@@ -173,8 +182,9 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
     for (const Action& action : forward) {
       s->generators.push_back(random::default_generator());
       s->differentiable.push_back(differentiable_parts(a));
+      s->passed_on.push_back(same(a, inputs));
       if (action.kind == Kind::Fck && action.stage > s->first) s->keep(action.stage - 1, a);
-      const detail::RunLog::Write write(s->logs.emplace_back());
+      const detail::RunLog::Write write(s->logs.emplace_back(), std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
       a = s->stages->run(action.stage, std::move(a));
     }
   }
@@ -183,6 +193,7 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
              ", in place; run again they would be given what it left. Let it change a clone()."));
   s->check_kept();
   if (!a.requires_grad()) return a;
+  const detail::ContextScope<&Context::watches> not_a_stage({});
   std::vector<Tensor> outputs;
   for (std::size_t i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {
     const std::uint32_t part = bit(static_cast<int>(i++));

@@ -8,7 +8,8 @@
 namespace rewind_lib::kernels {
 namespace {
 
-/// Without the residual's gradient: where a kernel does not make it, it is made first and taken for g.
+/// The shape without statistics: where a kernel cannot assemble G, it is assembled first, in the residual's gradient, and passed as
+/// g.
 FusedShape assembled(FusedShape s) {
   s.statistics = false;
   return s;

@@ -32,8 +32,8 @@ constexpr std::int64_t reduction_grain(std::int64_t n, std::int64_t least) {
 constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-/// The grain, whole units, that cuts n into even pieces, and an even number of them, of about `least`: a short last piece or an odd
-/// one would leave threads waiting.
+/// The grain, a multiple of `unit`, that cuts n into an even number of nearly equal pieces of about `least`: a short last piece, or
+/// an odd one, would leave threads waiting.
 constexpr std::int64_t even_grain(std::int64_t n, std::int64_t least, std::int64_t unit) {
   std::int64_t pieces = parallel::pieces(n, least);
   if (pieces < 2) return max_of(1, n);

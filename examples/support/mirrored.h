@@ -8,7 +8,8 @@
 
 namespace support {
 
-/// A training set of which every image is read mirrored half of the time.
+/// A training set of which every image is read mirrored half of the time. The coin goes on from epoch to epoch: what a later epoch
+/// sees depends on those before.
 class Mirrored final : public rewind::data::Source {
  public:
   Mirrored(rewind::data::Dataset set, std::uint64_t seed) : set_(std::move(set)), coin_(seed) {}

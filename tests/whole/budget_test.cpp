@@ -3,6 +3,7 @@
 #include "zoo.h"
 
 #include <rewind/nn/plan.h>
+#include <rewind/nn/summary.h>
 
 #include <doctest/doctest.h>
 
@@ -238,7 +239,7 @@ TEST_CASE("a budget plans again when parameters are unfrozen, or a part of the n
   }
 }
 
-TEST_CASE("a block with a shortcut takes a budget: by itself, and inside a net that leaves it a normalisation to do") {
+TEST_CASE("a block with a shortcut takes a budget by itself, and not inside a net that leaves it a normalisation to do") {
   const auto step = [](nn::Module& model) {
     rw::random::seed(4);
     const Tensor x = rw::randn({4, 12, 12, 8});
@@ -257,17 +258,13 @@ TEST_CASE("a block with a shortcut takes a budget: by itself, and inside a net t
   block.recompute(rw::Budget{.bytes = 100_MiB, .costs = rw::Costs::counted});
   CHECK(step(block) == expected);
 
-  const auto net_with = [&](bool budget) {
-    rw::random::seed(2);
-    nn::Sequential s{nn::Conv2d{{.in = 8, .out = 8, .bias = false}}, nn::BatchNorm2d{8}, nn::ReLU{}};
-    nn::InvertedBottleneck& b = s.add(nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 4}});
-    if (budget) b.recompute(rw::Budget{.bytes = 100_MiB, .costs = rw::Costs::counted});
-    return step(s).size();
-  };
-  CHECK(net_with(true) == net_with(false));
+  nn::Sequential s{nn::Conv2d{{.in = 8, .out = 8, .bias = false}}, nn::BatchNorm2d{8}, nn::ReLU{}};
+  s.add(nn::InvertedBottleneck{{.in = 8, .out = 8, .expand = 4}}).recompute(rw::Budget{100_MiB});
+  CHECK_THROWS_WITH_AS(step(s), doctest::Contains("InvertedBottleneck 3 has a budget of its own"), rw::Error);
 }
 
-TEST_CASE("a chain inside a chain keeps to a budget of its own, and the budget of the whole to what it was told") {
+TEST_CASE(
+    "what runs stage by stage inside a chain refuses a budget of its own, and the budget of the whole sees what it was told") {
   const auto nested = [] {
     nn::Sequential s;
     s.add("features", net());
@@ -278,27 +275,112 @@ TEST_CASE("a chain inside a chain keeps to a budget of its own, and the budget o
   nn::Sequential plain = nested();
   const Outcome vanilla = train(plain, 2, 4);
   plain = {};
-  const std::size_t budget = before + (vanilla.peak - before) * 6 / 10;
+  const rw::Budget budget{.bytes = before + (vanilla.peak - before) * 6 / 10, .costs = rw::Costs::counted};
 
-  nn::Sequential inner = nested();
-  inner[0].recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
-  const Outcome within = train(inner, 2, 4);
-  CHECK(within.hashes == vanilla.hashes);
-  CHECK(within.peak < before + (vanilla.peak - before) * 7 / 10);  // what is around the inner chain is small
-  inner[0].recompute(rw::Recompute::vanilla());
-  CHECK(train(inner, 2, 4).peak == vanilla.peak);
-  inner = {};
-
-  // The plan for the whole is another one when the chain inside keeps more.
   nn::Sequential both = nested();
   auto& features = static_cast<nn::Sequential&>(both[0]);
+  features.recompute(budget);
+  CHECK_THROWS_WITH_AS(train(both, 1, 4), doctest::Contains("Sequential features has a budget of its own"), rw::Error);
   features.recompute(rw::Recompute::low_memory());
-  both.recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
-  CHECK(train(both, 2, 4).peak <= budget);
-  features.recompute(rw::Recompute::segments(1));
+  both.recompute(budget);
+  const Outcome within = train(both, 2, 4);
+  CHECK(within.hashes == vanilla.hashes);
+  CHECK(within.peak <= budget.bytes);
+  features.recompute(rw::Recompute::segments(1));  // all of it recorded at once
   CHECK_THROWS_WITH_AS(train(both, 1, 4), doctest::Contains("is too small"), rw::Error);
   features.recompute(rw::Recompute::low_memory());
-  CHECK(train(both, 2, 4).peak <= budget);
+  CHECK(train(both, 2, 4).peak <= budget.bytes);
+
+  nn::Sequential main{nn::Conv2d{{.in = 3, .out = 3, .kernel = 3, .padding = 1}}, nn::BatchNorm2d{3}};
+  main.recompute(budget);
+  nn::Residual residual{std::move(main)};
+  CHECK_THROWS_WITH_AS(residual(rw::randn({2, 4, 4, 3})), doctest::Contains("has a budget of its own"), rw::Error);
+}
+
+namespace {
+
+/// Adds what somebody else holds.
+struct Plus : nn::Module {
+  const Tensor* other;
+  explicit Plus(const Tensor* o) : other(o) {}
+  Tensor forward(Tensor x) override { return rw::add(std::move(x), *other); }
+};
+/// y = x w^T with somebody else's weight.
+struct Tied : nn::Module {
+  const Tensor* weight;
+  explicit Tied(const Tensor* w) : weight(w) {}
+  Tensor forward(Tensor x) override { return rw::linear(std::move(x), *weight); }
+};
+
+}  // namespace
+
+TEST_CASE("planning leaves alone what is around the chain: weights that are not its own, and histories that it reads") {
+  std::vector<std::uint64_t> expected;
+  for (const bool planned : {false, true}) {
+    rw::random::seed(6);
+    nn::Linear embed{16, 16};
+    Tensor condition;
+    nn::Sequential body{nn::Linear{16, 16}, Plus{&condition}, nn::Tanh{}, Tied{&embed.weight}};
+    if (planned) body.recompute(rw::Budget{1_GiB});
+    condition = embed(rw::randn({2, 16}));
+    Tensor loss = rw::mean(rw::square(body(rw::randn({2, 16}))));
+    if (planned) nn::summarize(body, {2, 16});
+    rw::backward(std::move(loss));
+    std::vector<std::uint64_t> all{rw::hash(embed.weight.grad())};
+    for (const rw::Parameter& p : body.parameters()) all.push_back(rw::hash(p.value.grad()));
+    if (planned) CHECK(all == expected);
+    expected = all;
+  }
+}
+
+TEST_CASE("the step that plans keeps to the budget, too") {
+  const Tensor x = rw::randn({4, 24, 24, 8});
+  for (const rw::Costs costs : {rw::Costs::counted, rw::Costs::measured}) {
+    nn::Sequential s;
+    for (int i = 0; i < 6; ++i) {
+      s.add(nn::Conv2d{{.in = 8, .out = 8, .kernel = 3, .padding = 1}});
+      s.add(nn::GELU{});
+    }
+    s.recompute(rw::Budget{1, costs});
+    const std::string text = message_of(s, x);
+    const std::size_t least = std::stoul(text.substr(text.find("at least ") + 9));
+    s.recompute(rw::Budget{least, costs});
+    rw::memory::reset_peak();
+    rw::backward(rw::sum(s(x)));
+    CHECK(rw::memory::peak().total <= least);
+    s.recompute(rw::Budget{least - 1, costs});
+    s.parameters()[0].value.set_grad({});
+    CHECK(message_of(s, x).find("too small") != std::string::npos);
+  }
+}
+
+TEST_CASE("of several strategies for one chain the last counts, and a plan is made anew where a layer was replaced") {
+  const Tensor x = rw::randn({4, 16, 16, 3});
+  Wrapped model;
+  const auto list = [&] {
+    rw::backward(rw::sum(model(x)));
+    return model.body.actions();
+  };
+  model.body.recompute(rw::Budget{1_GiB, rw::Costs::counted});
+  model.recompute(rw::Budget{1_GiB, rw::Costs::counted});
+  CHECK(list().front().kind == rw::schedule::Kind::Fall);
+  model.recompute(rw::Recompute::low_memory());
+  CHECK(list().front().kind == rw::schedule::Kind::Fck);
+  model.recompute(rw::Budget{1_GiB, rw::Costs::counted});
+  model.body.recompute(rw::Recompute::low_memory());
+  CHECK(list().front().kind == rw::schedule::Kind::Fck);
+
+  nn::Sequential small{nn::Conv2d{{.in = 3, .out = 64, .kernel = 1, .stride = 4}}, nn::GELU{}, nn::GELU{}, nn::GELU{}};
+  const auto peak = [&] {
+    rw::memory::reset_peak();
+    rw::backward(rw::sum(small(x)));
+    return rw::memory::peak().total;
+  };
+  const std::size_t budget = peak() + 65536 + 3 * 4 * 4 * 4 * 64 * 4;  // room for the loss
+  small.recompute(rw::Budget{budget, rw::Costs::counted});
+  peak();
+  static_cast<nn::Conv2d&>(small[0]) = nn::Conv2d{{.in = 3, .out = 64, .kernel = 1}};
+  CHECK(message_of(small, x).find("too small") != std::string::npos);
 }
 
 TEST_CASE("in a model that is no chain, the largest chain inside is recomputed, within the budget of the whole") {

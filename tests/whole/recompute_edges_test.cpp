@@ -308,6 +308,77 @@ TEST_CASE("a budget inside a checkpoint, a checkpoint inside a budget: the same 
   CHECK(run(task, &within) == expected);
 }
 
+TEST_CASE("a stage that passes its input on is as good as none: the same bits in what is before the chain") {
+  std::vector<Hashes> all;
+  for (const rw::Recompute& how : {rw::Recompute::vanilla(), rw::Recompute::low_memory(), rw::Recompute::periodic(1)}) {
+    rw::random::seed(3);
+    nn::Sequential main{Identity{}, nn::SqueezeExcite{{.channels = 8, .squeeze = 4}}, nn::GELU{}};
+    main.recompute(how);
+    nn::Sequential net{nn::Conv2d{{.in = 3, .out = 8, .kernel = 3}}};
+    net.add(nn::Residual{std::move(main)});
+    rw::backward(rw::mean(rw::square(net(rw::randn({4, 9, 9, 3})))));
+    Hashes& hashes = all.emplace_back();
+    for (const rw::Parameter& p : net.parameters()) hashes.push_back(rw::hash(p.value.grad()));
+    CHECK(hashes == all.front());
+  }
+}
+
+namespace {
+
+/// Leaves a tensor for a later stage, beside the chain.
+struct Put : nn::Module {
+  rw::Tensor* left;
+  nn::Linear linear{8, 8};
+  explicit Put(rw::Tensor* t) : left(t) {}
+  rw::Tensor forward(rw::Tensor x) override {
+    *left = linear(std::move(x));
+    return rw::tanh(*left);
+  }
+  void describe(nn::Fields& f) override { f.child("linear", linear); }
+};
+struct Get : nn::Module {
+  const rw::Tensor* left;
+  explicit Get(const rw::Tensor* t) : left(t) {}
+  rw::Tensor forward(rw::Tensor x) override { return rw::mul(std::move(x), *left); }
+};
+
+}  // namespace
+
+TEST_CASE("gradients that would get lost beside a chain are an error") {
+  for (const rw::Recompute& how : {rw::Recompute::low_memory(), rw::Recompute::periodic(1), rw::Recompute::sqrt()}) {
+    rw::Tensor left;
+    nn::Sequential net{nn::Linear{8, 8}, Put{&left}, nn::Linear{8, 8}, Get{&left}, nn::Tanh{}};
+    net.recompute(how);
+    CHECK_THROWS_WITH_AS(net(rw::randn({2, 8})), doctest::Contains("mul: input 1 [2, 8]"), rw::Error);
+  }
+  int runs = 0;
+  const rw::Tensor w = rw::randn({4}).set_requires_grad();
+  rw::Tensor y = rw::checkpoint([&](rw::Tensor x) { return ++runs == 1 ? rw::mul(x, w) : rw::mul(x, w.detach()); }, rw::randn({4}));
+  CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("result 0, shape [4], led to a gradient in the first run"),
+                       rw::Error);
+}
+
+TEST_CASE("a net that becomes a part of itself keeps that part, and a part that was replaced is missed") {
+  nn::Sequential net;
+  net.add("features", nn::Sequential{nn::Linear{4, 4}, nn::Tanh{}});
+  net.add("head", nn::Linear{4, 2});
+  auto& features = static_cast<nn::Sequential&>(net[0]);
+  net.recompute(rw::Recompute::low_memory());
+  rw::Tensor y = net(rw::randn({2, 4}));
+  features = nn::Sequential{nn::Linear{4, 4}};
+  CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("its module was destroyed"), rw::Error);
+  const std::uint64_t before = rw::hash(features.parameters()[0].value);
+  net = std::move(features);
+  CHECK(net.size() == 1);
+  CHECK(rw::hash(net.parameters()[0].value) == before);
+
+  nn::Sequential a{nn::Linear{4, 4}, nn::Tanh{}}, b{nn::Linear{4, 4}, nn::Tanh{}};
+  a.recompute(rw::Budget{1});
+  a = std::move(b);
+  b = nn::Sequential{nn::Linear{4, 4}, nn::Tanh{}};
+  CHECK(b(rw::randn({2, 4})).numel() == 8);  // a's budget has not come over
+}
+
 TEST_CASE("a checkpointed function returns up to 32 results with gradients") {
   const auto parts = [](int n) {
     const rw::Tensor x = rw::ones({1}).set_requires_grad();
