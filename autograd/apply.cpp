@@ -151,8 +151,7 @@ std::uint32_t needed_inputs(const OpDecl& op, Inputs in, GradMode mode) {
     if (mode == GradMode::track && value.serial != context().run)
       fail(str(op.name, ": input ", i, " ", in[i].shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
                ", was made by another stage or function that is recomputed, and came here beside its inputs. Its gradient would be "
-               "lost: "
-               "give it along as an input, or detach() it"));
+               "lost: give it along as an input, or detach() it"));
   }
   return needs;
 }

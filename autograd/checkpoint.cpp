@@ -82,14 +82,14 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
   auto log = std::make_unique<RunLog>();
   {
     const GradModeScope track(GradMode::track);
-    const RunLog::Write write(*log, {});
+    const UnrecordedRun run({});
+    const RunLog::Write write(*log);
     out = closure->call(inputs);
   }
   for (std::size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i].defined() && inputs[i].impl().storage->version != versions[i])
       fail(str("checkpoint: the function changed its input ", i, ", shape ", inputs[i].shape(),
                ", in place, and would be given what it left when it runs again. Let it change a clone()."));
-  const ContextScope<&Context::watches> not_the_function({});
   std::vector<Tensor> results;  // those that carry a gradient
   std::uint32_t differentiable = 0;
   std::vector<Tensor> made = out;

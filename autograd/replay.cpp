@@ -41,9 +41,12 @@ static std::uint64_t next_run() {
   return ++last;
 }
 
-RunLog::Write::Write(RunLog& log, std::span<const Tensor* const> inputs) : log_(log), run_(next_run()) {
+UnrecordedRun::UnrecordedRun(std::span<const Tensor* const> inputs) : run_(next_run()) {
   for (const Tensor* t : inputs)
     if (t->defined() && t->impl().value.recorder == &Forgotten::instance()) t->impl().value.serial = context().run;
+}
+
+RunLog::Write::Write(RunLog& log) : log_(log) {
   if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }
@@ -134,5 +137,9 @@ std::vector<Tensor> TapeSegment::sweep(std::vector<Tensor> results, std::vector<
     }
   return of_inputs;
 }
+
+// An entry of its own, so that the tape does not shrink below the floor when something there is dropped during the trial.
+TrialTape::TrialTape() : floor_(TapeSegment::place({}) + 1) {}
+TrialTape::~TrialTape() { Tape::current().unpin(floor_ - 1); }
 
 }  // namespace rewind_lib::detail

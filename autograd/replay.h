@@ -49,10 +49,20 @@ class RunLog {
   std::vector<Note> notes_;
 };
 
+/// A run of a function that keeps no history. What it makes carries its number, so that others who read it and were not given it
+/// can be told: when the function runs again, it has none to give.
+class UnrecordedRun {
+ public:
+  /// inputs: what the run is given. Those that a run before has made get this one's number, in place.
+  explicit UnrecordedRun(std::span<const Tensor* const> inputs);
+
+ private:
+  ContextScope<&Context::run> run_;
+};
+
 class RunLog::Write final : Observer, RunWatch {
  public:
-  /// inputs: what the run is given, made by runs before perhaps.
-  Write(RunLog& log, std::span<const Tensor* const> inputs);
+  explicit Write(RunLog& log);
   ~Write() { context().watches.pop_back(); }
   Write(const Write&) = delete;
   Write& operator=(const Write&) = delete;
@@ -62,7 +72,6 @@ class RunLog::Write final : Observer, RunWatch {
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
   void flag(bool on, const char*) override { log_.flags_.push_back(on); }
   RunLog& log_;
-  ContextScope<&Context::run> run_;
   std::optional<ObserverScope> scope_;
 };
 
@@ -86,6 +95,8 @@ class RunLog::Compare final : Observer, RunWatch {
 /// returns, then sweep().
 class TapeSegment {
  public:
+  /// Appends an entry that stays until it is unpinned, with `input`, one tensor or none, as its output. Returns its index.
+  static std::uint32_t place(std::span<Tensor> input);
   TapeSegment() = default;
   ~TapeSegment();
   TapeSegment(TapeSegment&& other) noexcept
@@ -102,10 +113,26 @@ class TapeSegment {
 
  private:
   static constexpr std::uint32_t none = ~std::uint32_t{0};
-  static std::uint32_t place(std::span<Tensor> input);
   std::vector<std::uint32_t> entry_of_;  // of each input, and one more where none has any
   std::size_t inputs_ = 0;
   std::uint32_t first_ = 0;
+};
+
+/// The tape from here on as one of its own: backward() goes down to where it stood, leaves what is below alone, and drops the
+/// gradients that would go there. For trials between a user's forward and backward. Goes after what the trial has recorded.
+class TrialTape {
+ public:
+  TrialTape();
+  ~TrialTape();
+  TrialTape(const TrialTape&) = delete;
+  TrialTape& operator=(const TrialTape&) = delete;
+  /// collect: adds to the gradients of leaves, as backward() does; else these are dropped, too.
+  void backward(std::span<Tensor> outputs, std::span<Tensor> gradients, bool collect) const {
+    Tape::current().run(outputs, gradients, {.collect = collect, .floor = floor_});
+  }
+
+ private:
+  std::uint32_t floor_;
 };
 
 }  // namespace rewind_lib::detail

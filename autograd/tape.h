@@ -83,7 +83,7 @@ class EntryArena {
 struct SweepGoal {
   bool create_graph = false;             // record the vjps, keep the tape
   bool collect = true;                   // add to the leaves' gradients; else to `captured`
-  std::uint32_t floor = 0;               // entries below stay as they are, and what would reach them is dropped
+  std::uint32_t floor = 0;               // entries below stay as they are (and there), and what would reach them is dropped
   std::span<const Tensor> targets = {};  // whose gradients grad() asks for
   std::span<Tensor> captured = {};
 };
@@ -162,20 +162,6 @@ class Tape final : public Recorder {
   bool retired_ = false;
   std::vector<std::pair<std::uint32_t, std::uint64_t>> others_;
   std::atomic<bool> others_waiting_{false};
-};
-
-/// The tape from here on as one of its own: backward() goes down to where it stood, leaves what is below alone, and drops the
-/// gradients that would go there. For trials between a user's forward and backward.
-class TrialTape {
- public:
-  TrialTape() : floor_(Tape::current().size()) {}
-  /// collect: adds to the gradients of leaves, as backward() does; else these are dropped, too.
-  void backward(std::span<Tensor> outputs, std::span<Tensor> gradients, bool collect) const {
-    Tape::current().run(outputs, gradients, {.collect = collect, .floor = floor_});
-  }
-
- private:
-  std::uint32_t floor_;
 };
 
 /// The recorder of values made inside a checkpointed function on its first run: they have no history to give.

@@ -187,7 +187,9 @@ class Module {
   std::uint64_t named_ = 0;                 // the structure whose paths begin here: this module was called first; else 0
   PlannerSlot planner_;                     // with a budget only
   std::uint64_t version_ = next_version();  // of each module another one; an assignment takes it along
-  std::uint64_t told_ = 0;                  // the version of the last recompute() that was for this module
+  // The version of the last recompute() that was for this module, directly or as the chain of one above. Where a chain's is newer
+  // than that of a module with a budget, the chain itself was told something since, and the budget rests.
+  std::uint64_t told_ = 0;
   bool training_ = true, fusing_ = true;
 };
 

@@ -210,6 +210,7 @@ void Module::recompute(Recompute how) {
   Sequential* chain = largest_chain(*this);
   if (chain == nullptr)
     fail(str("recompute: ", type(), " contains no Sequential of two stages or more; put its stages in one, or use checkpoint()"));
+  if (planner_.get() != nullptr) planner_.get()->let_go(*this);
   if (how.budget() != nullptr) {
     planner_.reset(new BudgetPlanner(*how.budget()));
     chain->choose(Recompute::vanilla());
@@ -248,27 +249,31 @@ class BudgetPlanner::Settings final : public Fields {
   std::uint64_t digest_ = 0;
 };
 
-/// Where another chain has become the largest: the one that was follows no plan any more, if it is still there.
 class BudgetPlanner::LetGo final : public ModuleVisitor {
  public:
-  explicit LetGo(const Sequential* chain) : chain_(chain) {}
+  LetGo(const Module& root, const Sequential* chain) : root_(root), chain_(chain) {}
   void visit(const std::string&, Module& module) override {
-    if (auto* chain = dynamic_cast<Sequential*>(&module); chain == chain_ && chain != nullptr) chain->choose(Recompute::vanilla());
+    auto* chain = dynamic_cast<Sequential*>(&module);
+    if (chain != nullptr && chain == chain_ && chain->told_ <= root_.told_) chain->choose(Recompute::vanilla());
   }
 
  private:
+  const Module& root_;
   const Sequential* chain_;
 };
+
+void BudgetPlanner::let_go(Module& root) {
+  if (chain_ == nullptr) return;
+  LetGo visitor(root, std::exchange(chain_, nullptr));
+  for_each_module(root, visitor);
+}
 
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (planning_) return;
   Sequential* chain = largest_chain(root);
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
-  if (chain->told_ > root.told_) return;  // the chain itself was told something since
-  if (chain_ != nullptr && chain_ != chain) {
-    LetGo let_go(chain_);
-    for_each_module(root, let_go);
-  }
+  if (chain != chain_) let_go(root);
+  if (chain->told_ > root.told_) return;
   chain_ = chain;
   const std::size_t live = memory::live().total, stages = chain->stages().size();
   const std::uint64_t settings = Settings::of(root);
@@ -300,11 +305,11 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
 }
 
-/// Strategies from the literature, the ones that keep least first: where the model's least does not fit, one of them may.
+/// Strategies from the literature, the ones that keep least first, until one fits: where the model's least does not, one of them
+/// may.
 template <class Fits>
 static bool fits_by_rule(const schedule::Chain& chain, Fits&& fits) {
-  constexpr int most = 16;
-  const int n = chain.n();
+  const int n = chain.n(), most = n > 100 ? 4 : 16;
   if (fits(schedule::low_memory(chain)) || fits(schedule::recursive(chain)) || fits(schedule::sqrt(chain))) return true;
   for (int k = 2; k <= std::min(n, most); ++k)
     if (fits(schedule::revolve(chain, k)) || fits(schedule::periodic(chain, k)) || fits(schedule::segments(chain, k))) return true;
@@ -399,7 +404,8 @@ BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& gi
   if (good == std::min(first_points, points.size())) {
     if (fits_by_rule(plan.chain, fits)) return plan;
     // What is needed may be more than was solved for.
-    const schedule::Frontier all = schedule::solve(plan.chain, {.loss = plan.chain.n() > 200 ? 0.05 : 0});
+    const schedule::Frontier all =
+        schedule::solve(plan.chain, {.budget = 2 * bytes_of(least), .loss = plan.chain.n() > 200 ? 0.05 : 0});
     for (std::size_t i = 0; i < std::min(first_points, all.points().size()); ++i)
       if (fits(all.schedule(all.points()[i].bytes))) return plan;
     const schedule::Trace trace = schedule::simulate(plan.chain, least_actions);

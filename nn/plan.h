@@ -33,6 +33,8 @@ class BudgetPlanner {
   explicit BudgetPlanner(Budget budget) : budget_(budget) {}
   /// Before a forward of `root`: has its chain follow the plan for this input, making one where there is none yet.
   void prepare(Module& root, const Tensor& x);
+  /// The chain that it planned for last, if it is still below root and was told nothing since, keeps everything again.
+  void let_go(Module& root);
 
  private:
   class Settings;

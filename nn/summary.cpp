@@ -1,7 +1,7 @@
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
-#include <rewind/autograd/tape.h>
+#include <rewind/autograd/replay.h>
 #include <rewind/core/random.h>
 #include <rewind/nn/summary.h>
 

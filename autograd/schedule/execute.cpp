@@ -72,6 +72,16 @@ struct Attr {
   Segment* segment;
 };
 
+/// Marks the parts as made in a run that is not recorded. What a stage leaves of them beside the chain is told from a constant
+/// then.
+void forget(Activation& a, std::uint32_t differentiable) {
+  for (int i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {
+    if ((differentiable & bit(i++)) == 0) continue;
+    t->impl().requires_grad = true;
+    t->impl().value = {.recorder = &detail::Forgotten::instance()};
+  }
+}
+
 /// A stage recorded again: its piece of tape and its result.
 struct Recorded {
   TapeSegment tape;
@@ -110,8 +120,10 @@ void run_backward(Vjp& v, const void* attr) {
         // The only handle when the activation is not kept, so that the stage can use its memory. The segment's input is kept to
         // the end: it is the chain's, or on the tape of the stage before.
         const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).x.defined();
-        Activation a = last_use ? std::exchange(kept(l - 1), {}) : source(l - 1);
-        const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::off);
+        Activation a = last_use ? std::exchange(kept(l - 1), {}).detach() : source(l - 1);
+        forget(a, s.differentiable[s.at(l)]);
+        const detail::UnrecordedRun run(std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
+        const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::track);
         const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         kept(l) = s.stages->run(l, std::move(a));
         break;
@@ -184,7 +196,8 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
       s->differentiable.push_back(differentiable_parts(a));
       s->passed_on.push_back(same(a, inputs));
       if (action.kind == Kind::Fck && action.stage > s->first) s->keep(action.stage - 1, a);
-      const detail::RunLog::Write write(s->logs.emplace_back(), std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
+      const detail::UnrecordedRun run(std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
+      const detail::RunLog::Write write(s->logs.emplace_back());
       a = s->stages->run(action.stage, std::move(a));
     }
   }
@@ -193,7 +206,6 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
              ", in place; run again they would be given what it left. Let it change a clone()."));
   s->check_kept();
   if (!a.requires_grad()) return a;
-  const detail::ContextScope<&Context::watches> not_a_stage({});
   std::vector<Tensor> outputs;
   for (std::size_t i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {
     const std::uint32_t part = bit(static_cast<int>(i++));

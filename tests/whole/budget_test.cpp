@@ -354,6 +354,50 @@ TEST_CASE("the step that plans keeps to the budget, too") {
   }
 }
 
+namespace {
+
+/// Keeps a statistic of a step for whoever wants to look, beside what it computes.
+struct Watched : nn::Module {
+  nn::Linear linear{64, 64};
+  Tensor last;
+  Tensor forward(Tensor x) override {
+    last = rw::mean(rw::square(linear.weight));
+    return linear(std::move(x));
+  }
+  void describe(nn::Fields& f) override { f.child("linear", linear); }
+};
+
+}  // namespace
+
+TEST_CASE("what a trial replaces on the tape does not hide the backward that is measured") {
+  const auto chain = [] {
+    nn::Sequential s{Watched{}};
+    for (int i = 0; i < 12; ++i) {
+      s.add(nn::GELU{});
+      s.add(nn::Linear{64, 64});
+    }
+    s.add(nn::Linear{64, 1});
+    return s;
+  };
+  const auto peak = [&](std::size_t budget) {
+    nn::Sequential s = chain();
+    const Tensor x = rw::randn({4096, 64});
+    if (budget > 0) s.recompute(rw::Budget{budget, rw::Costs::counted});
+    rw::memory::reset_peak();
+    rw::backward(rw::sum(s(x)));
+    return rw::memory::peak().total;
+  };
+  const std::size_t vanilla = peak(0);
+  for (const std::size_t percent : {25, 30, 33}) {
+    const std::size_t budget = vanilla * percent / 100;
+    CHECK(peak(budget) <= budget);
+  }
+  nn::Sequential s = chain();
+  const std::int64_t macs = nn::summarize(s, {4, 64}).training_step_macs;
+  s(rw::randn({4, 64}));
+  CHECK(nn::summarize(s, {4, 64}).training_step_macs == macs);
+}
+
 TEST_CASE("of several strategies for one chain the last counts, and a plan is made anew where a layer was replaced") {
   const Tensor x = rw::randn({4, 16, 16, 3});
   Wrapped model;
@@ -369,6 +413,33 @@ TEST_CASE("of several strategies for one chain the last counts, and a plan is ma
   model.recompute(rw::Budget{1_GiB, rw::Costs::counted});
   model.body.recompute(rw::Recompute::low_memory());
   CHECK(list().front().kind == rw::schedule::Kind::Fck);
+
+  // Another chain becomes the largest: the one that was follows its plan no more.
+  struct Two : nn::Module {
+    nn::Sequential a{nn::Linear{4, 4}, nn::Tanh{}, nn::Linear{4, 4}}, b{nn::Linear{4, 4}, nn::Tanh{}};
+    void describe(nn::Fields& f) override {
+      f.child("a", a);
+      f.child("b", b);
+    }
+    Tensor forward(Tensor in) override { return b(a(std::move(in))); }
+  } two;
+  const auto run = [&] { rw::backward(rw::sum(two(rw::randn({2, 4})))); };
+  two.recompute(rw::Budget{1_GiB, rw::Costs::counted});
+  run();
+  for (int i = 0; i < 4; ++i) two.b.add(nn::Tanh{});
+  two.b.recompute(rw::Recompute::low_memory());
+  run();
+  CHECK(two.b.actions().front().kind == rw::schedule::Kind::Fck);
+  two.a.add(nn::Tanh{});
+  run();
+  two.recompute(rw::Budget{1_GiB, rw::Costs::counted});
+  run();
+  two.a.recompute(rw::Recompute::low_memory());
+  for (int i = 0; i < 4; ++i) two.a.add(nn::Tanh{});
+  run();
+  CHECK(two.a.actions().front().kind == rw::schedule::Kind::Fck);
+  two.recompute(rw::Recompute::vanilla());
+  run();
 
   nn::Sequential small{nn::Conv2d{{.in = 3, .out = 64, .kernel = 1, .stride = 4}}, nn::GELU{}, nn::GELU{}, nn::GELU{}};
   const auto peak = [&] {

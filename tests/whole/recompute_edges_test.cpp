@@ -336,6 +336,20 @@ struct Put : nn::Module {
   }
   void describe(nn::Fields& f) override { f.child("linear", linear); }
 };
+/// Leaves what it is given, or what it returns.
+struct Keep : nn::Module {
+  rw::Tensor* left;
+  bool input;
+  nn::Linear linear{8, 8};
+  Keep(rw::Tensor* t, bool i) : left(t), input(i) {}
+  rw::Tensor forward(rw::Tensor x) override {
+    if (input) *left = x;
+    rw::Tensor y = linear(std::move(x));
+    if (!input) *left = y;
+    return y;
+  }
+  void describe(nn::Fields& f) override { f.child("linear", linear); }
+};
 struct Get : nn::Module {
   const rw::Tensor* left;
   explicit Get(const rw::Tensor* t) : left(t) {}
@@ -350,6 +364,18 @@ TEST_CASE("gradients that would get lost beside a chain are an error") {
     nn::Sequential net{nn::Linear{8, 8}, Put{&left}, nn::Linear{8, 8}, Get{&left}, nn::Tanh{}};
     net.recompute(how);
     CHECK_THROWS_WITH_AS(net(rw::randn({2, 8})), doctest::Contains("mul: input 1 [2, 8]"), rw::Error);
+  }
+  for (const bool input : {false, true}) {
+    rw::Tensor left;
+    nn::Linear stem{8, 8};
+    nn::Sequential net{Keep{&left, input}};
+    if (input) net.add(nn::Linear{8, 8});
+    net.add(Get{&left});
+    net.add(nn::Linear{8, 8});
+    net.add(nn::Tanh{});
+    net.recompute(rw::Recompute::low_memory());
+    const auto step = [&] { rw::backward(rw::mean(net(stem(rw::randn({2, 8}))))); };
+    CHECK_THROWS_WITH_AS(step(), doctest::Contains("mul: input 1 [2, 8]"), rw::Error);
   }
   int runs = 0;
   const rw::Tensor w = rw::randn({4}).set_requires_grad();
