@@ -98,7 +98,7 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
     if (!out[j].defined() || !out[j].requires_grad() || out[j].impl().value.recorder != &Forgotten::instance()) continue;
     if (j >= most_tensors)
       fail(str("checkpoint: at most the first ", most_tensors,
-               " results of a function may carry gradients; concat() some, or split ", "the function"));
+               " results of a function may carry gradients; concat() some, or split the function"));
     // The function may have kept a handle on what it returned, and returned it twice; the entry needs an object of its own.
     const auto k =
         static_cast<std::size_t>(std::ranges::find_if(made, [&](const Tensor& t) { return t.same(made[j]); }) - made.begin());

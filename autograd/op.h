@@ -77,7 +77,7 @@ struct Saves {
   std::uint32_t inputs = 0;
   std::uint32_t outputs = 0;
 };
-/// Of inputs, and of outputs that a mask may name.
+/// The most inputs of an op, and the most outputs that carry gradients: as many as a mask has bits.
 constexpr std::size_t most_tensors = 32;
 constexpr std::uint32_t bit(int i) { return std::uint32_t{1} << i; }
 

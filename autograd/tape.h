@@ -191,7 +191,7 @@ struct Context {
   bool donate = true;
   bool check_replays = false;
   const char* gradient_of = "";
-  std::uint64_t run = 0;  // of all first runs of functions that may run again, the one going on: tensors made there carry it
+  std::uint64_t run = 0;  // the number of the UnrecordedRun that goes on: tensors made there carry it
   std::vector<Observer*> observers;
   std::vector<RunWatch*> watches;
 };

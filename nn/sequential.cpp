@@ -223,13 +223,15 @@ void Sequential::append_parts(std::vector<Part>& all, std::vector<Sequential*>& 
   }
 }
 
-/// This chain and those whose children are stages of it.
-std::vector<Sequential*> Sequential::taken_apart() {
+const std::vector<Sequential*>& Sequential::taken_apart() {
+  if (taken_apart_version_ == structure_version()) return taken_apart_;
   std::vector<Sequential*> all{this};
   for (std::size_t i = 0; i < all.size(); ++i)
     for (const Child& c : all[i]->children_)
       for (Sequential* s : c.module->chains()) all.push_back(s);
-  return all;
+  taken_apart_ = std::move(all);
+  taken_apart_version_ = structure_version();
+  return taken_apart_;
 }
 
 namespace {

@@ -114,7 +114,8 @@ class Sequential : public Module {
   /// open: a last normalisation is a stage without a module, left to the caller. Kept until a net changes.
   const std::vector<Stage>& stages(bool open) const;
   std::vector<Stage> group(bool open) const;
-  std::vector<Sequential*> taken_apart();
+  /// This chain and those whose children are stages of it. Kept until a net changes.
+  const std::vector<Sequential*>& taken_apart();
   schedule::Activation run(std::span<const Stage> chain, schedule::Activation x, const Pending& given = {});
 
   std::vector<Child> children_;
@@ -126,8 +127,10 @@ class Sequential : public Module {
     std::vector<Stage> stages;
   };
   mutable Grouped grouped_[2];  // closed, open
-  Life* life_ = nullptr;        // of the children, for backwards that will need them
-  Tensor* probe_ = nullptr;     // where a planner wants to see the chain's input
+  std::vector<Sequential*> taken_apart_;
+  std::uint64_t taken_apart_version_ = 0;  // of all nets
+  Life* life_ = nullptr;                   // of the children, for backwards that will need them
+  Tensor* probe_ = nullptr;                // where a planner wants to see the chain's input
 };
 
 }  // namespace rewind_lib::nn

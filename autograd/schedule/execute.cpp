@@ -72,8 +72,8 @@ struct Attr {
   Segment* segment;
 };
 
-/// Marks the parts as made in a run that is not recorded. What a stage leaves of them beside the chain is told from a constant
-/// then.
+/// Marks the parts as made in a run that is not recorded: what a stage leaves of them beside the chain must not pass for a
+/// constant.
 void forget(Activation& a, std::uint32_t differentiable) {
   for (int i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {
     if ((differentiable & bit(i++)) == 0) continue;
