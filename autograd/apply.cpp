@@ -186,6 +186,60 @@ Plan plan_saves(const OpDecl& op, Inputs in, const void* attr, std::uint32_t nee
   return p;
 }
 
+void place_outputs(const OpDecl& op, std::span<Tensor> in, const Specs& specs, std::uint32_t kept, std::span<Tensor> out) {
+  const bool donate = context().donate;
+  for (int j = 0; j < specs.size(); ++j) {
+    const Spec& spec = specs[j];
+    Tensor& to = out[static_cast<std::size_t>(j)];
+    if (spec.view_offset >= 0) {
+      to = place_view(in[0], spec);
+      continue;
+    }
+    const std::uint32_t donors = donate ? (spec.takes | (j == 0 ? op.donates : 0)) & ~kept : 0;
+    if (donors == 0 || !take_over(in, donors, spec, to)) to = empty(spec.shape, spec.dtype);
+  }
+}
+
+/// What a kernel asks for beside its inputs and outputs.
+class Workspace {
+ public:
+  Workspace(const OpDecl& op, Inputs in, const Specs& specs, const void* attr)
+      : bytes_(op.workspace == nullptr ? 0 : op.workspace(in, specs, attr)) {
+    if (bytes_ > 0) storage_ = new_storage(bytes_, Category::workspace);
+  }
+  ~Workspace() { let_go(); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  std::size_t bytes() const { return bytes_; }
+  std::byte* data() const { return storage_ == nullptr ? nullptr : storage_->data; }
+  bool held() const { return storage_ != nullptr; }
+  void let_go() {
+    if (storage_ != nullptr) release(std::exchange(storage_, nullptr));
+  }
+
+ private:
+  std::size_t bytes_;
+  Storage* storage_ = nullptr;
+};
+
+void compute(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out, const Workspace& workspace) {
+  op.forward(Forward(in, out, workspace.data()), attr);
+  if (op.mutates == 0) return;
+  for (std::size_t i = 0; i < in.size(); ++i)
+    if ((op.mutates & bit(static_cast<int>(i))) != 0 && in[i].defined()) ++in[i].impl().storage->version;
+}
+
+/// In a first run inside a checkpoint: differentiable, and no history.
+void mark_forgotten(const OpDecl& op, std::span<Tensor> out) {
+  for (std::size_t j = 0; j < out.size(); ++j)
+    if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
+      out[j].impl().requires_grad = true;
+      out[j].impl().value.recorder = &detail::Forgotten::instance();
+      out[j].impl().value.serial = context().run;
+    }
+}
+
 }  // namespace
 
 void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out) {
@@ -199,7 +253,8 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
     if (t.defined()) detail::fetch(t.impl().storage, sizeof(Storage));
   const LocationScope label(&Location::op, op.name);
   const Specs specs = infer(op, in, attr);
-  if (!DryLedger::active())
+  const bool dry = DryLedger::active();
+  if (!dry)
     for (std::size_t i = 0; i < in.size(); ++i)
       if (in[i].defined() && in[i].impl().storage->dry != 0) refuse_dry(op, i, in[i]);
   REWIND_CHECK(static_cast<std::size_t>(specs.size()) == out.size());
@@ -209,62 +264,30 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
     fail(str(op.name, ": changes its inputs in place and cannot be recorded; call it under NoGrad"));
   const bool recording = needs != 0 && c.mode == GradMode::record;
   const Plan plan = needs == 0 || op.saves == nullptr ? Plan{} : plan_saves(op, in, attr, needs, recording);
-  const std::uint32_t kept = recording ? plan.keeps.inputs : 0;
-
-  for (int j = 0; j < specs.size(); ++j) {
-    const Spec& spec = specs[j];
-    Tensor& to = out[static_cast<std::size_t>(j)];
-    if (spec.view_offset >= 0) {
-      to = place_view(in[0], spec);
-      continue;
-    }
-    const std::uint32_t donors = c.donate ? (spec.takes | (j == 0 ? op.donates : 0)) & ~kept : 0;
-    if (donors == 0 || !take_over(in, donors, spec, to)) to = empty(spec.shape, spec.dtype);
-  }
-
-  Storage* workspace = nullptr;
-  std::size_t workspace_bytes = 0;
-  if (op.workspace != nullptr && (workspace_bytes = op.workspace(in, specs, attr)) > 0)
-    workspace = new_storage(workspace_bytes, Category::workspace);
-
-  const auto run = [&] {
+  place_outputs(op, in, specs, recording ? plan.keeps.inputs : 0, out);
+  {
+    Workspace workspace(op, in, specs, attr);
     const Phase phase = op.kind == Kind::optimizer ? Phase::optimizer : c.phase;
-    const OpEvent event{op, attr, in, specs, out, workspace_bytes, phase, location().module, c.gradient_of, recording, plan.keeps};
+    const OpEvent event{op,        attr,      in, specs, out, workspace.bytes(), phase, location().module, c.gradient_of,
+                        recording, plan.keeps};
     for (Observer* o : c.observers) o->before(event);
-    if (!DryLedger::active()) {
-      op.forward(Forward(in, out, workspace == nullptr ? nullptr : workspace->data), attr);
-      if (op.mutates != 0)
-        for (std::size_t i = 0; i < in.size(); ++i)
-          if ((op.mutates & bit(static_cast<int>(i))) != 0 && in[i].defined()) ++in[i].impl().storage->version;
-    }
-    if (workspace != nullptr) {
+    if (!dry) compute(op, in, attr, out, workspace);
+    if (workspace.held()) {
       // Kernels that need one go through enough memory to push all else out of the caches.
       if (c.phase == Phase::backward) detail::Tape::current().fetch_behind_kernel();
       for (const Tensor& t : in)  // to be let go, most of them, by who called
         if (t.defined()) detail::fetch(t.impl().storage->block, sizeof(Arena::Block));
-      release(std::exchange(workspace, nullptr));
+      workspace.let_go();
     }
     for (Observer* o : c.observers) o->after(event);
-  };
-  try {
-    run();
-  } catch (...) {
-    if (workspace != nullptr) release(workspace);
-    throw;
   }
 
   if (needs != 0)
     for (detail::RunWatch* w : c.watches) w->reads(op, in, needs);
-  if (recording) {
+  if (recording)
     detail::Tape::current().record(op, attr, in, out, needs, plan.keeps, plan.remade, plan.runs > 0);
-  } else if (needs != 0) {  // tracking
-    for (std::size_t j = 0; j < out.size(); ++j)
-      if ((op.differentiable & bit(static_cast<int>(j))) != 0 && is_float(out[j].dtype())) {
-        out[j].impl().requires_grad = true;
-        out[j].impl().value.recorder = &detail::Forgotten::instance();
-        out[j].impl().value.serial = c.run;
-      }
-  }
+  else if (needs != 0)
+    mark_forgotten(op, out);
   if (plan.runs > 0) out[0].impl().remakes = plan.runs;
   for (Observer* o : c.observers) o->left(op);
 }

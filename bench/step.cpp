@@ -1,5 +1,9 @@
 // Times a training step (forward, loss, backward, optimizer) of a net of the model registry on random images, and reports
 // its memory.
+//
+// --json F: {"model", "batch", "size", "float64", "optimizer", "recompute", "fused", "threads", "median_ms", "min_ms", "p95_ms",
+// "images_per_second", "peak_bytes_by_category", "step_bytes" (the peak above the level between steps), "peak_rss_bytes",
+// "losses"}.
 
 #include "../examples/support/options.h"
 #include "../examples/support/progress.h"

@@ -1,5 +1,8 @@
 // How memory grows with depth: pre-activation ResNets of 164 to 1001 layers, under strategies that keep everything, a square
 // root, or a logarithm of it. Dry runs: nothing is computed, and the bytes are those of the real step.
+//
+// --json F: [{"depth", "stages", "strategy", "activation_peak_bytes", "peak_bytes", "recomputed_forwards"}];
+// recomputed_forwards: FLOPs that are recomputed, over those of a forward.
 
 #include "support/options.h"
 #include "support/progress.h"

@@ -2,6 +2,11 @@
 // run, so the largest net takes neither memory nor time.
 //
 // A net of your own works the same way, whatever module it is: rw::nn::summarize(net, {batch, 32, 32, 3}).
+//
+// --json F: {"parameters", "buffers", "macs", "flops", "activation_bytes_saved", "training_step_macs", "optimizer_state_bytes":
+// {"sgd", "momentum", "adam"}, "layers": [{"path", "type", "output", "parameters", "buffers", "macs", "flops",
+// "activation_bytes_saved"}]}. macs and flops are those of a forward of the batch, with 1 MAC = 2 FLOPs; parameters and buffers
+// are elements.
 
 #include "support/options.h"
 #include "support/progress.h"

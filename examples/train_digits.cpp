@@ -1,4 +1,7 @@
 // Trains a small inverted-bottleneck network on 8x8 handwritten digits: over 97 % of the test set in seconds.
+//
+// --json F: {"test_accuracy" (of 1), "train_loss", "train_seconds", "epochs", "peak_bytes", "peak_bytes_by_category", "parameters",
+// "optimizer_state_bytes", "recompute", "threads", "seed"}. train_loss is that of the last batch.
 
 #include "support/classifier.h"
 #include "support/digits_net.h"

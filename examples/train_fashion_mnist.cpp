@@ -1,4 +1,7 @@
 // Trains on Fashion-MNIST (Debian's dataset-fashion-mnist): a small MLP, or a CNN of inverted bottlenecks.
+//
+// --json F: {"model", "test_accuracy" (of 1), "train_loss", "train_seconds", "epochs", "peak_bytes", "peak_bytes_by_category",
+// "parameters", "optimizer_state_bytes", "threads", "seed"}. train_loss is that of the last batch.
 
 #include "support/classifier.h"
 #include "support/fashion_nets.h"

@@ -58,7 +58,7 @@ Tensor add_shortcut(Pending p, Pending shortcut, Activation activation) {
 Residual::Residual(Sequential main, Sequential shortcut, Activation activation)
     : main_(std::move(main)), shortcut_(std::move(shortcut)), activation_(activation) {}
 
-bool Residual::passes() const { return main_.takes_pending() && (shortcut_.size() == 0 || shortcut_.takes_pending()); }
+bool Residual::can_fuse() const { return main_.takes_pending() && (shortcut_.size() == 0 || shortcut_.takes_pending()); }
 
 Tensor Residual::load(Pending p) {
   Pending kept = shortcut_.size() > 0 ? shortcut_.forward_pending(p) : p;
@@ -105,14 +105,14 @@ PreActivationBottleneck::PreActivationBottleneck(PreActivationBottleneckOptions 
     shortcut_.add("conv", Conv2d{{.in = o.in, .out = 4 * o.width, .kernel = 1, .stride = o.stride, .bias = false}});
 }
 
-schedule::Activation PreActivationBottleneck::pass(schedule::Activation x, bool statistics) {
-  const auto normalise = [](BatchNorm2d& norm, schedule::Activation a) {
+schedule::Value PreActivationBottleneck::pass(schedule::Value x, bool statistics) {
+  const auto normalise = [](BatchNorm2d& norm, schedule::Value a) {
     Pending p = norm.pass(std::move(a), Epilogue::relu);
     norm.tell_observers(p.x.shape(), p.any());
     return p;
   };
   const auto convolve = [](Conv2d& conv, Pending p, bool wanted, Tensor residual = {}) {
-    schedule::Activation y = conv.pass(std::move(p), wanted, std::move(residual));
+    schedule::Value y = conv.pass(std::move(p), wanted, std::move(residual));
     conv.tell_observers(y.x.shape());
     return y;
   };
@@ -120,7 +120,7 @@ schedule::Activation PreActivationBottleneck::pass(schedule::Activation x, bool 
   Tensor kept = same_shape ? x.x : Tensor();
   Pending h = normalise(bn1_, std::move(x));
   if (!same_shape) kept = convolve(static_cast<Conv2d&>(shortcut_[0]), h, false).x;
-  schedule::Activation y = convolve(conv1_, std::move(h), bn2_.training());
+  schedule::Value y = convolve(conv1_, std::move(h), bn2_.training());
   y = convolve(conv2_, normalise(bn2_, std::move(y)), bn3_.training());
   return convolve(conv3_, normalise(bn3_, std::move(y)), statistics, std::move(kept));
 }

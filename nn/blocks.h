@@ -29,11 +29,11 @@ Tensor add_shortcut(Pending p, Pending shortcut, Activation activation = Activat
 
 /// activation(main(x) + shortcut(x)) (He et al. 2016). An empty shortcut is the identity. The children of `main` count as
 /// the block's own ("conv1"), the shortcut is named "downsample", as PyTorch names them in its ResNets.
-class Residual final : public Module, public Loading {
+class Residual final : public Module, public TakesNormalisation {
  public:
   explicit Residual(Sequential main, Sequential shortcut = {}, Activation activation = Activation::none);
   Tensor forward(Tensor x) override { return load({std::move(x)}); }
-  bool passes() const override;
+  bool can_fuse() const override;
   Tensor load(Pending p) override;
   void describe(Fields& f) override;
 
@@ -80,13 +80,13 @@ struct PreActivationBottleneckOptions {
 };
 /// h = relu(bn1(x)); conv3(relu(bn3(conv2(relu(bn2(conv1(h))))))) + shortcut, which is x itself, or a 1x1 convolution of h where
 /// the shape changes (He et al. 2016, "Identity mappings in deep residual networks").
-class PreActivationBottleneck final : public Module, public Normalising {
+class PreActivationBottleneck final : public Module, public TakesStatistics {
  public:
   explicit PreActivationBottleneck(PreActivationBottleneckOptions options);
   Tensor forward(Tensor x) override { return pass({std::move(x)}, false).x; }
-  bool passes() const override { return fusing(); }
+  bool can_fuse() const override { return fusing(); }
   bool wants_statistics() const override { return bn1_.training(); }
-  schedule::Activation pass(schedule::Activation x, bool statistics) override;
+  schedule::Value pass(schedule::Value x, bool statistics) override;
   void describe(Fields& f) override;
 
  private:
@@ -135,11 +135,11 @@ struct InvertedBottleneckOptions {
 };
 /// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1 and in == out (Sandler et al.
 /// 2018, MobileNetV2).
-class InvertedBottleneck final : public Module, public Loading {
+class InvertedBottleneck final : public Module, public TakesNormalisation {
  public:
   explicit InvertedBottleneck(InvertedBottleneckOptions options);
   Tensor forward(Tensor x) override { return load({std::move(x)}); }
-  bool passes() const override { return conv_.takes_pending(); }
+  bool can_fuse() const override { return conv_.takes_pending(); }
   Tensor load(Pending p) override;
   void describe(Fields& f) override;
   std::vector<Sequential*> chains() override { return residual_ ? std::vector<Sequential*>{} : std::vector{&conv_}; }

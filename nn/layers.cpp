@@ -39,9 +39,9 @@ void check_window(const char* layer, Pair kernel, Pair stride, Pair padding, Pai
 
 /// Of convolution layers: as one op, or one by one where that is off.
 template <class Conv>
-schedule::Activation pass_through(Conv& conv, FusedConvOptions options, Pending p, Tensor residual) {
+schedule::Value pass_through(Conv& conv, FusedConvOptions options, Pending p, Tensor residual) {
   const PathLabel label(conv);
-  if (conv.passes()) {
+  if (conv.can_fuse()) {
     FusedConvResult r = fused_conv2d(std::move(p), conv.weight, options, std::move(residual));
     return {std::move(r.y), std::move(r.mean), std::move(r.var)};
   }
@@ -102,12 +102,12 @@ Tensor Conv2d::forward(Tensor x, Epilogue then, const PoolOptions& pool) {
   return conv2d_max_pool(std::move(x), weight, bias, options, pool);
 }
 
-bool Conv2d::passes() const {
+bool Conv2d::can_fuse() const {
   return fusing() && options_.groups == 1 && undilated(options_.dilation) &&
          fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
 }
 
-schedule::Activation Conv2d::pass(Pending p, bool statistics, Tensor residual) {
+schedule::Value Conv2d::pass(Pending p, bool statistics, Tensor residual) {
   return pass_through(*this, {options_.stride, options_.padding, statistics}, std::move(p), std::move(residual));
 }
 
@@ -127,11 +127,11 @@ DepthwiseConv2d::DepthwiseConv2d(DepthwiseConv2dOptions o)
 
 Tensor DepthwiseConv2d::forward(Tensor x) { return depthwise_conv2d(std::move(x), weight, bias, options_); }
 
-bool DepthwiseConv2d::passes() const {
+bool DepthwiseConv2d::can_fuse() const {
   return fusing() && undilated(options_.dilation) && fused_conv2d_covers(weight.shape(), {options_.stride, options_.padding});
 }
 
-schedule::Activation DepthwiseConv2d::pass(Pending p, bool statistics, Tensor residual) {
+schedule::Value DepthwiseConv2d::pass(Pending p, bool statistics, Tensor residual) {
   return pass_through(*this, {options_.stride, options_.padding, statistics}, std::move(p), std::move(residual));
 }
 
@@ -167,7 +167,7 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
   return y;
 }
 
-Pending BatchNorm2d::pass(schedule::Activation x, Epilogue then, const Tensor& bias_before) {
+Pending BatchNorm2d::pass(schedule::Value x, Epilogue then, const Tensor& bias_before) {
   const PathLabel label(*this);
   note_mode();
   if (bias_before.defined() && !(bias_before.shape() == running_mean.shape()))

@@ -3,6 +3,7 @@
 // normalisation at gamma 1 and beta 0, convolutions Kaiming normal on the fan-in, Linear uniform on +-1 / sqrt(in).
 // nn/init.h has the others: init::xavier_uniform(layer.weight).
 
+#include <rewind/nn/fusing.h>
 #include <rewind/nn/module.h>
 
 namespace rewind_lib::nn {
@@ -13,7 +14,7 @@ struct LinearOptions {
   bool bias = true;
 };
 /// [..., in] -> [..., out].
-class Linear final : public Module, public Fusible {
+class Linear final : public Module, public TakesActivation {
  public:
   explicit Linear(LinearOptions options);
   Linear(int in, int out, bool with_bias = true) : Linear(LinearOptions{in, out, with_bias}) {}
@@ -36,7 +37,7 @@ struct Conv2dOptions {
   bool bias = true;
 };
 /// [N, H, W, in] -> [N, OH, OW, out].
-class Conv2d final : public Module, public Fusible, public Pooling, public Passing {
+class Conv2d final : public Module, public TakesActivation, public TakesPool, public GivesStatistics {
  public:
   /// Throws Error when groups do not divide in and out.
   explicit Conv2d(Conv2dOptions options);
@@ -45,8 +46,8 @@ class Conv2d final : public Module, public Fusible, public Pooling, public Passi
   Tensor forward(Tensor x, Epilogue then, const PoolOptions& pool) override;
   Shape unpooled(const Shape& x) const override { return conv2d_shape(x, weight.shape(), options_); }
   /// Without groups and dilation.
-  bool passes() const override;
-  schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
+  bool can_fuse() const override;
+  schedule::Value pass(Pending p, bool statistics, Tensor residual = {}) override;
   const Tensor& bias_left() const override { return bias; }
   void describe(Fields& f) override;
 
@@ -66,13 +67,13 @@ struct DepthwiseConv2dOptions {
   bool bias = true;
 };
 /// A filter a channel: [N, H, W, C] -> [N, OH, OW, C].
-class DepthwiseConv2d final : public Module, public Passing {
+class DepthwiseConv2d final : public Module, public GivesStatistics {
  public:
   explicit DepthwiseConv2d(DepthwiseConv2dOptions options);
   Tensor forward(Tensor x) override;
   /// 3x3 and 5x5, stride 1 and 2, without dilation.
-  bool passes() const override;
-  schedule::Activation pass(Pending p, bool statistics, Tensor residual = {}) override;
+  bool can_fuse() const override;
+  schedule::Value pass(Pending p, bool statistics, Tensor residual = {}) override;
   const Tensor& bias_left() const override { return bias; }
   void describe(Fields& f) override;
 
@@ -91,7 +92,7 @@ struct BatchNorm2dOptions {
 };
 /// Normalises each channel (the last axis) over all the others: in training by the batch's own statistics, which also move
 /// the running ones, once a step whether it is recomputed or not; in evaluation by the running ones.
-class BatchNorm2d final : public Module, public Fusible {
+class BatchNorm2d final : public Module, public TakesActivation {
  public:
   explicit BatchNorm2d(BatchNorm2dOptions options);
   explicit BatchNorm2d(int channels) : BatchNorm2d(BatchNorm2dOptions{.channels = channels}) {}
@@ -99,7 +100,7 @@ class BatchNorm2d final : public Module, public Fusible {
   Tensor forward(Tensor x, Epilogue then) override;
   /// then(forward(x + bias)), with the normalisation left for the next module to do. If x comes without its statistics, in
   /// training, all is computed here. bias [C] is the one that the convolution before has left out; it may be undefined.
-  Pending pass(schedule::Activation x, Epilogue then = Epilogue::none, const Tensor& bias = {});
+  Pending pass(schedule::Value x, Epilogue then = Epilogue::none, const Tensor& bias = {});
   void describe(Fields& f) override;
 
   Tensor weight, bias;               ///< gamma and beta, [C]; undefined when not affine

@@ -128,22 +128,28 @@ void Module::tell_observers(const Shape& output, bool by_neighbour) {
   for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output, by_neighbour);
 }
 
-Tensor Module::operator()(Tensor x) {
-  Tensor y = call(std::move(x), nullptr);
-  tell_observers(y.shape());
-  return y;
+const Module& Module::Call::named(Module& module) {
+  if (module.path_ == nullptr || (module.named_ != 0 && module.named_ != structure_version())) {
+    PathNaming naming;
+    for_each_module(module, naming);
+    module.named_ = structure_version();
+  }
+  return module;
 }
 
-Tensor Module::call(Tensor x, const Stage* stage) {
-  if (path_ == nullptr || (named_ != 0 && named_ != structure_version())) {
-    PathNaming naming;
-    for_each_module(*this, naming);
-    named_ = structure_version();
+void Module::Call::begin(Module& module, const Tensor& x) {
+  module.note_mode();
+  if (module.planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) module.planner_.get()->prepare(module, x);
+}
+
+Tensor Module::operator()(Tensor x) {
+  Tensor y;
+  {
+    const Call call(*this, x);
+    y = forward(std::move(x));
   }
-  const PathLabel label(*this);
-  note_mode();
-  if (planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) planner_.get()->prepare(*this, x);
-  return stage != nullptr ? stage->compute(std::move(x)) : forward(std::move(x));
+  tell_observers(y.shape());
+  return y;
 }
 
 void Module::refuse_budget() const {

@@ -9,7 +9,6 @@
 //     rw::Tensor forward(rw::Tensor x) override { return out(rw::relu(hidden(std::move(x)))); }
 //   };
 
-#include <rewind/autograd/fused.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/parameter.h>
 #include <rewind/autograd/schedule/execute.h>
@@ -35,71 +34,9 @@ class Fields {
   virtual void child(std::string_view name, Module& module) = 0;
 };
 
-/// A module that applies a relu to its result while that is in cache. Sequential asks it to, where a ReLU or ReLU6 follows.
-class Fusible {
- public:
-  virtual Tensor forward(Tensor x, Epilogue then) = 0;
-
- protected:
-  ~Fusible() = default;
-};
-
-/// A convolution that takes over the maximum pool behind its relu, or behind itself, so that its own result, which is larger, need
-/// not be. Sequential asks it to, where a MaxPool2d follows.
-class Pooling {
- public:
-  virtual Tensor forward(Tensor x, Epilogue then, const PoolOptions& pool) = 0;
-  /// The shape that forward() alone makes of x.
-  virtual Shape unpooled(const Shape& x) const = 0;
-
- protected:
-  ~Pooling() = default;
-};
-
-/// A module that can take its input with a normalisation still to be done, which it does on load
-/// (docs/decisions/0009-fusion-by-statistics.md).
-class Loading {
- public:
-  /// Whether it can, as it is set up.
-  virtual bool passes() const = 0;
-  /// forward(the value of p).
-  virtual Tensor load(Pending p) = 0;
-
- protected:
-  ~Loading() = default;
-};
-
-/// One that can give its output raw as well, with the statistics that the next normalisation needs.
-class Passing {
- public:
-  virtual bool passes() const = 0;
-  /// y = forward(the value of p) (+ residual, in the shape of y), without bias(), and y's mean and variance when `statistics`.
-  virtual schedule::Activation pass(Pending p, bool statistics, Tensor residual) = 0;
-  /// The bias [C] that forward() would add; may be undefined. pass() leaves it out, since the normalisation that follows cancels
-  /// it.
-  virtual const Tensor& bias_left() const = 0;
-
- protected:
-  ~Passing() = default;
-};
-
-/// A module that begins with a normalisation of its input, whose statistics it takes from the module before where that is
-/// Passing or another of these.
-class Normalising {
- public:
-  virtual bool passes() const = 0;
-  /// Whether it is of use to hand it statistics: in training.
-  virtual bool wants_statistics() const = 0;
-  /// y = forward(x), with its own mean and variance when `statistics`.
-  virtual schedule::Activation pass(schedule::Activation x, bool statistics) = 0;
-
- protected:
-  ~Normalising() = default;
-};
-
 class BudgetPlanner;
 class Sequential;
-struct Stage;
+class Stage;
 /// Owns a BudgetPlanner, or nothing.
 class PlannerSlot {
  public:
@@ -179,8 +116,8 @@ class Module {
   static std::uint64_t next_version();
   static std::uint64_t structure_version();
   static void change_structure();
-  friend struct Stage;
-  Tensor call(Tensor x, const Stage* stage);
+  friend class Stage;
+  class Call;
   /// Throws Error where this module has a budget: for who runs it without a call of its own, stage by stage with its neighbours.
   void refuse_budget() const;
   const char* path_ = nullptr;              // interned
@@ -200,6 +137,17 @@ class PathLabel {
 
  private:
   LocationScope scope_;
+};
+
+/// Around a forward: paths are named, errors and profiles name the module meanwhile, and a budget has its plan.
+class Module::Call {
+ public:
+  Call(Module& module, const Tensor& x) : label_(named(module)) { begin(module, x); }
+
+ private:
+  static const Module& named(Module& module);
+  static void begin(Module& module, const Tensor& x);
+  PathLabel label_;
 };
 
 /// Visits a module and everything below it, parents first: visit(path, module).

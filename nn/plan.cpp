@@ -1,21 +1,19 @@
 #include <rewind/autograd/backward.h>
 #include <rewind/autograd/grad_mode.h>
-#include <rewind/autograd/observer.h>
 #include <rewind/autograd/replay.h>
 #include <rewind/autograd/schedule/simulate.h>
 #include <rewind/autograd/schedule/strategies.h>
+#include <rewind/nn/describe_chain.h>
 #include <rewind/nn/plan.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <typeinfo>
 
 namespace rewind_lib::nn {
 namespace {
 
 std::int64_t bytes_of(std::size_t n) { return static_cast<std::int64_t>(n); }
-std::int64_t excess(std::size_t peak, std::size_t base) { return peak > base ? bytes_of(peak - base) : 0; }
 
 /// Planning is not part of what anyone observes.
 struct Unobserved {
@@ -23,143 +21,6 @@ struct Unobserved {
   detail::ContextScope<&detail::Context::watches> runs{{}};
   ModuleObserver::Suspend modules;
 };
-
-/// Seconds that ops would take on a nominal machine. Only ratios matter to a planner.
-class CountedCost final : public Observer {
- public:
-  CountedCost() : scope_(*this) {}
-  double take() { return std::exchange(seconds_, 0.0); }
-
- private:
-  void after(const OpEvent& event) override {
-    const Cost cost = event.cost();
-    seconds_ +=
-        std::max(static_cast<double>(cost.flops) / 100e9, static_cast<double>(cost.bytes_read + cost.bytes_written) / 20e9) + 1e-6;
-  }
-  double seconds_ = 0;
-  ObserverScope scope_;
-};
-
-/// Parameters have gradients already, so that what a backward adds to them is not taken for something that it leaves.
-void give_dry_gradients(Module& module) {
-  const memory::CategoryScope category(Category::gradient);
-  for (const Parameter& p : module.parameters())
-    if (!p.value.grad().defined()) p.value.set_grad(empty(p.value.shape(), p.value.dtype()));
-}
-
-/// What a stage is given when it is asked by itself.
-schedule::Activation leaf(const schedule::Activation& a, bool differentiable) {
-  schedule::Activation from = a.detach();
-  for (Tensor* t : {&from.x, &from.mean, &from.var})
-    if (t->defined()) t->set_requires_grad(differentiable);
-  return from;
-}
-
-/// A stage's result as backward takes it: the parts with a history, and tensors for their gradients.
-struct Seeds {
-  std::vector<Tensor> outputs, gradients;
-  explicit Seeds(schedule::Activation y) {
-    for (Tensor* t : {&y.x, &y.mean, &y.var}) {
-      if (!t->defined() || !t->requires_grad()) continue;
-      gradients.push_back(empty(t->shape(), t->dtype()));
-      outputs.push_back(std::move(*t));
-    }
-  }
-};
-
-void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain) {
-  const DryLedger dry;
-  const random::GeneratorScope generator;
-  const detail::TrialTape tape;
-  give_dry_gradients(net);
-  CountedCost counted;
-  schedule::Activation a{empty(input.shape(), input.dtype())};
-  bool differentiable = input.requires_grad();
-  for (const Stage& stage : net.stages()) {
-    schedule::Stage s{.name = stage.path()};
-    const std::size_t base = memory::live().total;
-    schedule::Activation next;
-    {
-      const memory::Scope scope;
-      const NoGrad no_grad;
-      next = stage(a);
-      s.w_a = bytes_of(next.bytes());
-      s.o_f = excess(scope.peak().total, base + next.bytes());
-    }
-    s.u_f = counted.take();
-    {
-      schedule::Activation from = leaf(a, differentiable), y;
-      {
-        const memory::Scope scope;
-        const std::size_t before = memory::live().total;
-        y = stage(from);
-        s.w_tape = std::max(excess(memory::live().total, before), s.w_a);
-        s.o_f = std::max(s.o_f, excess(scope.peak().total, memory::live().total));
-      }
-      counted.take();
-      differentiable = y.requires_grad();
-      if (differentiable) {
-        Seeds seeds(std::move(y));
-        const memory::Scope scope;
-        const std::size_t before = memory::live().total;
-        tape.backward(seeds.outputs, seeds.gradients, true);
-        s.o_b = excess(scope.peak().total, before);
-      }
-      s.u_b = counted.take();
-    }
-    chain.stages.push_back(std::move(s));
-    a = next.detach();
-  }
-}
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain) {
-  const random::GeneratorScope generator;
-  const detail::ContextScope<&detail::Context::replaying> no_side_effects(true);
-  const detail::TrialTape tape;
-  schedule::Activation a{is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype())
-                                                 : zeros(input.shape(), input.dtype())};
-  bool differentiable = input.requires_grad();
-  std::size_t l = 0;
-  for (const Stage& stage : net.stages()) {
-    schedule::Stage& s = chain.stages[l++];
-    s.u_f = s.u_b = 1e9;
-    schedule::Activation next;
-    bool recorded = false;
-    for (int run = 0; run < 3; ++run) {  // the first warms up
-      schedule::Activation from = leaf(a, differentiable);
-      const double begin = seconds();
-      schedule::Activation y = stage(std::move(from));
-      const double middle = seconds();
-      next = y.detach();
-      recorded = y.requires_grad();
-      if (run > 0) s.u_f = std::min(s.u_f, middle - begin);
-      if (!recorded) {
-        s.u_b = 0;
-        continue;
-      }
-      Seeds seeds(std::move(y));
-      for (Tensor& t : seeds.gradients) t.fill(1);
-      const double start = seconds();
-      tape.backward(seeds.outputs, seeds.gradients, false);
-      if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
-    }
-    differentiable = recorded;
-    a = std::move(next);
-  }
-}
-
-/// The most that timing the stages one by one takes beside what is live.
-std::size_t bytes_to_time(const schedule::Chain& chain) {
-  std::int64_t most = 0;
-  for (int l = 1; l <= chain.n(); ++l) {
-    const schedule::Stage& s = chain[l];
-    // Its input, its tape, its result, which is held for the next one, and that one's gradient.
-    most = std::max(most, chain.w_a(l - 1) + s.w_tape + 2 * s.w_a + std::max(s.o_f, s.o_b));
-  }
-  return static_cast<std::size_t>(most);
-}
 
 class CountModules final : public ModuleVisitor {
  public:
@@ -193,13 +54,6 @@ Sequential* largest_chain(Module& module) {
   FindChain find;
   for_each_module(module, find);
   return find.best;
-}
-
-schedule::Chain describe_chain(Sequential& net, const Tensor& input, Costs costs) {
-  schedule::Chain chain{.input = bytes_of(input.bytes())};
-  measure_sizes(net, input, chain);
-  if (costs == Costs::measured && !DryLedger::active()) measure_costs(net, input, chain);
-  return chain;
 }
 
 PlannerSlot::~PlannerSlot() { delete planner_; }
@@ -268,6 +122,168 @@ void BudgetPlanner::let_go(Module& root) {
   for_each_module(root, visitor);
 }
 
+/// Finds one plan. The model of a chain leaves out what is beside it, and counts a little too much here and there: a dry run of
+/// forward and backward has the last word on what fits.
+class BudgetPlanner::Search {
+ public:
+  Search(Module& root, Sequential& chain, const Tensor& x, const Budget& budget)
+      : root_(root), chain_(chain), x_(x.detach()), budget_(budget) {  // what x was computed from is none of our business
+    if (x.requires_grad()) x_.set_requires_grad();
+  }
+  /// known: an earlier plan for the same chain and input, to take sizes and costs from; may be nullptr.
+  BudgetPlan run(const BudgetPlan* known) &&;
+
+ private:
+  Tensor input_of_chain();
+  void describe(const Tensor& input);
+  std::size_t peak_of(const std::vector<schedule::Action>& actions);
+  bool fits(schedule::Schedule s);
+  bool first_points_fit(const schedule::Frontier& frontier, std::size_t& i);
+  bool fits_by_rule();
+  void find_fastest();
+  [[noreturn]] void refuse() const;
+
+  Module& root_;
+  Sequential& chain_;
+  Tensor x_;
+  const Budget& budget_;
+  BudgetPlan plan_;
+  std::size_t least_ = ~std::size_t{0};  // of all that was tried
+  std::vector<schedule::Action> least_actions_;
+};
+
+BudgetPlan BudgetPlanner::Search::run(const BudgetPlan* known) && {
+  const Unobserved unobserved;
+  const GradModeScope record(GradMode::record);  // the first run of a checkpointed function only tracks
+  Tensor input = input_of_chain();
+  plan_.costs = DryLedger::active() ? Costs::counted : budget_.costs;
+  if (known != nullptr && (known->costs == budget_.costs || plan_.costs == Costs::counted)) {
+    plan_.chain = known->chain;
+    plan_.costs = known->costs;
+  } else {
+    describe(input);
+  }
+  input = Tensor();
+  find_fastest();
+  return std::move(plan_);
+}
+
+/// Runs the net once, dry.
+Tensor BudgetPlanner::Search::input_of_chain() {
+  const DryLedger dry;
+  const random::GeneratorScope generator;
+  chain_.choose(Recompute::vanilla());
+  Tensor input;
+  struct Probe {
+    Tensor*& slot;
+    ~Probe() { slot = nullptr; }
+  } const probe{chain_.probe_};
+  chain_.probe_ = &input;
+  const Tensor y = root_.forward(x_);
+  if (!input.defined()) fail("recompute: the module's forward does not run the chain that the budget is for");
+  plan_.reserve = 2 * y.bytes() + 65536;
+  Tensor from = input.detach();
+  if (input.requires_grad()) from.set_requires_grad();
+  return from;
+}
+
+void BudgetPlanner::Search::describe(const Tensor& input) {
+  plan_.chain = describe_chain(chain_, input, Costs::counted);
+  if (plan_.costs != Costs::measured) return;
+  plan_.costs = Costs::counted;
+  schedule::Chain timed = plan_.chain;
+  if (memory::live().total + bytes_to_time(timed) > budget_.bytes) return;
+  try {
+    measure_costs(chain_, input, timed);
+    plan_.chain = std::move(timed);
+    plan_.costs = Costs::measured;
+  } catch (const OutOfMemory&) {
+    // The limit leaves no room to time stages beside what is live: counted costs have to do.
+  }
+}
+
+std::size_t BudgetPlanner::Search::peak_of(const std::vector<schedule::Action>& actions) {
+  const DryLedger dry;
+  const random::GeneratorScope generator;
+  const detail::TrialTape tape;
+  chain_.choose(Recompute::actions(actions));
+  Tensor y = root_.forward(x_);
+  if (y.requires_grad()) {
+    std::array outputs{std::move(y)}, gradients{empty(outputs[0].shape(), outputs[0].dtype())};
+    tape.backward(outputs, gradients, true);
+  }
+  return memory::peak().total + plan_.reserve;
+}
+
+bool BudgetPlanner::Search::fits(schedule::Schedule s) {
+  const std::size_t peak = peak_of(s.actions);
+  if (peak < least_) {
+    least_ = peak;
+    least_actions_ = s.actions;
+  }
+  if (peak > budget_.bytes) return false;
+  plan_.schedule = std::move(s);
+  plan_.predicted_peak = peak;
+  return true;
+}
+
+/// The points of a frontier are sorted by bytes, and so, but for trifles, are their peaks. What a stage makes over its input in
+/// place is no trifle in a net of few stages: there, what comes first in the model need not be the least. Where all of these
+/// fail, it is taken for certain that the others do.
+bool BudgetPlanner::Search::first_points_fit(const schedule::Frontier& frontier, std::size_t& i) {
+  constexpr std::size_t first_points = 8;
+  const std::size_t n = std::min(first_points, frontier.points().size());
+  for (i = 0; i < n; ++i)
+    if (fits(frontier.schedule(frontier.points()[i].bytes))) return true;
+  return false;
+}
+
+/// Strategies from the literature, the ones that keep least first, until one fits: where the model's least does not, one of them
+/// may.
+bool BudgetPlanner::Search::fits_by_rule() {
+  const schedule::Chain& chain = plan_.chain;
+  const int n = chain.n(), most = n > 100 ? 4 : 16;
+  if (fits(schedule::low_memory(chain)) || fits(schedule::recursive(chain)) || fits(schedule::sqrt(chain))) return true;
+  for (int k = 2; k <= std::min(n, most); ++k)
+    if (fits(schedule::revolve(chain, k)) || fits(schedule::periodic(chain, k)) || fits(schedule::segments(chain, k))) return true;
+  return false;
+}
+
+void BudgetPlanner::Search::find_fastest() {
+  if (fits(schedule::vanilla(plan_.chain))) return;  // nothing is faster
+  const auto solve = [&](std::size_t bytes) {
+    return schedule::solve(plan_.chain, {.budget = 2 * bytes_of(bytes), .loss = plan_.chain.n() > 200 ? 0.05 : 0});
+  };
+  const schedule::Frontier frontier = solve(budget_.bytes);
+  plan_.planner_bytes = frontier.planner_bytes();
+  std::size_t good = 0, bad = frontier.points().size();
+  if (!first_points_fit(frontier, good)) {
+    // Of a budget that is too small: what is needed may be more than was solved for.
+    if (fits_by_rule() || first_points_fit(solve(least_), good)) return;
+    refuse();
+  }
+  const auto fits_at = [&](std::size_t i) { return fits(frontier.schedule(frontier.points()[i].bytes)); };
+  while (bad - good > 1) {
+    const std::size_t middle = good + (bad - good) / 2;
+    (fits_at(middle) ? good : bad) = middle;
+  }
+  for (std::size_t i = good + 1; i < std::min(good + 4, frontier.points().size()); ++i)
+    if (fits_at(i)) break;
+}
+
+void BudgetPlanner::Search::refuse() const {
+  const schedule::Trace trace = schedule::simulate(plan_.chain, least_actions_);
+  std::size_t gradients = 0;
+  for (const Parameter& p : root_.parameters()) gradients += p.value.bytes();
+  const memory::Usage live = memory::live();
+  fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", least_, " bytes (",
+           memory::human(least_), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ",
+           memory::human(gradients), ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ",
+           memory::human(live[Category::input]), ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)),
+           " forced by ", plan_.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage),
+           ", shape of the input ", x_.shape(), ". Use a smaller batch or a larger budget."));
+}
+
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (planning_) return;
   Sequential* chain = largest_chain(root);
@@ -291,7 +307,7 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (at == plans_.end()) {
     planning_ = true;
     try {
-      BudgetPlan plan = make(root, *chain, x, known);
+      BudgetPlan plan = Search(root, *chain, x, budget_).run(known);
       if (plans_.size() == most_plans) plans_.erase(plans_.begin());
       plans_.push_back({x.shape(), x.dtype(), settings, x.requires_grad(), live, std::move(plan)});
     } catch (...) {
@@ -303,129 +319,6 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
     std::rotate(at, at + 1, plans_.end());
   }
   chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
-}
-
-/// Strategies from the literature, the ones that keep least first, until one fits: where the model's least does not, one of them
-/// may.
-template <class Fits>
-static bool fits_by_rule(const schedule::Chain& chain, Fits&& fits) {
-  const int n = chain.n(), most = n > 100 ? 4 : 16;
-  if (fits(schedule::low_memory(chain)) || fits(schedule::recursive(chain)) || fits(schedule::sqrt(chain))) return true;
-  for (int k = 2; k <= std::min(n, most); ++k)
-    if (fits(schedule::revolve(chain, k)) || fits(schedule::periodic(chain, k)) || fits(schedule::segments(chain, k))) return true;
-  return false;
-}
-
-BudgetPlan BudgetPlanner::make(Module& root, Sequential& chain, const Tensor& given, const BudgetPlan* known) const {
-  const Unobserved unobserved;
-  const GradModeScope record(GradMode::record);  // the first run of a checkpointed function only tracks
-  Tensor x = given.detach();                     // what it was computed from is none of our business
-  if (given.requires_grad()) x.set_requires_grad();
-  BudgetPlan plan;
-  Tensor input;
-  bool input_requires_grad = false;
-  {
-    const DryLedger dry;
-    const random::GeneratorScope generator;
-    chain.choose(Recompute::vanilla());
-    struct Probe {
-      Tensor*& slot;
-      ~Probe() { slot = nullptr; }
-    } const probe{chain.probe_};
-    chain.probe_ = &input;
-    const Tensor y = root.forward(x);
-    if (!input.defined()) fail("recompute: the module's forward does not run the chain that the budget is for");
-    plan.reserve = 2 * y.bytes() + 65536;
-    input_requires_grad = input.requires_grad();
-    input = input.detach();
-    if (input_requires_grad) input.set_requires_grad();
-  }
-  plan.costs = DryLedger::active() ? Costs::counted : budget_.costs;
-  if (known != nullptr && (known->costs == budget_.costs || plan.costs == Costs::counted)) {
-    plan.chain = known->chain;
-    plan.costs = known->costs;
-  } else {
-    plan.chain = describe_chain(chain, input, Costs::counted);
-    if (plan.costs == Costs::measured) {
-      schedule::Chain timed = plan.chain;
-      plan.costs = Costs::counted;
-      if (memory::live().total + bytes_to_time(timed) <= budget_.bytes) {
-        try {
-          measure_costs(chain, input, timed);
-          plan.chain = std::move(timed);
-          plan.costs = Costs::measured;
-        } catch (const OutOfMemory&) {
-          // The limit leaves no room to time stages beside what is live: counted costs have to do.
-        }
-      }
-    }
-  }
-  input = Tensor();
-
-  // The model of a chain leaves out what is beside it, and counts a little too much here and there. A dry run of forward
-  // and backward has the last word.
-  const auto peak_of = [&](const std::vector<schedule::Action>& actions) {
-    const DryLedger dry;
-    const random::GeneratorScope generator;
-    const detail::TrialTape tape;
-    chain.choose(Recompute::actions(actions));
-    Tensor y = root.forward(x);
-    if (y.requires_grad()) {
-      std::array outputs{std::move(y)}, gradients{empty(outputs[0].shape(), outputs[0].dtype())};
-      tape.backward(outputs, gradients, true);
-    }
-    return memory::peak().total + plan.reserve;
-  };
-  std::size_t least = ~std::size_t{0};  // of all that was tried
-  std::vector<schedule::Action> least_actions;
-  const auto fits = [&](schedule::Schedule s) {
-    const std::size_t peak = peak_of(s.actions);
-    if (peak < least) {
-      least = peak;
-      least_actions = s.actions;
-    }
-    if (peak > budget_.bytes) return false;
-    plan.schedule = std::move(s);
-    plan.predicted_peak = peak;
-    return true;
-  };
-  if (fits(schedule::vanilla(plan.chain))) return plan;  // nothing is faster
-  const schedule::Frontier frontier =
-      schedule::solve(plan.chain, {.budget = 2 * bytes_of(budget_.bytes), .loss = plan.chain.n() > 200 ? 0.05 : 0});
-  plan.planner_bytes = frontier.planner_bytes();
-  const std::vector<schedule::Point>& points = frontier.points();
-  const auto fits_at = [&](std::size_t i) { return fits(frontier.schedule(points[i].bytes)); };
-  // The points are sorted by bytes, and so, but for trifles, are their peaks. What a stage makes over its input in place is no
-  // trifle in a net of few stages: there, what comes first in the model need not be the least. Where all of these fail, it is taken
-  // for certain that the others do.
-  constexpr std::size_t first_points = 8;
-  std::size_t good = 0, bad = points.size();
-  while (good < std::min(first_points, points.size()) && !fits_at(good)) ++good;
-  if (good == std::min(first_points, points.size())) {
-    if (fits_by_rule(plan.chain, fits)) return plan;
-    // What is needed may be more than was solved for.
-    const schedule::Frontier all =
-        schedule::solve(plan.chain, {.budget = 2 * bytes_of(least), .loss = plan.chain.n() > 200 ? 0.05 : 0});
-    for (std::size_t i = 0; i < std::min(first_points, all.points().size()); ++i)
-      if (fits(all.schedule(all.points()[i].bytes))) return plan;
-    const schedule::Trace trace = schedule::simulate(plan.chain, least_actions);
-    std::size_t gradients = 0;
-    for (const Parameter& p : root.parameters()) gradients += p.value.bytes();
-    const memory::Usage live = memory::live();
-    fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", least, " bytes (",
-             memory::human(least), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ",
-             memory::human(gradients), ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ",
-             memory::human(live[Category::input]), ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)),
-             " forced by ", plan.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage),
-             ", shape of the input ", x.shape(), ". Use a smaller batch or a larger budget."));
-  }
-  while (bad - good > 1) {
-    const std::size_t middle = good + (bad - good) / 2;
-    (fits_at(middle) ? good : bad) = middle;
-  }
-  for (std::size_t i = good + 1; i < std::min(good + 4, points.size()); ++i)
-    if (fits_at(i)) break;
-  return plan;
 }
 
 }  // namespace rewind_lib::nn

@@ -1,5 +1,5 @@
 #pragma once
-// Planning for a net: its chain as a planner sees it, and the schedule for a budget.
+// Planning for a net: the schedule for a budget.
 
 #include <rewind/autograd/schedule/frontier.h>
 #include <rewind/nn/sequential.h>
@@ -9,13 +9,6 @@ namespace rewind_lib::nn {
 /// The chain that recompute() works on: the module itself when it is a Sequential, else the one of two stages or more below it with
 /// the most modules inside; nullptr when there is none.
 Sequential* largest_chain(Module& module);
-
-/// Measures the chain on shapes alone: what each stage leaves, saves and takes while it runs, in the bytes that the tracker
-/// counts, without the gradients of parameters that stay. `input` gives shape, dtype and whether it requires a gradient; its
-/// data is not read. Costs are seconds: the least of two runs of each stage on random data, or counted, at 100 GFLOP/s and
-/// 20 GB/s, whichever takes longer; inside a dry run they are counted. Gradients, statistics and random numbers are as
-/// before.
-schedule::Chain describe_chain(Sequential& chain, const Tensor& input, Costs costs);
 
 /// What was decided for a budget.
 struct BudgetPlan {
@@ -39,6 +32,7 @@ class BudgetPlanner {
  private:
   class Settings;
   class LetGo;
+  class Search;
   struct Entry {
     Shape shape;
     DType dtype;
@@ -47,8 +41,6 @@ class BudgetPlanner {
     std::size_t live;  // when it was planned
     BudgetPlan plan;
   };
-  /// `known`: an earlier plan for the same chain and input, to take sizes and costs from; may be nullptr.
-  BudgetPlan make(Module& root, Sequential& chain, const Tensor& given, const BudgetPlan* known) const;
 
   Budget budget_;
   bool planning_ = false;

@@ -18,21 +18,21 @@ using detail::Tape;
 using detail::TapeSegment;
 
 constexpr std::size_t parts = 3;
-std::array<Tensor, parts> split(Activation a) { return {std::move(a.x), std::move(a.mean), std::move(a.var)}; }
-std::uint32_t differentiable_parts(const Activation& a) {
+std::array<Tensor, parts> split(Value a) { return {std::move(a.x), std::move(a.mean), std::move(a.var)}; }
+std::uint32_t differentiable_parts(const Value& a) {
   std::uint32_t mask = 0;
   for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var})
     mask |= t->defined() && t->requires_grad() ? bit(static_cast<int>(i)) : 0, ++i;
   return mask;
 }
 using Versions = std::array<std::uint32_t, parts>;
-Versions versions_of(const Activation& a) {
+Versions versions_of(const Value& a) {
   Versions v{};
   for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var}) v[i++] = t->defined() ? t->impl().storage->version : 0;
   return v;
 }
 
-bool same(const Activation& a, const std::array<Tensor, parts>& b) {
+bool same(const Value& a, const std::array<Tensor, parts>& b) {
   for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var}) {
     const Tensor& other = b[i++];
     if (t->defined() ? !other.defined() || !t->same(other) : other.defined()) return false;
@@ -47,15 +47,15 @@ struct Segment {
   std::uint32_t results = 0;                  // which parts of a_last carry gradients: the entry's outputs
   bool statistics = false;                    // a_{first-1} comes with some
   std::vector<Action> actions;                // from after B(last + 1) to B(first)
-  std::vector<Activation> kept;               // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
+  std::vector<Value> kept;                    // a_first .. a_{last-1} where kept, by position; a_{first-1} is the entry's input
   std::vector<Versions> versions;             // of these, as they were kept
   std::vector<random::Generator> generators;  // where the random numbers stood before each stage
   std::vector<std::uint32_t> differentiable;  // which parts of each stage's input a gradient goes on to
   std::vector<bool> passed_on;       // each stage is given what the segment was given: those before it returned their input
   std::vector<detail::RunLog> logs;  // what each stage depended on
   std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
-  Activation& activation(int l) { return kept[at(l)]; }
-  void keep(int l, const Activation& a) {
+  Value& activation(int l) { return kept[at(l)]; }
+  void keep(int l, const Value& a) {
     kept[at(l)] = a.detach();
     versions[at(l)] = versions_of(a);
   }
@@ -74,7 +74,7 @@ struct Attr {
 
 /// Marks the parts as made in a run that is not recorded: what a stage leaves of them beside the chain must not pass for a
 /// constant.
-void forget(Activation& a, std::uint32_t differentiable) {
+void forget(Value& a, std::uint32_t differentiable) {
   for (int i = 0; Tensor * t : {&a.x, &a.mean, &a.var}) {
     if ((differentiable & bit(i++)) == 0) continue;
     t->impl().requires_grad = true;
@@ -85,7 +85,7 @@ void forget(Activation& a, std::uint32_t differentiable) {
 /// A stage recorded again: its piece of tape and its result.
 struct Recorded {
   TapeSegment tape;
-  Activation result;
+  Value result;
 };
 
 void run_backward(Vjp& v, const void* attr) {
@@ -102,14 +102,14 @@ void run_backward(Vjp& v, const void* attr) {
       if (v.has_grad(static_cast<int>(j))) gradients[i] = v.grad(static_cast<int>(j));
       ++j;
     }
-  Activation input{v.input(0)};
+  Value input{v.input(0)};
   if (s.statistics) input = {std::move(input.x), v.input(1), v.input(2)};
   std::vector<std::optional<Recorded>> tapes(s.kept.size() + 1);
   const auto tape = [&](int l) -> std::optional<Recorded>& { return tapes[s.at(l)]; };
-  const auto kept = [&](int l) -> Activation& { return l == before ? input : s.activation(l); };
+  const auto kept = [&](int l) -> Value& { return l == before ? input : s.activation(l); };
   const auto source = [&](int l) {  // a_l without a history
     REWIND_CHECK(kept(l).x.defined() || (l > before && tape(l)));
-    const Activation& a = kept(l).x.defined() ? kept(l) : tape(l)->result;
+    const Value& a = kept(l).x.defined() ? kept(l) : tape(l)->result;
     return a.detach();
   };
   for (const Action& action : s.actions) {
@@ -120,7 +120,7 @@ void run_backward(Vjp& v, const void* attr) {
         // The only handle when the activation is not kept, so that the stage can use its memory. The segment's input is kept to
         // the end: it is the chain's, or on the tape of the stage before.
         const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).x.defined();
-        Activation a = last_use ? std::exchange(kept(l - 1), {}).detach() : source(l - 1);
+        Value a = last_use ? std::exchange(kept(l - 1), {}).detach() : source(l - 1);
         forget(a, s.differentiable[s.at(l)]);
         const detail::UnrecordedRun run(std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::track);
@@ -169,7 +169,7 @@ constexpr OpDecl segment_decl = [] {
   d.release = [](const void* attr) noexcept { delete static_cast<const Attr*>(attr)->segment; };
   d.held = [](const void* attr) {
     std::vector<Tensor> all;
-    for (const Activation& a : static_cast<const Attr*>(attr)->segment->kept)
+    for (const Value& a : static_cast<const Attr*>(attr)->segment->kept)
       for (const Tensor& t : {a.x, a.mean, a.var})
         if (t.defined()) all.push_back(t);
     return all;
@@ -182,7 +182,7 @@ constexpr OpDecl segment_decl = [] {
 }
 
 /// Runs the segment's stages for the first time, keeping what the actions say, and puts its entry on the tape.
-Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, Activation a) {
+Value run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, Value a) {
   const std::array<Tensor, parts> inputs = split(a);
   s->statistics = a.mean.defined();
   s->logs.reserve(forward.size());  // Write refers to them
@@ -226,7 +226,7 @@ Activation run_segment(std::unique_ptr<Segment> s, std::span<const Action> forwa
 
 }  // namespace
 
-Activation execute(Stages* owned, const std::vector<Action>& actions, Activation a) {
+Value execute(Stages* owned, const std::vector<Action>& actions, Value a) {
   const std::shared_ptr<Stages> stages(owned);
   const auto backward = std::ranges::find(actions, Kind::B, &Action::kind);
   const std::span forward(actions.begin(), backward);

@@ -8,13 +8,13 @@ namespace rewind_lib::schedule {
 
 /// What goes from stage to stage: a tensor, and its mean and variance a channel where the next stage normalises it with them
 /// (docs/decisions/0009-fusion-by-statistics.md); undefined otherwise.
-struct Activation {
+struct Value {
   Tensor x, mean = {}, var = {};
 
   std::size_t bytes() const { return x.bytes() + (mean.defined() ? mean.bytes() + var.bytes() : 0); }
   bool requires_grad() const { return x.requires_grad() || (mean.defined() && (mean.requires_grad() || var.requires_grad())); }
   /// The same values without a history.
-  Activation detach() const {
+  Value detach() const {
     if (!mean.defined()) return {x.detach()};
     return {x.detach(), mean.detach(), var.detach()};
   }
@@ -25,7 +25,7 @@ class Stages {
  public:
   virtual ~Stages() = default;
   /// Runs stage l, 1 <= l <= n, on a_{l-1}.
-  virtual Activation run(int l, Activation a) = 0;
+  virtual Value run(int l, Value a) = 0;
 };
 
 /// Runs the actions before the first B now, and has backward run the others. Takes over `stages`, which must stay able to
@@ -34,6 +34,6 @@ class Stages {
 /// In the actions before the first B each stage 1..n must run once, in order; after it, what comes between B(l) and B(s)
 /// must run none of the stages below s when s..l-1 ran unrecorded. All planners of this folder emit such lists. Throws
 /// Error otherwise.
-Activation execute(Stages* stages, const std::vector<Action>& actions, Activation input);
+Value execute(Stages* stages, const std::vector<Action>& actions, Value input);
 
 }  // namespace rewind_lib::schedule

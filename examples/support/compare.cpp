@@ -2,6 +2,7 @@
 
 #include "pages.h"
 
+#include <rewind/autograd/schedule/frontier.h>
 #include <rewind/autograd/schedule/simulate.h>
 #include <rewind/autograd/schedule/strategies.h>
 #include <rewind/report/report.h>

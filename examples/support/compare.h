@@ -5,7 +5,7 @@
 #include "progress.h"
 
 #include <rewind/autograd/dry_run.h>
-#include <rewind/nn/plan.h>
+#include <rewind/nn/describe_chain.h>
 
 #include <memory>
 

@@ -2,7 +2,7 @@
 
 #include <rewind/autograd/schedule/simulate.h>
 #include <rewind/autograd/schedule/strategies.h>
-#include <rewind/nn/plan.h>
+#include <rewind/nn/describe_chain.h>
 #include <rewind/report/report.h>
 
 #include <cmath>

@@ -20,7 +20,7 @@ Tensor input() { return rw::randn({5}).set_requires_grad(); }
 class Drifting final : public rw::schedule::Stages {
  public:
   explicit Drifting(bool drift) : drift_(drift) {}
-  rw::schedule::Activation run(int l, rw::schedule::Activation a) override {
+  rw::schedule::Value run(int l, rw::schedule::Value a) override {
     if (l == 2) return {rw::affine(std::move(a.x), 1, drift_ ? ++runs_ : 1)};
     return {rw::dropout(rw::tanh(std::move(a.x)), 0.5)};
   }

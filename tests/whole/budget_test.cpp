@@ -2,7 +2,7 @@
 
 #include "zoo.h"
 
-#include <rewind/nn/plan.h>
+#include <rewind/nn/describe_chain.h>
 #include <rewind/nn/summary.h>
 
 #include <doctest/doctest.h>

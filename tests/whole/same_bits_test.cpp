@@ -4,7 +4,7 @@
 
 #include <rewind/autograd/checkpoint.h>
 #include <rewind/autograd/schedule/simulate.h>
-#include <rewind/nn/plan.h>
+#include <rewind/nn/describe_chain.h>
 
 #include <doctest/doctest.h>
 
