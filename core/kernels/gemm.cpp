@@ -17,59 +17,47 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 constexpr int64_t serial_work = 1 << 18;
 // Enough to share evenly among several threads.
 constexpr int64_t wanted_pieces = 16;
-// Rows times depth (or width) that a tile holds in cache.
-constexpr int64_t tile_elements = 1 << 16;
-constexpr int64_t max_tile_m = 40 * block_m;
-constexpr int64_t min_tile_m = 2 * block_m;
-constexpr int64_t least_tile_n = 128;  // where there are several across
-constexpr int64_t most_tile_n = 256;
+// A tile packs the B under it, a panel at a time into L1: with so many rows that this pays, and so few that A's stay in L2.
+constexpr int64_t least_tile_m = 64, most_tile_m = 256;
+// Columns of a tile come in so many, and C's stay in L2.
+constexpr int64_t step_tile_n = own_microkernel ? block_n_max : 128, most_tile_n = 256;
 constexpr int64_t min_tile_k = 2 * block_k;
 // The partial sums of a long reduction may take this many elements.
 constexpr int64_t max_partials = 1 << 20;
-// A B that is not transposed is packed once for all tiles if it has at most this many elements, else by every tile.
-constexpr int64_t max_packed = 1 << 20;
 
 struct Plan {
   int64_t tile_m, tile_n, tile_k;
   int64_t tiles_m, tiles_n, tiles_k;
-  bool pack_b, dots;
+  bool dots;
+  bool by_columns;  // tiles are in the order of columns, instead of rows
   int64_t tiles(const GemmShape& s) const { return tiles_m * tiles_n * tiles_k * s.batch; }
 };
 
 Plan plan(const GemmShape& s) {
-  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false, false};
+  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false, s.m <= s.k};
   const int64_t per_batch = s.m * s.n * s.k;
   if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
-    // Not much wider than high, for the caches, and since a tile may pack the B under it: at most 256 columns, and less where there
-    // would be no fourth tile.
-    const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch);
-    const int64_t across =
-        std::max(std::clamp<int64_t>(s.n / least_tile_n, 1, std::min<int64_t>(4, wanted)), parallel::pieces(s.n, most_tile_n));
-    const int64_t width = parallel::pieces(s.n, across);
-    p.tile_m = std::clamp(round_up(tile_elements / std::max(width, std::min(s.k, block_k)), block_m), min_tile_m, max_tile_m);
     const bool split = s.batch == 1 && s.k >= 2 * min_tile_k && s.k >= 2 * std::max(s.m, s.n) && s.m * s.n * 2 <= max_partials;
     if (split) {
       // A long reduction: rows stay whole, k is cut.
-      p.tile_m = s.m;
       const int64_t cuts = std::min({wanted_pieces, max_partials / (s.m * s.n), s.k / min_tile_k});
       p.tile_k = round_up(parallel::pieces(s.k, cuts), block_k);
     } else {
-      const int64_t down = parallel::pieces(wanted, across);
-      p.tile_m = std::min(p.tile_m, std::max(min_tile_m, parallel::pieces(s.m, down)));
-      p.tile_m = parallel::pieces(s.m, parallel::pieces(s.m, p.tile_m));
-      const int64_t columns = std::max(across, parallel::pieces(wanted, parallel::pieces(s.m, p.tile_m)));
-      if (columns > 1) p.tile_n = std::max(2 * block_n_max, round_up(parallel::pieces(s.n, columns), block_n_max));
+      // Where B is the larger matrix, each thread reads its part of it; where C is, each writes its part: halves of the rows at
+      // least, since a thread has the first tiles or the last.
+      const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch), steps = parallel::pieces(s.n, step_tile_n);
+      const int64_t least_down = std::max<int64_t>(p.by_columns ? 1 : 2, parallel::pieces(wanted, steps));
+      const int64_t down = std::max(std::min(least_down, s.m / least_tile_m), parallel::pieces(s.m, most_tile_m));
+      p.tile_m = parallel::pieces(s.m, std::max<int64_t>(1, down));
+      const int64_t across =
+          std::max(parallel::pieces(wanted, parallel::pieces(s.m, p.tile_m)), parallel::pieces(s.n, most_tile_n));
+      p.tile_n = std::min(s.n, step_tile_n * parallel::pieces(steps, across));
     }
-    p.tile_m = std::min(p.tile_m, s.m);
-    p.tile_n = std::min(p.tile_n, s.n);
   }
   p.tiles_m = parallel::pieces(s.m, p.tile_m);
   p.tiles_n = parallel::pieces(s.n, p.tile_n);
   p.tiles_k = std::max<int64_t>(1, parallel::pieces(s.k, p.tile_k));
-  const bool whole = p.tiles_k == 1;
-  p.dots = s.transpose_b && !s.transpose_a && whole && dots_pay(s.m, p.tile_m, s.k);
-  p.pack_b = own_microkernel && !p.dots && p.tiles_m > 1 && whole && (s.batch == 1 || s.stride_b == 0) &&
-             (s.transpose_b || s.k * s.n <= max_packed);
+  p.dots = s.transpose_b && !s.transpose_a && p.tiles_k == 1 && dots_pay(s.m, s.k);
   return p;
 }
 
@@ -87,33 +75,38 @@ void pack_whole(int64_t k, int64_t n, const T* b, int64_t ldb, bool transposed, 
 }
 
 // C = A B^T may be made turned, C^T = B A^T: rows of B are read in place, and what is packed is A.
-GemmShape turn(GemmShape s) {
-  std::swap(s.m, s.n);
-  return s;
-}
+struct TurnedPlan {
+  int64_t tile_m, tile_n;  // rows of B, and of A
+  explicit TurnedPlan(const GemmShape& s)
+      : tile_m(std::clamp(parallel::pieces(s.n, wanted_pieces), 2 * block_m, most_tile_m)),
+        tile_n(round_up(parallel::pieces(s.m, parallel::pieces(s.m, most_tile_n)), block_n_max)) {}
+  int64_t part() const { return tile_m * tile_n; }
+};
 
-// Where A, which makes whole panels, is small beside B and C is not large beside it: C is written and read once more.
+// Where A, which makes whole panels, is much smaller than B: to pack B takes longer then than to write C and read it once more.
 bool turns(const GemmShape& s) {
-  return own_microkernel && s.transpose_b && !s.transpose_a && s.batch == 1 && s.m >= block_n_max && s.n >= 2 * s.m && s.k >= s.m &&
-         s.m * s.n * s.k > serial_work && plan(turn(s)).tiles_k == 1;
+  constexpr int64_t much = 10;
+  return own_microkernel && s.transpose_b && !s.transpose_a && s.batch == 1 && s.m >= block_n_max && s.n >= much * s.m &&
+         s.k >= s.m && s.m * s.n * s.k > serial_work && plan(s).tiles_k == 1;
 }
 
 int64_t turned_workspace(const GemmShape& s) {
-  const Plan p = plan(turn(s));
-  return packed_size(s.k, s.m) + parallel::threads() * parallel::worker_stride<float>(p.tile_m * p.tile_n, p.tile_n);
+  const TurnedPlan p(s);
+  return packed_size(s.k, s.m) + parallel::threads() * parallel::worker_stride<float>(p.part(), p.tile_n);
 }
 
 template <class T>
 void gemm_turned(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const Epilogue<T>& epilogue) {
   const int64_t lda = s.lda != 0 ? s.lda : s.k, ldb = s.ldb != 0 ? s.ldb : s.k, ldc = s.ldc != 0 ? s.ldc : s.n;
-  const Plan p = plan(turn(s));
+  const TurnedPlan p(s);
+  const int64_t tiles_n = parallel::pieces(s.m, p.tile_n);
   T* packed = workspace;
   T* parts = packed + packed_size(s.k, s.m);
   pack_whole(s.k, s.m, a, lda, true, packed);
-  parallel::for_pieces(p.tiles_m * p.tiles_n, [&](int64_t tile, int worker) {
-    const int64_t i = tile / p.tiles_n * p.tile_m, j = tile % p.tiles_n * p.tile_n;  // in B's rows, and in A's
+  parallel::for_pieces(parallel::pieces(s.n, p.tile_m) * tiles_n, [&](int64_t tile, int worker) {
+    const int64_t i = tile / tiles_n * p.tile_m, j = tile % tiles_n * p.tile_n;  // in B's rows, and in A's
     const int64_t rows = std::min(p.tile_m, s.n - i), columns = std::min(p.tile_n, s.m - j);
-    T* part = parts + worker * parallel::worker_stride<float>(p.tile_m * p.tile_n, p.tile_n);  // of C^T
+    T* part = parts + worker * parallel::worker_stride<float>(p.part(), p.tile_n);  // of C^T
     T* out = c + j * ldc + i;
     if (epilogue.accumulate) transpose(columns, rows, out, ldc, part, columns);
     gemm_tile(rows, columns, s.k, b + i * ldb, ldb, false, TileB<T>{.data = packed + j * s.k, .packed = true, .packed_k = s.k},
@@ -139,7 +132,7 @@ std::int64_t gemm_workspace(const GemmShape& s) {
   if (turns(s)) return turned_workspace(s);
   const Plan p = plan(s);
   const int64_t partials = p.tiles_k > 1 ? p.tiles_k * s.m * s.n : 0;
-  return (p.pack_b ? packed_size(s.k, s.n) : 0) + partials + parallel::threads() * tile_scratch;
+  return partials + parallel::threads() * tile_scratch;
 }
 
 template <class T>
@@ -151,30 +144,24 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
   const int64_t ldb = s.ldb != 0 ? s.ldb : (s.transpose_b ? s.k : s.n);
   const int64_t ldc = s.ldc != 0 ? s.ldc : s.n;
   T* scratch = workspace;
-  T* packed = scratch + parallel::threads() * tile_scratch;
-  T* partials = packed + (p.pack_b ? packed_size(s.k, s.n) : 0);
-  if (p.pack_b) pack_whole(s.k, s.n, b, ldb, s.transpose_b, packed);
+  T* partials = scratch + parallel::threads() * tile_scratch;
 
   const int64_t tiles = p.tiles(s);
   const int64_t grain = batch_grain(s, p);
   parallel::for_pieces(parallel::pieces(tiles, grain), [&](int64_t piece, int worker) {
     for (int64_t t = piece * grain; t < std::min(tiles, (piece + 1) * grain); ++t) {
       const int64_t tk = t % p.tiles_k;
-      const int64_t tn = t / p.tiles_k % p.tiles_n;
-      const int64_t tm = t / p.tiles_k / p.tiles_n % p.tiles_m;
+      const int64_t at = t / p.tiles_k % (p.tiles_m * p.tiles_n);
+      const int64_t tn = p.by_columns ? at / p.tiles_m : at % p.tiles_n, tm = p.by_columns ? at % p.tiles_m : at / p.tiles_n;
       const int64_t batch = t / p.tiles_k / p.tiles_n / p.tiles_m;
       const int64_t i = tm * p.tile_m, j = tn * p.tile_n, k = tk * p.tile_k;
       const int64_t rows = std::min(p.tile_m, s.m - i), columns = std::min(p.tile_n, s.n - j);
       const int64_t depth = std::min(p.tile_k, s.k - k);
       const T* tile_a = a + batch * s.stride_a + (s.transpose_a ? k * lda + i : i * lda + k);
-      TileB<T> tile_b;
-      if (p.pack_b)
-        tile_b = {.data = packed + j * s.k, .packed = true, .packed_k = s.k};
-      else
-        tile_b = {.data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j),
-                  .ld = ldb,
-                  .transposed = s.transpose_b,
-                  .dots = p.dots};
+      const TileB<T> tile_b{.data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j),
+                            .ld = ldb,
+                            .transposed = s.transpose_b,
+                            .dots = p.dots};
       T* own = scratch + worker * tile_scratch;
       if (p.tiles_k > 1) {
         gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, partials + tk * s.m * s.n + i * s.n + j, s.n,
