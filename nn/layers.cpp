@@ -41,6 +41,7 @@ void check_window(const char* layer, Pair kernel, Pair stride, Pair padding, Pai
 template <class Conv>
 schedule::Value pass_through(Conv& conv, FusedConvOptions options, Pending p, Tensor residual) {
   const PathLabel label(conv);
+  depends_on(conv.fusing(), "fuse()");
   if (conv.can_fuse()) {
     FusedConvResult r = fused_conv2d(std::move(p), conv.weight, options, std::move(residual));
     return {std::move(r.y), std::move(r.mean), std::move(r.var)};
@@ -170,6 +171,7 @@ Tensor BatchNorm2d::forward(Tensor x, Epilogue then) {
 Pending BatchNorm2d::pass(schedule::Value x, Epilogue then, const Tensor& bias_before) {
   const PathLabel label(*this);
   note_mode();
+  depends_on(fusing(), "fuse()");
   if (bias_before.defined() && !(bias_before.shape() == running_mean.shape()))
     fail(str("BatchNorm2d: the convolution before it has a bias of shape ", bias_before.shape(), ", but makes ",
              running_mean.numel(), " channels"));

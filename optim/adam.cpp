@@ -3,6 +3,8 @@
 #include <rewind/optim/adam.h>
 #include <rewind/optim/ops.h>
 
+#include <cmath>
+
 namespace rewind_lib {
 namespace {
 
@@ -68,8 +70,9 @@ template <class Options>
 void check_adam(const char* name, const Options& o) {
   if (!(o.beta1 >= 0 && o.beta1 < 1)) fail(str(name, ": beta1 must lie in [0, 1), got ", o.beta1));
   if (!(o.beta2 >= 0 && o.beta2 < 1)) fail(str(name, ": beta2 must lie in [0, 1), got ", o.beta2));
-  if (!(o.eps >= 0)) fail(str(name, ": eps must not be negative, got ", o.eps));
-  if (!(o.weight_decay >= 0)) fail(str(name, ": weight_decay must not be negative, got ", o.weight_decay));
+  if (!(o.eps >= 0) || std::isinf(o.eps)) fail(str(name, ": eps must be finite and not negative, got ", o.eps));
+  if (!(o.weight_decay >= 0) || std::isinf(o.weight_decay))
+    fail(str(name, ": weight_decay must be finite and not negative, got ", o.weight_decay));
 }
 
 template <class Options>

@@ -3,6 +3,8 @@
 #include <rewind/optim/ops.h>
 #include <rewind/optim/sgd.h>
 
+#include <cmath>
+
 namespace rewind_lib {
 namespace {
 
@@ -83,8 +85,10 @@ constinit const OpDecl momentum_update_op = declare<MomentumUpdate>();
 namespace optim {
 
 void SGDOptions::check() const {
-  if (!(momentum >= 0)) fail(str("SGD: momentum must not be negative, got ", momentum));
-  if (!(weight_decay >= 0)) fail(str("SGD: weight_decay must not be negative, got ", weight_decay));
+  if (!(momentum >= 0) || std::isinf(momentum)) fail(str("SGD: momentum must be finite and not negative, got ", momentum));
+  if (!std::isfinite(dampening)) fail(str("SGD: dampening must be finite, got ", dampening));
+  if (!(weight_decay >= 0) || std::isinf(weight_decay))
+    fail(str("SGD: weight_decay must be finite and not negative, got ", weight_decay));
   if (momentum == 0 && (nesterov || dampening != 0))
     fail("SGD: nesterov and dampening act on the momentum, which is 0; set momentum, or leave them out");
   if (nesterov && dampening != 0) fail(str("SGD: nesterov needs dampening 0, got ", dampening));

@@ -245,6 +245,18 @@ TEST_CASE("a fused net that is switched to evaluation before a recomputing backw
   CHECK_THROWS_WITH_AS(rw::backward(loss), doctest::Contains("train() or eval() was called between"), rw::Error);
 }
 
+TEST_CASE("a fused net that is told not to fuse before a recomputing backward is noticed") {
+  for (const char* how : {"low-memory", "sqrt"}) {
+    nn::Sequential net;
+    for (int i = 0; i < 3; ++i) net.add(nn::conv_norm({.in = 4, .out = 4, .kernel = 3, .padding = 1}, nn::Activation::relu6));
+    net.add(nn::PreActivationBottleneck{{.in = 4, .width = 1}});
+    net.recompute(rw::Recompute::parse(how));
+    rw::Tensor loss = rw::sum(rw::square(net(rw::randn({2, 6, 6, 4}))));
+    net.fuse(false);
+    CHECK_THROWS_WITH_AS(rw::backward(loss), doctest::Contains("fuse() was called between forward and backward"), rw::Error);
+  }
+}
+
 TEST_CASE("a stage whose weight is replaced or frozen before a recomputing backward is noticed") {
   nn::Sequential net{nn::Linear{4, 8}, nn::Tanh{}, nn::Linear{8, 8}, nn::Tanh{}, nn::Linear{8, 3}};
   const rw::Tensor x = rw::randn({5, 4});

@@ -378,19 +378,25 @@ TEST_CASE("bits do not depend on the number of threads") {
 }
 
 TEST_CASE("options that cannot be meant are refused") {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const Tensor w = leaf(start);
   CHECK_THROWS_WITH_AS(SGD({w}, {.lr = -1}), Contains("SGD: the learning rate must be finite and not negative, got -1"), Error);
   CHECK_THROWS_WITH_AS(Adam({w}, {.lr = std::numeric_limits<double>::quiet_NaN()}), Contains("Adam: the learning rate"), Error);
-  CHECK_THROWS_WITH_AS(SGD({w}, {.momentum = -0.5}), Contains("momentum must not be negative"), Error);
-  CHECK_THROWS_WITH_AS(SGD({w}, {.weight_decay = -0.5}), Contains("weight_decay must not be negative"), Error);
+  CHECK_THROWS_WITH_AS(SGD({w}, {.momentum = -0.5}), Contains("momentum must be finite and not negative"), Error);
+  CHECK_THROWS_WITH_AS(SGD({w}, {.weight_decay = -0.5}), Contains("weight_decay must be finite and not negative"), Error);
+  CHECK_THROWS_WITH_AS(SGD({w}, {.weight_decay = infinity}), Contains("weight_decay must be finite and not negative"), Error);
+  CHECK_THROWS_WITH_AS(SGD({w}, {.momentum = infinity}), Contains("momentum must be finite"), Error);
+  CHECK_THROWS_WITH_AS(SGD({w}, {.momentum = 0.9, .dampening = infinity}), Contains("dampening must be finite"), Error);
   CHECK_THROWS_WITH_AS(SGD({w}, {.nesterov = true}), Contains("act on the momentum, which is 0"), Error);
   CHECK_THROWS_WITH_AS(SGD({w}, {.dampening = 0.5}), Contains("act on the momentum, which is 0"), Error);
   CHECK_THROWS_WITH_AS(SGD({w}, {.momentum = 0.9, .dampening = 0.5, .nesterov = true}), Contains("nesterov needs dampening 0"),
                        Error);
   CHECK_THROWS_WITH_AS(Adam({w}, {.beta1 = 1}), Contains("Adam: beta1 must lie in [0, 1), got 1"), Error);
   CHECK_THROWS_WITH_AS(AdamW({w}, {.beta2 = -0.1}), Contains("AdamW: beta2 must lie in [0, 1)"), Error);
-  CHECK_THROWS_WITH_AS(Adam({w}, {.eps = -1}), Contains("eps must not be negative"), Error);
-  CHECK_THROWS_WITH_AS(AdamW({w}, {.weight_decay = -1}), Contains("weight_decay must not be negative"), Error);
+  CHECK_THROWS_WITH_AS(Adam({w}, {.eps = -1}), Contains("eps must be finite and not negative"), Error);
+  CHECK_THROWS_WITH_AS(AdamW({w}, {.weight_decay = -1}), Contains("weight_decay must be finite and not negative"), Error);
+  CHECK_THROWS_WITH_AS(AdamW({w}, {.weight_decay = infinity}), Contains("weight_decay must be finite"), Error);
+  CHECK_THROWS_WITH_AS(Adam({w}, {.eps = infinity}), Contains("eps must be finite"), Error);
 
   SGD sgd{{w}, {.lr = 0.1}};
   CHECK_THROWS_WITH_AS(sgd.set_learning_rate(-1), Contains("learning rate"), Error);
