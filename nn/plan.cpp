@@ -1,4 +1,3 @@
-#include <rewind/autograd/backward.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/replay.h>
 #include <rewind/autograd/schedule/simulate.h>

@@ -1,12 +1,13 @@
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/schedule/execute.h>
-#include <rewind/nn/layers.h>
 #include <rewind/nn/sequential.h>
 
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <span>
 #include <typeinfo>
+#include <utility>
 
 namespace rewind_lib::nn {
 
@@ -133,7 +134,7 @@ const std::vector<Sequential*>& Sequential::taken_apart() {
   return taken_apart_;
 }
 
-const Stages& Sequential::stages(bool open) const {
+const ChainStages& Sequential::stages(bool open) const {
   Grouped& g = grouped_[open ? 1 : 0];
   if (g.version != structure_version()) {
     std::vector<Part> parts;
@@ -160,7 +161,7 @@ Pending Sequential::forward_pending(Pending p) {
   refuse_budget();
   if (p.any() && !takes_pending()) fail("Sequential: nothing here takes a pending normalisation; settle() it first");
   if (probe_ != nullptr) *std::exchange(probe_, nullptr) = p.any() ? settle(p) : p.x;
-  const Stages& chain = stages(true);
+  const ChainStages& chain = stages(true);
   schedule::Value x{std::move(p.x), std::move(p.mean), std::move(p.var)};
   x = run(chain.all, std::move(x), p);
   return chain.left ? chain.left->left(std::move(x)) : Pending{std::move(x.x)};

@@ -71,7 +71,7 @@ class Sequential : public Module {
   void choose(Recompute how);
   void append_parts(std::vector<Part>& all, std::vector<Sequential*>& told) const;
   /// open: a last normalisation is left to the caller. Kept until a net changes.
-  const Stages& stages(bool open) const;
+  const ChainStages& stages(bool open) const;
   /// This chain and those whose children are stages of it. Kept until a net changes.
   const std::vector<Sequential*>& taken_apart();
   schedule::Value run(std::span<const Stage> chain, schedule::Value x, const Pending& given = {});
@@ -82,7 +82,7 @@ class Sequential : public Module {
   int planned_for_ = -1;
   struct Grouped {
     std::uint64_t version = 0;  // of all nets
-    Stages stages;
+    ChainStages stages;
   };
   mutable Grouped grouped_[2];  // closed, open
   std::vector<Sequential*> taken_apart_;

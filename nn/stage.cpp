@@ -3,6 +3,7 @@
 #include <rewind/nn/stage.h>
 
 #include <span>
+#include <utility>
 
 namespace rewind_lib::nn {
 namespace {
@@ -142,8 +143,8 @@ class Stage::Grouping {
  public:
   Grouping(const std::vector<Part>& parts, bool open) : parts_(parts), open_(open) {}
 
-  Stages all() && {
-    Stages made;
+  ChainStages all() && {
+    ChainStages made;
     while (at_ < parts_.size()) {
       const std::vector<Sequential*>& told = parts_[at_].told;
       place(made.all, told, Stage(next()));
@@ -232,6 +233,6 @@ class Stage::Grouping {
   std::optional<Normalisation> due_;  // for the next stage, on load
 };
 
-Stages Stage::group(const std::vector<Part>& parts, bool open) { return Grouping(parts, open).all(); }
+ChainStages Stage::group(const std::vector<Part>& parts, bool open) { return Grouping(parts, open).all(); }
 
 }  // namespace rewind_lib::nn

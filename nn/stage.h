@@ -1,6 +1,6 @@
 #pragma once
-// Stages: what a chain runs one after the other, and what recomputing counts. A stage is a module, joined to what it takes over
-// from its neighbours.
+// Stages: what a chain runs one after the other, and what recomputing counts. A stage is a module, joined to what it takes
+// over from its neighbours.
 
 #include <rewind/nn/fusing.h>
 #include <rewind/nn/module.h>
@@ -12,7 +12,7 @@ namespace rewind_lib::nn {
 
 class BatchNorm2d;
 class MaxPool2d;
-struct Stages;
+struct ChainStages;
 
 /// A module of a chain that is taken apart, and the chains around it that were told themselves what to recompute, outermost first.
 struct Part {
@@ -41,17 +41,17 @@ class Stage {
   bool takes_pending() const;
 
   /// The stages of a chain of these parts. open: the caller does a normalisation at the very end.
-  static Stages group(const std::vector<Part>& parts, bool open);
+  static ChainStages group(const std::vector<Part>& parts, bool open);
 
  private:
   /// A module by itself, with the ReLU or ReLU6 after it, where it applies that itself, and a maximum pool behind that.
   struct Plain {
     Module* module = nullptr;
-    TakesActivation* applies = nullptr;  // the module, when it takes
-    Module* activation = nullptr;        // this one over
+    TakesActivation* applies = nullptr;  // the module, if it can; and what it takes over, or nullptr:
+    Module* activation = nullptr;
     Epilogue then = Epilogue::none;
-    TakesPool* pooling = nullptr;  // the module, when it takes
-    MaxPool2d* pool = nullptr;     // this one over
+    TakesPool* pooling = nullptr;  // the same of a pool
+    MaxPool2d* pool = nullptr;
 
     schedule::Value run(schedule::Value x, const Pending&) const;
     /// What the module makes of x before the pool; throws Error where the pool does not fit that, as the pool by itself would.
@@ -103,7 +103,7 @@ class Stage {
   Kind kind_;
 };
 
-struct Stages {
+struct ChainStages {
   std::vector<Stage> all;
   std::optional<Normalisation> left;  ///< to the caller
 };

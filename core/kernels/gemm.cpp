@@ -4,7 +4,6 @@
 #include <rewind/core/parallel.h>
 
 #include <algorithm>
-#include <utility>
 
 namespace rewind_lib::kernels {
 namespace {
@@ -17,8 +16,9 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 constexpr int64_t serial_work = 1 << 18;
 // Enough to share evenly among several threads.
 constexpr int64_t wanted_pieces = 16;
-// A tile packs the B under it, a panel at a time into L1: with so many rows that this pays, and so few that A's stay in L2.
-constexpr int64_t least_tile_m = 64, most_tile_m = 256;
+// A tile packs the B under it, a panel at a time into L1: with so many rows that this pays, and so few that A's stay in L2. For
+// more rows than most_by_tile, B is packed once for all tiles, if it has at most max_packed elements.
+constexpr int64_t least_tile_m = 64, most_tile_m = 256, most_by_tile = 512, max_packed = 1 << 20;
 // Columns of a tile come in so many, and C's stay in L2.
 constexpr int64_t step_tile_n = own_microkernel ? block_n_max : 128, most_tile_n = 256;
 constexpr int64_t min_tile_k = 2 * block_k;
@@ -28,13 +28,13 @@ constexpr int64_t max_partials = 1 << 20;
 struct Plan {
   int64_t tile_m, tile_n, tile_k;
   int64_t tiles_m, tiles_n, tiles_k;
-  bool dots;
+  bool dots, pack_b;
   bool by_columns;  // tiles are in the order of columns, instead of rows
   int64_t tiles(const GemmShape& s) const { return tiles_m * tiles_n * tiles_k * s.batch; }
 };
 
 Plan plan(const GemmShape& s) {
-  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false, s.m <= s.k};
+  Plan p{std::max<int64_t>(s.m, 1), std::max<int64_t>(s.n, 1), std::max<int64_t>(s.k, 1), 1, 1, 1, false, false, s.m <= s.k};
   const int64_t per_batch = s.m * s.n * s.k;
   if (s.batch > 0 && per_batch > 0 && per_batch * s.batch > serial_work) {
     const bool split = s.batch == 1 && s.k >= 2 * min_tile_k && s.k >= 2 * std::max(s.m, s.n) && s.m * s.n * 2 <= max_partials;
@@ -46,9 +46,10 @@ Plan plan(const GemmShape& s) {
       // Where B is the larger matrix, each thread reads its part of it; where C is, each writes its part: halves of the rows at
       // least, since a thread has the first tiles or the last.
       const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch), steps = parallel::pieces(s.n, step_tile_n);
-      const int64_t least_down = std::max<int64_t>(p.by_columns ? 1 : 2, parallel::pieces(wanted, steps));
+      const int64_t halves = std::min<int64_t>(wanted, p.by_columns ? 1 : 2);
+      const int64_t least_down = std::max(halves, parallel::pieces(wanted, steps));
       const int64_t down = std::max(std::min(least_down, s.m / least_tile_m), parallel::pieces(s.m, most_tile_m));
-      p.tile_m = parallel::pieces(s.m, std::max<int64_t>(1, down));
+      p.tile_m = parallel::pieces(s.m, down);
       const int64_t across =
           std::max(parallel::pieces(wanted, parallel::pieces(s.m, p.tile_m)), parallel::pieces(s.n, most_tile_n));
       p.tile_n = std::min(s.n, step_tile_n * parallel::pieces(steps, across));
@@ -58,6 +59,8 @@ Plan plan(const GemmShape& s) {
   p.tiles_n = parallel::pieces(s.n, p.tile_n);
   p.tiles_k = std::max<int64_t>(1, parallel::pieces(s.k, p.tile_k));
   p.dots = s.transpose_b && !s.transpose_a && p.tiles_k == 1 && dots_pay(s.m, s.k);
+  p.pack_b = own_microkernel && !p.dots && p.tiles_k == 1 && s.m > most_by_tile && s.k * s.n <= max_packed &&
+             (s.batch == 1 || s.stride_b == 0);
   return p;
 }
 
@@ -85,7 +88,7 @@ struct TurnedPlan {
 
 // Where A, which makes whole panels, is much smaller than B: to pack B takes longer then than to write C and read it once more.
 bool turns(const GemmShape& s) {
-  constexpr int64_t much = 10;
+  constexpr int64_t much = 6;
   return own_microkernel && s.transpose_b && !s.transpose_a && s.batch == 1 && s.m >= block_n_max && s.n >= much * s.m &&
          s.k >= s.m && s.m * s.n * s.k > serial_work && plan(s).tiles_k == 1;
 }
@@ -132,7 +135,7 @@ std::int64_t gemm_workspace(const GemmShape& s) {
   if (turns(s)) return turned_workspace(s);
   const Plan p = plan(s);
   const int64_t partials = p.tiles_k > 1 ? p.tiles_k * s.m * s.n : 0;
-  return partials + parallel::threads() * tile_scratch;
+  return (p.pack_b ? packed_size(s.k, s.n) : partials) + parallel::threads() * tile_scratch;
 }
 
 template <class T>
@@ -145,6 +148,8 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
   const int64_t ldc = s.ldc != 0 ? s.ldc : s.n;
   T* scratch = workspace;
   T* partials = scratch + parallel::threads() * tile_scratch;
+  T* packed = partials;  // where nothing is packed as a whole that is cut along k
+  if (p.pack_b) pack_whole(s.k, s.n, b, ldb, s.transpose_b, packed);
 
   const int64_t tiles = p.tiles(s);
   const int64_t grain = batch_grain(s, p);
@@ -158,10 +163,12 @@ void gemm(const GemmShape& s, const T* a, const T* b, T* c, T* workspace, const 
       const int64_t rows = std::min(p.tile_m, s.m - i), columns = std::min(p.tile_n, s.n - j);
       const int64_t depth = std::min(p.tile_k, s.k - k);
       const T* tile_a = a + batch * s.stride_a + (s.transpose_a ? k * lda + i : i * lda + k);
-      const TileB<T> tile_b{.data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j),
-                            .ld = ldb,
-                            .transposed = s.transpose_b,
-                            .dots = p.dots};
+      TileB<T> tile_b{.data = packed + j * s.k, .packed = true, .packed_k = s.k};
+      if (!p.pack_b)
+        tile_b = {.data = b + batch * s.stride_b + (s.transpose_b ? j * ldb + k : k * ldb + j),
+                  .ld = ldb,
+                  .transposed = s.transpose_b,
+                  .dots = p.dots};
       T* own = scratch + worker * tile_scratch;
       if (p.tiles_k > 1) {
         gemm_tile(rows, columns, depth, tile_a, lda, s.transpose_a, tile_b, partials + tk * s.m * s.n + i * s.n + j, s.n,

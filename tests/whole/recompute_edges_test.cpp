@@ -6,7 +6,6 @@
 #include <rewind/autograd/checkpoint.h>
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
-#include <rewind/nn/plan.h>
 
 #include <doctest/doctest.h>
 
