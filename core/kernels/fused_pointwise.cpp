@@ -53,10 +53,10 @@ void pack_weight(int64_t k, int64_t n, const T* w, int64_t ldw, bool transposed,
 }
 
 // Whether weights are read as they lie, in dot products. That pays where rows are few and, with 32 registers, where products are so
-// deep that packed ones store and load y several times. A tile of x stays in L2.
+// deep that packed ones store and load y several times.
 bool reads_weights_in_place(int64_t rows, int64_t tile_rows, int64_t in) {
-  constexpr int64_t deep = 512, elements = 1 << 17;
-  return tile_rows * in <= elements && (dots_pay(rows, in) || (own_microkernel && vector_bytes == 64 && in >= deep));
+  constexpr int64_t deep = 512;
+  return tile_rows * in <= dots_elements && (dots_pay(rows, in) || (own_microkernel && vector_bytes == 64 && in >= deep));
 }
 
 template <class T>

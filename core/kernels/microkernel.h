@@ -66,12 +66,14 @@ struct TileB {
   bool dots = false;      ///< transposed, A is not: read as it lies, the elements of C are dot products
 };
 
+/// Elements of A, or of the tile of it that is read again for every few columns, that stay in L2 beside dot products.
+inline constexpr std::int64_t dots_elements = 1 << 17;
+
 /// Whether TileB::dots pays for `rows` rows of A: to pack B takes as long as some fifty rows of a product. With 32 registers dot
 /// products make four fifths of the speed of products in panels; with 16, which hold half of the sums that their loads would feed,
-/// half. A stays in L2.
+/// half.
 constexpr bool dots_pay(std::int64_t rows, std::int64_t k) {
-  constexpr std::int64_t elements = 1 << 17;
-  return own_microkernel && k >= lanes<float> && rows <= (vector_bytes == 64 ? 64 : 8) && rows * k <= elements;
+  return own_microkernel && k >= lanes<float> && rows <= (vector_bytes == 64 ? 64 : 8) && rows * k <= dots_elements;
 }
 
 /// Memory that is wanted soon, to be brought into L2 while a product runs: a line at every step of its inner loop, since more
