@@ -28,8 +28,12 @@ void depends_on(bool flag, const char* what) {
 NoDonation::NoDonation() : saved_(std::exchange(context().donate, false)) {}
 NoDonation::~NoDonation() { context().donate = saved_; }
 
-ObserverScope::ObserverScope(Observer& observer) { context().observers.push_back(&observer); }
-ObserverScope::~ObserverScope() { context().observers.pop_back(); }
+ObserverScope::ObserverScope(Observer& observer) : observer_(observer) { context().observers.push_back(&observer); }
+ObserverScope::~ObserverScope() {
+  std::vector<Observer*>& all = context().observers;
+  const auto last = std::ranges::find(all.rbegin(), all.rend(), &observer_);  // not the last one, when scopes end out of order
+  if (last != all.rend()) all.erase(std::next(last).base());
+}
 
 const char* name_of(Kind kind) {
   constexpr const char* names[] = {"contraction",   "normalisation", "element-wise", "reduction",
@@ -99,6 +103,10 @@ namespace {
       "shapes alone.) Make what stays, such as a mask that is made once, where no dry run goes on: in a constructor."));
 }
 
+[[noreturn, gnu::noinline]] void refuse_outputs(const OpDecl& op, int made, std::size_t asked) {
+  fail(str(op.name, ": makes ", made, " outputs, but the call has room for ", asked, "; call apply(declaration, in, attr, out)"));
+}
+
 Specs infer(const OpDecl& op, Inputs in, const void* attr) {
   try {
     return op.infer(in, attr);
@@ -129,11 +137,15 @@ bool take_over(Inputs in, std::uint32_t donors, const Spec& spec, Tensor& to) {
   return false;
 }
 
-Tensor place_view(const Tensor& base, const Spec& spec) {
+Tensor place_view(const OpDecl& op, const Tensor& base, const Spec& spec) {
+  const auto offset = static_cast<std::size_t>(spec.view_offset);
+  const std::size_t bytes = static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype);
+  if (offset > base.bytes() || bytes > base.bytes() - offset)
+    fail(str(op.name, ": its output ", spec.dtype, " ", spec.shape, ", a view from byte ", offset, " on, does not lie in input 0, ",
+             base.dtype(), " ", base.shape()));
   Storage* s = base.impl().storage;
   retain(s);
-  return Tensor::adopt(
-      detail::new_impl(s, base.impl().offset + static_cast<std::size_t>(spec.view_offset), spec.shape, spec.dtype));
+  return Tensor::adopt(detail::new_impl(s, base.impl().offset + offset, spec.shape, spec.dtype));
 }
 
 /// Inputs that need a gradient, as a mask; refuses what has no history to give.
@@ -192,7 +204,7 @@ void place_outputs(const OpDecl& op, std::span<Tensor> in, const Specs& specs, s
     const Spec& spec = specs[j];
     Tensor& to = out[static_cast<std::size_t>(j)];
     if (spec.view_offset >= 0) {
-      to = place_view(in[0], spec);
+      to = place_view(op, in[0], spec);
       continue;
     }
     const std::uint32_t donors = donate ? (spec.takes | (j == 0 ? op.donates : 0)) & ~kept : 0;
@@ -245,8 +257,11 @@ void mark_forgotten(const OpDecl& op, std::span<Tensor> out) {
 void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out) {
   Context& c = context();
   if (in.size() > most_tensors) fail(str(op.name, ": an op takes at most ", most_tensors, " inputs, got ", in.size()));
-  // A replay has no side effects: what the first run changed in place stays changed once.
-  if (op.mutates != 0 && c.replaying) return;
+  if (op.mutates != 0) {
+    if (!out.empty()) fail(str(op.name, ": an op that changes its inputs in place has no outputs: a replay leaves it out"));
+    // A replay has no side effects: what the first run changed in place stays changed once.
+    if (c.replaying) return;
+  }
 
   for (Observer* o : c.observers) o->entering(op);
   for (const Tensor& t : in)
@@ -257,7 +272,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   if (!dry)
     for (std::size_t i = 0; i < in.size(); ++i)
       if (in[i].defined() && in[i].impl().storage->dry != 0) refuse_dry(op, i, in[i]);
-  REWIND_CHECK(static_cast<std::size_t>(specs.size()) == out.size());
+  if (static_cast<std::size_t>(specs.size()) != out.size()) refuse_outputs(op, specs.size(), out.size());
 
   const std::uint32_t needs = c.mode == GradMode::off || op.differentiable == 0 ? 0 : needed_inputs(op, in, c.mode);
   if (op.mutates != 0 && needs != 0)

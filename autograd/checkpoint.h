@@ -29,18 +29,21 @@ auto call_with(F& fn, std::vector<Tensor>& inputs, std::index_sequence<I...>) {
 /// an input in place.
 ///
 /// fn takes as many Tensors as there are inputs and returns a Tensor or a std::vector<Tensor>. It may be called nested and
-/// may use parameters and other tensors that it captured; it is copied and must stay callable until backward. It must
-/// compute the same again when called with the same inputs. Its result cannot be differentiated twice (create_graph
-/// throws Error).
+/// may use parameters and other tensors that it captured; it must stay callable until backward: it is copied, or moved, and a
+/// variable that cannot be copied, such as a module, is referred to and has to live that long. It must compute the same again
+/// when called with the same inputs. Its result cannot be differentiated twice (create_graph throws Error). At most 32 inputs, and
+/// gradients for the first 32 results (Error).
 template <class F, class... T>
   requires(std::is_same_v<std::decay_t<T>, Tensor>&&...)
-auto checkpoint(F fn, T&&... inputs) {
-  using Result = std::invoke_result_t<F&, std::decay_t<T>...>;
+auto checkpoint(F&& fn, T&&... inputs) {
+  using Function = std::decay_t<F>;
+  using Held = std::conditional_t<std::is_lvalue_reference_v<F> && !std::is_copy_constructible_v<Function>, Function&, Function>;
+  using Result = std::invoke_result_t<Function&, std::decay_t<T>...>;
   static_assert(std::is_same_v<Result, Tensor> || std::is_same_v<Result, std::vector<Tensor>>,
                 "checkpoint: the function must return a Tensor or a std::vector<Tensor>");
   class Call final : public detail::Closure {
    public:
-    explicit Call(F f) : fn_(std::move(f)) {}
+    explicit Call(F&& f) : fn_(std::forward<F>(f)) {}
     std::vector<Tensor> call(std::vector<Tensor> in) override {
       if constexpr (std::is_same_v<Result, Tensor>) {
         std::vector<Tensor> out;
@@ -52,12 +55,12 @@ auto checkpoint(F fn, T&&... inputs) {
     }
 
    private:
-    F fn_;
+    Held fn_;
   };
   std::vector<Tensor> in;
   in.reserve(sizeof...(T));
   (in.push_back(std::forward<T>(inputs)), ...);
-  std::vector<Tensor> out = detail::run_checkpoint(new Call(std::move(fn)), std::move(in));
+  std::vector<Tensor> out = detail::run_checkpoint(new Call(std::forward<F>(fn)), std::move(in));
   if constexpr (std::is_same_v<Result, Tensor>)
     return std::move(out[0]);
   else

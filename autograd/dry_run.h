@@ -47,8 +47,9 @@ namespace detail {
 DryRun dry_run(void (*call)(void*), void* f);
 }
 
-/// Runs f on shapes alone. Reading data inside (item(), values()) throws Error, as does a dry run inside a dry run. f must
-/// not go back through a tape that was recorded before.
+/// Runs f on shapes alone. Reading what was made inside (item(), values()) throws Error, as does a dry run inside a dry run. What
+/// was there before can be read, and written by mutate(), which a step has no reason to do. f must not go back through a tape that
+/// was recorded before.
 template <class F>
 DryRun dry_run(F&& f) {
   return detail::dry_run([](void* g) { (*static_cast<std::remove_reference_t<F>*>(g))(); },

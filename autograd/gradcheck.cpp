@@ -68,6 +68,7 @@ std::vector<std::size_t> checked_inputs(const std::vector<Tensor>& inputs) {
 /// The gradients of the projected outputs with respect to the checked inputs; zeros where there is no dependence.
 std::vector<Tensor> analytic(FunctionRef f, const std::vector<Tensor>& inputs, const std::vector<std::size_t>& checked,
                              const std::vector<Tensor>& v) {
+  const GradModeScope record(GradMode::record);  // also where the caller records nothing
   std::vector<Tensor> leaves = leaves_of(inputs, checked);
   const Tensor y = project_recorded(f.call(f.object, leaves), v);
   if (y.defined()) backward(y);

@@ -47,6 +47,9 @@ class ObserverScope {
   ~ObserverScope();
   ObserverScope(const ObserverScope&) = delete;
   ObserverScope& operator=(const ObserverScope&) = delete;
+
+ private:
+  Observer& observer_;
 };
 
 /// While alive, the first op on this thread that makes a value or a gradient that is not finite throws Error naming the

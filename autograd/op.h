@@ -41,13 +41,14 @@ class Specs {
     for (const Spec& s : other) push_back(s);
   }
   Specs& operator=(const Specs& other) {
+    if (this == &other) return *this;
     count_ = 0;
     for (const Spec& s : other) push_back(s);
     return *this;
   }
   ~Specs() {}
   void push_back(const Spec& spec) {
-    REWIND_CHECK(count_ < max_outputs);
+    if (count_ == max_outputs) fail(str("an op makes at most ", max_outputs, " outputs"));
     new (&specs_[count_++]) Spec(spec);
   }
   int size() const { return count_; }
@@ -148,9 +149,10 @@ struct OpDecl {
   const char* name;
   Kind kind;
   std::size_t attr_size;
-  const char* no_gradient;       ///< why there is no vjp; nullptr when there is one
-  std::uint32_t donates;         ///< inputs whose buffer output 0 may take over
-  std::uint32_t mutates;         ///< inputs that forward writes to (running statistics, parameters); skipped in a replay
+  const char* no_gradient;  ///< why there is no vjp; nullptr when there is one
+  std::uint32_t donates;    ///< inputs whose buffer output 0 may take over
+  std::uint32_t mutates;    ///< inputs that forward writes to (running statistics, parameters); such an op has no outputs, and is
+                            ///< skipped in a replay
   std::uint32_t differentiable;  ///< outputs that carry gradients
   bool remakes;                  ///< cheap to run again: a saved output is not kept, but made again in backward from the inputs
   Specs (*infer)(Inputs in, const void* attr);

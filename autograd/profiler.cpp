@@ -11,12 +11,14 @@
 #include <unordered_set>
 
 namespace rewind_lib {
+
+double detail::now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 namespace {
 
 using detail::Entry;
+using detail::now;
 using detail::Tape;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 bool is_activation(Category c) { return c != Category::parameter && c != Category::input; }
 

@@ -56,11 +56,14 @@ struct OpProfile {
 };
 
 namespace detail {
+/// Seconds on a clock that only goes forward.
+double now();
 OpProfile profile_ops(void (*call)(void*), void* f, int steps, int warmup);
 }
 
 /// Runs f warmup + 1 + 2 * steps times: the timed steps in turns with steps that nobody watches. Throws Error when steps < 1 or
-/// warmup < 0, in a dry run, and when f does not run the same ops every time (a layer skipped at random, say).
+/// warmup < 0, in a dry run, when f runs no op on this thread, and when it does not run the same ops every time (a layer skipped at
+/// random, say).
 template <class F>
 OpProfile profile_ops(F&& f, int steps = 10, int warmup = 2) {
   return detail::profile_ops([](void* g) { (*static_cast<std::remove_reference_t<F>*>(g))(); },

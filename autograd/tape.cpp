@@ -136,6 +136,10 @@ void fetch_before_vjp(const Entry& e, std::span<Entry* const> entries) {
   }
 }
 
+constexpr const char* consumed =
+    "backward: this part of the tape was already consumed by an earlier backward. Add the losses and call backward once, or "
+    "detach() what is carried over from one step to the next.";
+
 std::string where(const Entry& e) { return e.module[0] != 0 ? str(" in module ", e.module) : std::string(); }
 
 void check_version(const Entry& e, const Saved& saved, const Shape& shape, const char* what, std::size_t i) {
@@ -151,6 +155,12 @@ Tensor share(const Saved& saved, const Shape& shape, DType dtype) {
 
 }  // namespace
 
+Entry& Tape::maker_of(const InputSlot& slot) {
+  Entry* maker = lookup(slot.value);
+  if (maker == nullptr) fail(consumed);
+  return *maker;
+}
+
 // The saved inputs of an op that remakes live until its own vjp, which runs after those of all readers of its output. Results on
 // the way are not kept: chains are short, and a second pass is cheaper than a tensor at the peak.
 Tensor Tape::remake(const Entry& e) {
@@ -159,9 +169,7 @@ Tensor Tape::remake(const Entry& e) {
   for (std::size_t i = 0; i < e.in.size(); ++i) {
     const InputSlot& slot = e.in[i];
     if (slot.remade) {
-      const Entry* maker = lookup(slot.value);
-      REWIND_CHECK(maker != nullptr);
-      in[i] = remake(*maker);
+      in[i] = remake(maker_of(slot));
     } else if (slot.saved.storage != nullptr) {
       check_version(e, slot.saved, slot.shape, "input", i);
       in[i] = share(slot.saved, slot.shape, slot.dtype);
@@ -343,7 +351,7 @@ class EntryVjp final : public Vjp {
       check_version(entry_, slot.saved, slot.shape, "input", static_cast<std::size_t>(i));
       return slot.leaf;
     }
-    Tensor t = slot.remade ? remade(*tape_.lookup(slot.value)) : unpack(slot.saved, slot.shape, slot.dtype, "input", i);
+    Tensor t = slot.remade ? remade(tape_.maker_of(slot)) : unpack(slot.saved, slot.shape, slot.dtype, "input", i);
     if (keep_ && slot.value.recorder != nullptr) attach(t, slot.value);
     return t;
   }
@@ -452,10 +460,8 @@ void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient
              ? "backward: a tensor was made inside a checkpointed or recomputed function, on "
                "its first run, and has no history; return it from that function, or detach() it. (backward() and grad() "
                "cannot be called inside of one.)"
-         : value.recorder == this
-             ? "backward: this part of the tape was already consumed by an earlier backward. Add the losses and call backward "
-               "once, or detach() what is carried over from one step to the next."
-             : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
+         : value.recorder == this ? consumed
+                                  : "backward: a tensor was computed on another thread; each thread records on a tape of its own");
   Tensor& sum = e->out[value.output].grad;
   sum = sum.defined() ? add(std::move(sum), std::move(gradient)) : std::move(gradient);
 }

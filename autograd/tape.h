@@ -130,6 +130,8 @@ class Tape final : public Recorder {
   static constexpr std::uint32_t none = ~std::uint32_t{0};
 
   Entry* lookup(const ValueRef& value);
+  /// The entry that makes again what a slot reads; Error when an earlier backward has consumed it.
+  Entry& maker_of(const InputSlot& slot);
   Tensor remake(const Entry& entry);
   void add_use(const ValueRef& value);
   void drop_use(std::uint32_t entry, std::uint64_t serial) noexcept;

@@ -1,3 +1,4 @@
+#include <rewind/core/error.h>
 #include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/philox.h>
 #include <rewind/core/kernels/vector_math.h>
@@ -51,6 +52,7 @@ void seed(std::uint64_t value) { default_generator().reseed(value); }
 
 template <>
 void fill_uniform(float* y, std::int64_t n, float low, float high, std::uint64_t seed, std::uint64_t offset) {
+  if (!std::isfinite(high - low)) fail(str("uniform: [", low, ", ", high, ") is wider than a float32 can say"));
   const float span = high - low, below = std::nextafter(high, low);
   for_groups(n, 1, seed, offset, [=](const std::uint32_t* word, std::int64_t at, std::int64_t count) {
     REWIND_INDEPENDENT
@@ -63,6 +65,7 @@ void fill_uniform(float* y, std::int64_t n, float low, float high, std::uint64_t
 
 template <>
 void fill_uniform(double* y, std::int64_t n, double low, double high, std::uint64_t seed, std::uint64_t offset) {
+  if (!std::isfinite(high - low)) fail(str("uniform: [", low, ", ", high, ") is wider than a float64 can say"));
   const double span = high - low, below = std::nextafter(high, low);
   for_groups(n, 2, seed, offset, [=](const std::uint32_t* word, std::int64_t at, std::int64_t count) {
     for (std::int64_t j = 0; j < count; ++j) {

@@ -23,6 +23,8 @@ std::int64_t Shape::numel_or_none() const {
   return n;
 }
 
+void Shape::bad_extent(std::int64_t extent) { fail(str("shape: extents must not be negative, got ", extent)); }
+
 void Shape::bad_axis(int axis) const {
   if (rank_ == 0) fail(str("axis ", axis, " does not exist: the shape [] has no axes"));
   fail(str("axis ", axis, " does not exist in shape ", *this, ": axes go from ", -rank_, " to ", rank_ - 1));

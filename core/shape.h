@@ -30,7 +30,10 @@ class Shape {
   std::int64_t numel_or_none() const;
   /// Extent of an axis; negative axes count from the end. Throws Error when out of range.
   std::int64_t operator[](int axis) const { return extent_[static_cast<std::size_t>(normalize_axis(axis))]; }
-  void set(int axis, std::int64_t extent) { extent_[static_cast<std::size_t>(normalize_axis(axis))] = extent; }
+  void set(int axis, std::int64_t extent) {
+    if (extent < 0) bad_extent(extent);
+    extent_[static_cast<std::size_t>(normalize_axis(axis))] = extent;
+  }
   void push_back(std::int64_t extent);
   /// Maps an axis in [-rank, rank) to [0, rank). Throws Error when out of range.
   int normalize_axis(int axis) const {
@@ -50,6 +53,7 @@ class Shape {
 
  private:
   [[noreturn]] void bad_axis(int axis) const;
+  [[noreturn]] static void bad_extent(std::int64_t extent);
 
   std::int32_t rank_ = 0;
   std::int64_t extent_[max_rank] = {};

@@ -19,7 +19,7 @@ namespace {
 struct Ledger {
   std::uint32_t dry_run = 0;
   std::uint8_t depth = 0;
-  const Ledger* outer = nullptr;  // a dry run inside another
+  Ledger* outer = nullptr;  // a dry run inside another
   memory::Usage live, peak, at_peak;
   std::vector<memory::Event>* timeline = nullptr;
 
@@ -124,10 +124,21 @@ thread_local Location location_now;
 
 Ledger& ledger_now() { return dry_ledger != nullptr ? *dry_ledger : heap().real; }
 
+/// Tells all ledgers that count a storage: those of dry runs from the innermost one out to its own, and the real one of real bytes.
+template <class Tell>
+void for_ledgers(const Storage& s, Tell&& tell) {
+  if (!is_stale(s))
+    for (Ledger* l = dry_ledger; l != nullptr; l = l->outer) {
+      tell(*l);
+      if (l->dry_run == s.dry) break;
+    }
+  if (s.dry == 0) tell(heap().real);
+}
+
 std::vector<memory::Holding> largest_locked(int count) {
   std::vector<memory::Holding> all;
   heap().records.for_each([&](const Storage& s) {
-    if (!s.refs.none()) all.push_back({s.bytes, s.category, s.op, s.module});
+    if (!s.refs.none() && !is_stale(s)) all.push_back({s.bytes, s.category, s.op, s.module});
   });
   const auto keep = std::min(all.size(), static_cast<std::size_t>(std::max(count, 0)));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(),
@@ -191,12 +202,8 @@ Storage* new_storage(std::size_t bytes, Category category) {
 void destroy(Storage* s) noexcept {
   Heap& h = heap();
   Guard guard(h.lock);
-  const auto delta = -static_cast<std::int64_t>(s->bytes);
-  if (dry_ledger != nullptr && !is_stale(*s)) dry_ledger->change(s->category, delta);
-  if (s->dry == 0) {
-    h.real.change(s->category, delta);
-    h.give_bytes(s);
-  }
+  for_ledgers(*s, [&](Ledger& ledger) { ledger.change(s->category, -static_cast<std::int64_t>(s->bytes)); });
+  if (s->dry == 0) h.give_bytes(s);
   h.give_record(s);
 }
 
@@ -204,12 +211,10 @@ void recategorize(Storage* s, Category category) {
   if (s->category == category) return;
   Guard guard(heap().lock);
   const auto bytes = static_cast<std::int64_t>(s->bytes);
-  const auto move = [&](Ledger& ledger) {
+  for_ledgers(*s, [&](Ledger& ledger) {
     ledger.change(s->category, -bytes);
     ledger.change(category, bytes);
-  };
-  if (dry_ledger != nullptr && !is_stale(*s)) move(*dry_ledger);
-  if (s->dry == 0) move(heap().real);
+  });
   s->category = category;
 }
 

@@ -120,8 +120,16 @@ const void* Tensor::readable(DType as) const {
   return t.storage->data + t.offset;
 }
 
+void Tensor::refuse_history(const char* what) const {
+  if (!is_leaf())
+    fail(str(what, ": this tensor ", shape(),
+             " was computed by a recorded op, and backward would not know that it has changed. Write to ",
+             "a detach(), or compute it under NoGrad"));
+}
+
 void* Tensor::writable(DType as) {
   const void* data = readable(as);
+  refuse_history("mutate");
   ++impl().storage->version;
   return const_cast<void*>(data);
 }
@@ -132,6 +140,7 @@ double Tensor::item_as_double() const {
 }
 
 void Tensor::fill(double value) {
+  refuse_history("fill");
   if (DryLedger::active()) return;
   visit_dtype(dtype(), [&](auto zero) {
     decltype(zero) v;
@@ -142,6 +151,7 @@ void Tensor::fill(double value) {
 
 void Tensor::copy_from(const Tensor& source) {
   if (!(shape() == source.shape())) fail(str("copy_from: shapes differ: ", shape(), " from ", source.shape()));
+  refuse_history("copy_from");
   if (DryLedger::active()) return;
   const std::size_t begin = impl().offset, from = source.impl().offset;
   if (shares_storage(source) && begin < from + source.bytes() && from < begin + bytes()) return copy_from(source.clone());

@@ -86,11 +86,12 @@ class Tensor {
   /// Counts the bytes under this tensor in another category from now on.
   void set_category(Category category) const { recategorize(impl().storage, category); }
 
-  /// The elements, row by row, for reading. Throws Error when T is not the dtype or in a dry run.
+  /// The elements, row by row, for reading. Throws Error when T is not the dtype, and for a tensor that a dry run has made.
   template <class T>
     requires is_element<T> std::span<const T> values()
   const { return {static_cast<const T*>(readable(dtype_of<T>)), static_cast<std::size_t>(numel())}; }
-  /// The elements for writing. A backward that saved them before will notice and throw.
+  /// The elements for writing. Throws Error as values() does, and for a tensor that a recorded op has computed: its history would
+  /// no longer be that of its elements. A backward that saved them before, by another handle, will notice and throw.
   template <class T>
     requires is_element<T> std::span<T> mutate() {
       return {static_cast<T*>(writable(dtype_of<T>)), static_cast<std::size_t>(numel())};
@@ -111,7 +112,8 @@ class Tensor {
     return {v.begin(), v.end()};
   }
 
-  /// In place: every element becomes `value`; every element is copied from `source` (same shape, any dtype).
+  /// In place: every element becomes `value`; every element is copied from `source` (same shape, any dtype; else Error). Throws
+  /// Error for what a recorded op has computed, as mutate() does. In a dry run, elements stay as they are.
   void fill(double value);
   void copy_from(const Tensor& source);
   /// A tensor with its own copy of the elements; and one converted to another dtype. Neither carries a gradient.
@@ -127,6 +129,7 @@ class Tensor {
   bool is_leaf() const { return impl().value.recorder == nullptr; }
   /// The gradient collected so far; undefined when there is none.
   Tensor grad() const;
+  /// Throws Error unless it has this tensor's shape and dtype, or is undefined.
   void set_grad(Tensor grad) const;
   /// Moves the gradient out, so that its buffer can be used again.
   Tensor take_grad() const;
@@ -155,6 +158,7 @@ class Tensor {
 
  private:
   [[noreturn]] static void undefined();
+  void refuse_history(const char* what) const;
   const void* readable(DType as) const;
   void* writable(DType as);
   double item_as_double() const;
@@ -192,12 +196,14 @@ template <class T>
   requires is_element<T> Tensor from(const std::vector<T>& elements, const Shape& shape) {
     return from(std::span<const T>(elements), shape);
   }
-/// Standard normal, and uniform on [low, high), from the default generator (random.h). Float dtypes.
+/// Standard normal, and uniform on [low, high), from the default generator (random.h). Throws Error for integer dtypes, and when
+/// low is above high, or further below than the dtype can say.
 Tensor randn(const Shape& shape, DType dtype = float32);
 Tensor uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = float32);
 
 /// A tensor on the same memory: the same elements in another shape; rows [begin, end) of the leading axis. These views
-/// carry no gradient; rewind::reshape and rewind::slice do.
+/// carry no gradient; rewind::reshape and rewind::slice do. Throws Error when the shape has another number of elements, or the rows
+/// are not there.
 Tensor view_as(const Tensor& tensor, const Shape& shape);
 Tensor view_rows(const Tensor& tensor, std::int64_t begin, std::int64_t end);
 

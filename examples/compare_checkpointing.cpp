@@ -4,7 +4,8 @@
 // --json F: [{"strategy", "predicted_peak_bytes", "measured_peak_bytes" (also as "peak_bytes"), "peak_bytes_by_category",
 // "activation_peak_bytes", "process_peak_bytes" (resident), "step_ms_median", "recomputed_flops_ratio", "loss", "gradient_hash",
 // "schedule", "steps" (timed), "model", "batch", "size", "optimizer", "threads", "program_bytes" (resident before the net),
-// "fused"}]; with --frontier {"strategies": that list, "frontier": [{"bytes", "seconds"}]}, of the fastest step for every budget.
+// "fused"}]; recomputed_flops_ratio: FLOPs that are recomputed, over those of a step that recomputes nothing. With --frontier
+// {"strategies": that list, "frontier": [{"bytes", "seconds"}]}, of the fastest step for every budget.
 
 #include "support/compare.h"
 #include "support/options.h"

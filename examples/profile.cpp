@@ -1,5 +1,7 @@
 // What a training step of a net costs and holds, op by op, and what this machine makes of it: the questions of a lecture on
 // efficient deep learning, answered for one net.
+//
+// --json F: what rewind::to_json() makes of a profile, with the keys of docs/profile.md.
 
 #include "support/compare.h"
 #include "support/options.h"

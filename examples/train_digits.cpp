@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
     rw::optim::Adam adam{net.parameters(), {.lr = options.lr}};
     rw::data::DataLoader loader{data.train, {.batch = options.batch, .shuffle = true, .seed = options.seed}};
 
-    const support::Result result = support::train(net, adam, loader, data.test, options);
+    const support::Result result = support::train(net, adam, loader, data.test, options);  // the loop: support/classifier.h
 
     const std::int64_t parameters = rw::count_elements(net.parameters());
     std::cout << "test accuracy " << 100 * result.test_accuracy << " % after " << result.epochs << " epochs, " << result.seconds

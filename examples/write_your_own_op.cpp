@@ -3,6 +3,7 @@
 
 #include <rewind/rewind.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 
@@ -26,16 +27,18 @@ struct Softplus {
   static void forward(const rw::Forward& f, const Attr& a) {
     rw::visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      const T *x = f.in<T>(0), beta = static_cast<T>(a.beta);
+      const T* x = f.in<T>(0);
+      const T beta = static_cast<T>(a.beta);
       T* y = f.out<T>(0);
       rw::parallel::for_range(f.out_shape(0).numel(), rw::parallel::light_grain, [&](std::int64_t begin, std::int64_t end) {
+        // log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), which does not overflow
         for (std::int64_t i = begin; i < end; ++i)
           y[i] = std::max(x[i], T{0}) + std::log1p(std::exp(-std::abs(beta * x[i]))) / beta;
       });
     });
   }
   // The gradient is written in ops, so it can be profiled, recomputed and differentiated again.
-  static rw::Saves saves(const Attr&, std::uint32_t) { return {.inputs = rw::bit(0)}; }
+  static rw::Saves saves(const Attr&, std::uint32_t /*wanted gradients*/) { return {.inputs = rw::bit(0)}; }
   static void vjp(rw::Vjp& v, const Attr& a) { v.give(0, v.grad(0) * rw::sigmoid(a.beta * v.input(0))); }
   // Calls that must work and calls that must fail, for check_op().
   static void samples(rw::Samples<Attr> s) {
@@ -48,7 +51,7 @@ struct Softplus {
 
 static rw::Tensor softplus(rw::Tensor x, double beta = 1) { return rw::apply<Softplus>({std::move(x)}, {beta}); }
 
-/// Hooks of the choke point see every op, ours too.
+/// An observer sees every call of every op, ours too.
 struct FlopCounter : rw::Observer {
   std::int64_t flops = 0;
   void after(const rw::OpEvent& event) override { flops += event.cost().flops; }

@@ -21,7 +21,7 @@ struct NormOptions {
 
 /// Convolution without bias, batch normalisation, activation. The convolution's own `bias` is ignored.
 Sequential conv_norm(Conv2dOptions conv, Activation activation = Activation::relu, NormOptions norm = {});
-/// The same with a depthwise convolution, padded to keep height and width at stride 1.
+/// The same with a depthwise convolution, padded to keep height and width at stride 1 (by half of an odd kernel).
 Sequential depthwise_norm(int channels, Pair kernel, Pair stride, Activation activation = Activation::relu, NormOptions norm = {});
 
 /// activation(value of p + shortcut): in one pass where a normalisation is pending and the activation is a relu or none.
@@ -133,8 +133,8 @@ struct InvertedBottleneckOptions {
   double stochastic_depth = 0;  ///< probability that a sample skips the block in training, where x is added
   BlockNames names = BlockNames::mobilenet_v2;
 };
-/// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1 and in == out (Sandler et al.
-/// 2018, MobileNetV2).
+/// 1x1 expansion, depthwise convolution, linear 1x1 projection; x is added when stride is 1, in == out and the kernel is odd, so
+/// that the shapes agree (Sandler et al. 2018, MobileNetV2).
 class InvertedBottleneck final : public Module, public TakesNormalisation {
  public:
   explicit InvertedBottleneck(InvertedBottleneckOptions options);

@@ -1,16 +1,15 @@
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
+#include <rewind/autograd/profiler.h>
 #include <rewind/autograd/replay.h>
 #include <rewind/nn/describe_chain.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 namespace rewind_lib::nn {
 namespace {
 
-std::int64_t bytes_of(std::size_t n) { return static_cast<std::int64_t>(n); }
 std::int64_t excess(std::size_t peak, std::size_t base) { return peak > base ? bytes_of(peak - base) : 0; }
 
 /// Seconds that ops would take on a nominal machine. Only ratios matter to a planner.
@@ -101,8 +100,6 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
   }
 }
 
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 }  // namespace
 
 void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain) {
@@ -119,9 +116,9 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
     bool recorded = false;
     for (int run = 0; run < 3; ++run) {  // the first warms up
       schedule::Value from = leaf(a, differentiable);
-      const double begin = seconds();
+      const double begin = detail::now();
       schedule::Value y = stage(std::move(from));
-      const double middle = seconds();
+      const double middle = detail::now();
       next = y.detach();
       recorded = y.requires_grad();
       if (run > 0) s.u_f = std::min(s.u_f, middle - begin);
@@ -131,9 +128,9 @@ void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain)
       }
       Seeds seeds(std::move(y));
       for (Tensor& t : seeds.gradients) t.fill(1);
-      const double start = seconds();
+      const double start = detail::now();
       tape.backward(seeds.outputs, seeds.gradients, false);
-      if (run > 0) s.u_b = std::min(s.u_b, seconds() - start);
+      if (run > 0) s.u_b = std::min(s.u_b, detail::now() - start);
     }
     differentiable = recorded;
     a = std::move(next);
@@ -151,6 +148,7 @@ std::size_t bytes_to_time(const schedule::Chain& chain) {
 }
 
 schedule::Chain describe_chain(Sequential& net, const Tensor& input, Costs costs) {
+  const GradModeScope record(GradMode::record);  // also where the caller records nothing
   schedule::Chain chain{.input = bytes_of(input.bytes())};
   measure_sizes(net, input, chain);
   if (costs == Costs::measured && !DryLedger::active()) measure_costs(net, input, chain);

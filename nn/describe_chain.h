@@ -7,6 +7,9 @@
 
 namespace rewind_lib::nn {
 
+/// Bytes as planners count them: chains subtract them.
+inline std::int64_t bytes_of(std::size_t n) { return static_cast<std::int64_t>(n); }
+
 /// Measures the chain on shapes alone: what each stage leaves, saves and takes while it runs, in the bytes that the tracker
 /// counts, without the gradients of parameters that stay. `input` gives shape, dtype and whether it requires a gradient; its
 /// data is not read. Costs are seconds: the least of two runs of each stage on random data, or counted, at 100 GFLOP/s and

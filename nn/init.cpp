@@ -63,6 +63,7 @@ void normal(Tensor w, double mean, double stddev) {
 }
 
 void uniform(Tensor w, double low, double high) {
+  if (!(low <= high)) fail(str("init::uniform: low must not be above high, got ", low, " and ", high));
   fill_random(w, "init::uniform", [=]<class T>(T* y, std::int64_t n, std::uint64_t seed, std::uint64_t offset) {
     random::fill_uniform(y, n, static_cast<T>(low), static_cast<T>(high), seed, offset);
   });

@@ -1,5 +1,6 @@
 #pragma once
-// Initialisation: fills weights in place, from the default generator. Does nothing in a dry run.
+// Initialisation: fills weights in place, from the default generator; random ones throw Error for integer tensors. A dry run leaves
+// elements alone, and takes as many random numbers.
 
 #include <rewind/core/tensor.h>
 
@@ -21,6 +22,7 @@ enum class Mode : std::uint8_t { fan_in, fan_out };
 
 void constant(Tensor w, double value);
 void normal(Tensor w, double mean, double stddev);
+/// On [low, high). Throws Error when low is above high.
 void uniform(Tensor w, double low, double high);
 
 /// Variance gain^2 / fan: keeps the variance of activations (fan_in) or of gradients (fan_out) from layer to layer (He et

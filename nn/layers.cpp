@@ -210,6 +210,7 @@ void BatchNorm2d::describe(Fields& f) {
 
 LayerNorm::LayerNorm(LayerNormOptions o) : eps_(o.eps) {
   check_positive("LayerNorm", "features", o.features);
+  if (!(o.eps >= 0)) fail(str("LayerNorm: eps must not be negative, got ", o.eps));
   weight = parameter({o.features}, 1);
   bias = parameter({o.features});
 }

@@ -2,6 +2,8 @@
 // The layers. Images are [N, H, W, C]. Weights and biases are public members; biases start at zero, batch and layer
 // normalisation at gamma 1 and beta 0, convolutions Kaiming normal on the fan-in, Linear uniform on +-1 / sqrt(in).
 // nn/init.h has the others: init::xavier_uniform(layer.weight).
+//
+// Constructors throw Error for counts and kernels below 1, negative padding or eps; forward for an x that does not fit.
 
 #include <rewind/nn/fusing.h>
 #include <rewind/nn/module.h>
@@ -91,7 +93,8 @@ struct BatchNorm2dOptions {
   bool affine = true;
 };
 /// Normalises each channel (the last axis) over all the others: in training by the batch's own statistics, which also move
-/// the running ones, once a step whether it is recomputed or not; in evaluation by the running ones.
+/// the running ones, once a step whether it is recomputed or not; in evaluation by the running ones. In training a channel needs
+/// two values (Error): of one there is no variance.
 class BatchNorm2d final : public Module, public TakesActivation {
  public:
   explicit BatchNorm2d(BatchNorm2dOptions options);
@@ -117,7 +120,7 @@ struct LayerNormOptions {
   int features = 0;
   double eps = 1e-5;
 };
-/// Normalises over the last axis.
+/// Normalises over the last axis, which has `features` elements.
 class LayerNorm final : public Module {
  public:
   explicit LayerNorm(LayerNormOptions options);

@@ -120,7 +120,13 @@ std::uint64_t Module::structure_version() { return structure.load(std::memory_or
 void Module::change_structure() { structure.fetch_add(1, std::memory_order_relaxed); }
 
 ModuleObserver::ModuleObserver() : outer_(std::exchange(observers, this)) {}
-ModuleObserver::~ModuleObserver() { observers = outer_; }
+ModuleObserver::~ModuleObserver() {
+  for (ModuleObserver** at = &observers; *at != nullptr; at = &(*at)->outer_)
+    if (*at == this) {
+      *at = outer_;
+      break;
+    }
+}
 ModuleObserver::Suspend::Suspend() : saved_(std::exchange(observers, nullptr)) {}
 ModuleObserver::Suspend::~Suspend() { observers = saved_; }
 
@@ -128,18 +134,42 @@ void Module::tell_observers(const Shape& output, bool by_neighbour) {
   for (ModuleObserver* o = observers; o != nullptr; o = o->outer_) o->returned(*this, output, by_neighbour);
 }
 
+namespace {
+
+thread_local Module* called_first = nullptr;
+
+}  // namespace
+
+Module::Call::Running::Running(Module& module) : before_(called_first) {
+  if (before_ == nullptr) called_first = &module;
+}
+Module::Call::Running::~Running() { called_first = before_; }
+Module& Module::Call::Running::first() { return *called_first; }
+
 const Module& Module::Call::named(Module& module) {
-  if (module.path_ == nullptr || (module.named_ != 0 && module.named_ != structure_version())) {
+  const auto name_below = [](Module& root) {
     PathNaming naming;
-    for_each_module(module, naming);
-    module.named_ = structure_version();
-  }
+    for_each_module(root, naming);
+    root.named_ = structure_version();
+  };
+  if (module.path_ == nullptr && &Running::first() != &module) name_below(Running::first());  // it came to a net that had its names
+  if (module.path_ == nullptr || (module.named_ != 0 && module.named_ != structure_version())) name_below(module);
   return module;
 }
 
 void Module::Call::begin(Module& module, const Tensor& x) {
   module.note_mode();
   if (module.planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) module.planner_.get()->prepare(module, x);
+}
+
+Module& Module::operator=(Module&& other) noexcept {
+  planner_ = std::move(other.planner_);
+  version_ = other.version_;
+  told_ = other.told_;
+  training_ = other.training_;
+  fusing_ = other.fusing_;
+  change_structure();
+  return *this;
 }
 
 Tensor Module::operator()(Tensor x) {

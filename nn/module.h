@@ -14,6 +14,7 @@
 #include <rewind/autograd/schedule/execute.h>
 #include <rewind/autograd/schedule/recompute.h>
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -59,7 +60,8 @@ class Module {
   Module() = default;
   virtual ~Module() = default;
   Module(Module&&) noexcept = default;
-  Module& operator=(Module&&) noexcept = default;
+  /// What is assigned to takes over everything but its place in a net, and the path that names it.
+  Module& operator=(Module&& other) noexcept;
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
@@ -142,11 +144,25 @@ class PathLabel {
 /// Around a forward: paths are named, errors and profiles name the module meanwhile, and a budget has its plan.
 class Module::Call {
  public:
-  Call(Module& module, const Tensor& x) : label_(named(module)) { begin(module, x); }
+  Call(Module& module, const Tensor& x) : running_(module), label_(named(module)) { begin(module, x); }
 
  private:
+  /// Knows which of the modules that run on this thread was called first.
+  class Running {
+   public:
+    explicit Running(Module& module);
+    ~Running();
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+    static Module& first();
+
+   private:
+    Module* before_;
+  };
+
   static const Module& named(Module& module);
   static void begin(Module& module, const Tensor& x);
+  Running running_;
   PathLabel label_;
 };
 
@@ -157,6 +173,8 @@ class ModuleVisitor {
   virtual void visit(const std::string& path, Module& module) = 0;
 };
 void for_each_module(Module& root, ModuleVisitor& visitor);
+/// Modules above the one at a path.
+inline int depth_of(std::string_view path) { return path.empty() ? 0 : 1 + static_cast<int>(std::ranges::count(path, '.')); }
 
 /// Puts train() or eval() of a module and of everything below it back, at its end, to what they were.
 class ModeScope final : ModuleVisitor {

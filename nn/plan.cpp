@@ -12,8 +12,6 @@
 namespace rewind_lib::nn {
 namespace {
 
-std::int64_t bytes_of(std::size_t n) { return static_cast<std::int64_t>(n); }
-
 /// Planning is not part of what anyone observes.
 struct Unobserved {
   detail::ContextScope<&detail::Context::observers> ops{{}};
@@ -54,6 +52,8 @@ Sequential* largest_chain(Module& module) {
   for_each_module(module, find);
   return find.best;
 }
+
+thread_local bool BudgetPlanner::resting_ = false;
 
 PlannerSlot::~PlannerSlot() { delete planner_; }
 
@@ -222,7 +222,6 @@ bool BudgetPlanner::Search::fits(schedule::Schedule s) {
   }
   if (peak > budget_.bytes) return false;
   plan_.schedule = std::move(s);
-  plan_.predicted_peak = peak;
   return true;
 }
 
@@ -254,7 +253,6 @@ void BudgetPlanner::Search::find_fastest() {
     return schedule::solve(plan_.chain, {.budget = 2 * bytes_of(bytes), .loss = plan_.chain.n() > 200 ? 0.05 : 0});
   };
   const schedule::Frontier frontier = solve(budget_.bytes);
-  plan_.planner_bytes = frontier.planner_bytes();
   std::size_t good = 0, bad = frontier.points().size();
   if (!first_points_fit(frontier, good)) {
     // Of a budget that is too small: what is needed may be more than was solved for.
@@ -284,8 +282,12 @@ void BudgetPlanner::Search::refuse() const {
 }
 
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
-  if (planning_) return;
-  Sequential* chain = largest_chain(root);
+  if (planning_ || resting_) return;
+  if (largest_version_ != Module::structure_version()) {
+    largest_ = largest_chain(root);
+    largest_version_ = Module::structure_version();
+  }
+  Sequential* chain = largest_;
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
   if (chain != chain_) let_go(root);
   if (chain->told_ > root.told_) return;

@@ -14,10 +14,8 @@ Sequential* largest_chain(Module& module);
 struct BudgetPlan {
   schedule::Chain chain;
   schedule::Schedule schedule;
-  Costs costs = Costs::counted;    ///< where the chain's costs come from: counted, too, in a dry run, and without room to measure
-  std::size_t predicted_peak = 0;  ///< of forward and backward, by a dry run, everything live counted, with room for the loss
-  std::size_t reserve = 0;         ///< that room: twice the output, and 64 kB
-  std::int64_t planner_bytes = 0;  ///< what the planner itself held
+  Costs costs = Costs::counted;  ///< where the chain's costs come from: counted, too, in a dry run, and without room to measure
+  std::size_t reserve = 0;       ///< room for the loss: twice the output, and 64 kB
 };
 
 /// Finds the fastest schedule whose dry-run peak is within the budget, for the sizes at hand.
@@ -28,6 +26,18 @@ class BudgetPlanner {
   void prepare(Module& root, const Tensor& x);
   /// The chain that it planned for last, if it is still below root and was told nothing since, keeps everything again.
   void let_go(Module& root);
+
+  /// While alive, nothing is planned on this thread: nets follow the plans that they have, or keep everything.
+  class Rest {
+   public:
+    Rest() : before_(std::exchange(resting_, true)) {}
+    ~Rest() { resting_ = before_; }
+    Rest(const Rest&) = delete;
+    Rest& operator=(const Rest&) = delete;
+
+   private:
+    bool before_;
+  };
 
  private:
   class Settings;
@@ -43,8 +53,11 @@ class BudgetPlanner {
   };
 
   Budget budget_;
+  static thread_local bool resting_;
   bool planning_ = false;
-  Sequential* chain_ = nullptr;  // that it planned for last; it may be gone
+  Sequential* chain_ = nullptr;    // that it planned for last; it may be gone
+  Sequential* largest_ = nullptr;  // below the module, as of a version of what nets are made of
+  std::uint64_t largest_version_ = 0;
   std::vector<Entry> plans_;
 };
 

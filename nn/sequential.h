@@ -33,7 +33,8 @@ class Sequential : public Module {
     return *owned;
   }
 
-  /// Appends the children of another chain, under the next numbers.
+  /// Appends the children of another chain, under the next numbers; what that chain was told to recompute is not taken along. Not
+  /// between a forward of it and a recomputing backward (Error).
   void extend(Sequential other);
 
   int size() const { return static_cast<int>(children_.size()); }

@@ -3,6 +3,7 @@
 #include <rewind/autograd/observer.h>
 #include <rewind/autograd/replay.h>
 #include <rewind/core/random.h>
+#include <rewind/nn/plan.h>
 #include <rewind/nn/summary.h>
 
 #include <algorithm>
@@ -42,8 +43,7 @@ class Inventory final : public ModuleVisitor, Fields {
   std::vector<Module*> modules;  // of summary.layers
 
   void visit(const std::string& path, Module& module) override {
-    const int depth = path.empty() ? 0 : 1 + static_cast<int>(std::ranges::count(path, '.'));
-    summary_.layers.push_back({.path = path, .type = module.type(), .depth = depth});
+    summary_.layers.push_back({.path = path, .type = module.type(), .depth = depth_of(path)});
     modules.push_back(&module);
     module.describe(*this);
   }
@@ -161,6 +161,7 @@ Summary summarize(Module& net, const Shape& input, DType dtype) {
   const GradModeScope record(GradMode::record);
   // A checkpointed function donates what it would keep if it were recorded. What is kept does not depend on donation.
   const NoDonation separate;
+  const BudgetPlanner::Rest as_planned;  // what is saved does not depend on a plan, and this is not the step to make one for
   net.train();
   Watch watch(summary, inventory.modules);
   Tensor x;

@@ -60,7 +60,7 @@ void Optimizer::allocate(Member& member) {
   const LocationScope label(&Location::op, name_);
   const memory::CategoryScope category(Category::optimizer_state);
   const auto names = slots(member.group);
-  REWIND_CHECK(names.size() <= max_slots);
+  if (names.size() > max_slots) fail(str(name_, ": a parameter has at most ", max_slots, " tensors of state, not ", names.size()));
   for (std::size_t s = 0; s < names.size(); ++s) {
     Tensor& state = member.slot[s];
     if (left_by_dry_run(state)) state = Tensor();

@@ -5,13 +5,12 @@
 #include <rewind/profile/profile.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 
 namespace rewind_lib {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+using detail::now;
 
 /// Everything that training steps change, put back at the end. The copies are kept beside the tracker: what is measured
 /// meanwhile is the step.
@@ -38,6 +37,9 @@ class Unchanged {
  private:
   void keep(const Tensor& t) {
     const auto* bytes = t.raw<const std::byte>();
+    if (bytes == nullptr)
+      fail(str("profile: a parameter or buffer, ", t.dtype(), " ", t.shape(),
+               ", was made in a dry run, which is over; make the net outside"));
     values_.emplace_back(t, std::vector<std::byte>(bytes, bytes + t.bytes()));
   }
 
@@ -145,9 +147,8 @@ class Modules final : public nn::ModuleVisitor, nn::Fields {
   std::map<const void*, std::size_t> by_parameter;
 
   void visit(const std::string& path, nn::Module& module) override {
-    const int depth = path.empty() ? 0 : 1 + static_cast<int>(std::ranges::count(path, '.'));
     by_path.emplace(module.path(), rows.size());  // as ops know it: from the module that was called first
-    rows.push_back({.path = path, .type = module.type(), .depth = depth, .parameters = 0, .phase = {}});
+    rows.push_back({.path = path, .type = module.type(), .depth = nn::depth_of(path), .parameters = 0, .phase = {}});
     module.describe(*this);
   }
 

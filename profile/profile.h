@@ -151,8 +151,8 @@ template <class Loss>
 std::string to_string(const Profile& profile, int rows = 20, int depth = 2);
 std::ostream& operator<<(std::ostream& out, const Profile& profile);
 
-/// All of it as JSON. Times are in milliseconds where a key begins with ms_ or ends in _ms, else in seconds; bytes and counts are
-/// whole numbers.
+/// All of it as JSON. Times are in milliseconds where a key begins with ms_ or ends in _ms, in nanoseconds in overhead_ns_per_op,
+/// else in seconds; bytes and counts are whole numbers.
 std::string to_json(const Profile& profile);
 
 /// The step whose time is the median, as Chrome's trace events: the step, its phases, modules by path and ops, one in the other,

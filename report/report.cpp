@@ -72,7 +72,7 @@ void thin_all(nlohmann::json& data) {
 }  // namespace
 
 nlohmann::json thin(const nlohmann::json& points, const std::vector<std::string>& keys, std::size_t limit) {
-  REWIND_CHECK(limit >= 64);
+  if (limit < 64) fail(str("report: thin() keeps at least 64 points, not ", limit));
   if (points.size() <= limit) return points;
 
   std::vector<double> sums;

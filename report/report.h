@@ -43,7 +43,7 @@ std::string page(nlohmann::json data, const std::string& chart = chart_js);
 void write(const std::string& path, nlohmann::json data);
 
 /// At most `limit` points of a list of objects, in order: of each stretch the first, the last, and the least and the most sum of
-/// `keys`; and the points where each key is at its most over all. limit >= 64.
+/// `keys`; and the points where each key is at its most over all. Throws Error when limit < 64.
 nlohmann::json thin(const nlohmann::json& points, const std::vector<std::string>& keys, std::size_t limit);
 
 }  // namespace rewind_lib::report

@@ -10,7 +10,7 @@ namespace rw = rewind;
 
 namespace {
 
-/// Notes the shapes of an op's largest sample, and what its vjp would keep then.
+/// Notes the shapes of that sample of an op which has the most outputs, the largest of those, and what its vjp would keep then.
 class Collect final : public rw::SampleSink {
  public:
   explicit Collect(const rw::OpDecl& op) : op_(op) {}
@@ -21,12 +21,13 @@ class Collect final : public rw::SampleSink {
   void add_raw(std::vector<rw::Tensor> inputs, const void* attr) override {
     std::int64_t size = 0;
     for (const auto& t : inputs) size += t.defined() ? t.numel() : 0;
-    if (size <= largest_) return;
-    largest_ = size;
+    const rw::Specs specs = op_.infer(inputs, attr);
+    const std::pair rank{specs.size(), size};
+    if (rank <= best_) return;
+    best_ = rank;
     example.clear();
     for (const auto& t : inputs) example += rw::str(example.empty() ? "" : ", ", t.defined() ? rw::str(t.shape()) : "none");
     example += " ->";
-    const rw::Specs specs = op_.infer(inputs, attr);
     takes.clear();
     for (int j = 0; j < specs.size(); ++j) {
       example += rw::str(" ", specs[j].shape);
@@ -40,7 +41,7 @@ class Collect final : public rw::SampleSink {
 
  private:
   const rw::OpDecl& op_;
-  std::int64_t largest_ = -1;
+  std::pair<int, std::int64_t> best_{-1, 0};
 };
 
 std::string list(const rw::OpDecl& op, std::string (rw::OpDecl::*name)(int) const, std::uint32_t mask) {
@@ -76,9 +77,10 @@ int main(int argc, char** argv) {
   }
   std::ofstream out(argv[1]);
   out << "# The ops\n\nMade by `make docs` from the declarations of the ops; see autograd/op.h for what they mean. "
-         "What an op saves depends on which gradients are wanted and on its attributes; the table shows its largest "
-         "sample "
-         "with all of them wanted.\n\n";
+         "What an op saves depends on which gradients are wanted and on its attributes; the table shows the sample with the most "
+         "outputs, the largest of those, with all gradients wanted. Where outputs are the gradients that somebody wants, they have "
+         "no "
+         "names.\n\n";
   write(out, rw::all_ops());
   out << "\n## Updates of the optimizers\n\n";
   write(out, rw::optim::all_ops());

@@ -21,6 +21,19 @@ inline DType check_floats(std::string_view op, Inputs in, std::size_t optional =
   return in[0].dtype();
 }
 
+/// Rows of a tensor as a matrix whose columns are its last axis.
+inline std::int64_t rows_of(const Shape& x) {
+  std::int64_t rows = 1;
+  for (int i = 0; i < x.rank() - 1; ++i) rows *= x[i];
+  return rows;
+}
+
+/// An optional input has one element a channel, which is the last axis of x.
+inline void check_channels(std::string_view op, const char* what, const Tensor& t, const Shape& x) {
+  if (t.defined() && !(t.shape() == Shape{x[-1]}))
+    fail(str(op, ": ", what, " must have shape [", x[-1], "], one element a channel of x ", x, ", not ", t.shape()));
+}
+
 /// FLOPs of `per_element` operations on every element of output 0.
 inline Cost pointwise_cost(const Specs& out, std::int64_t per_element) { return {.flops = per_element * out[0].shape.numel()}; }
 

@@ -10,8 +10,6 @@
 #include <rewind/autograd/ops/window.h>
 #include <rewind/core/kernels/fused.h>
 
-#include <bit>
-
 namespace rewind_lib {
 
 namespace {
@@ -49,21 +47,15 @@ FusedShape geometry(const Shape& x, const Shape& w, const FusedAttr& a, bool pen
 
 std::int64_t macs_of(const FusedShape& s) { return s.rows() * s.conv.o * s.conv.kh * s.conv.kw * (s.conv.c / s.conv.groups); }
 
-void check_vector(std::string_view op, const char* what, const Tensor& t, std::int64_t channels, const Shape& x) {
-  if (t.defined() && !(t.shape() == Shape{channels}))
-    fail(str(op, ": ", what, " must have shape [", channels, "], one element a channel of x ", x, ", not ", t.shape()));
-}
-
 void check_pending(std::string_view op, const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& gamma,
                    const Tensor& beta, double eps) {
   if (mean.defined() != var.defined()) fail(str(op, ": give both of mean and var, or neither (x ", x.shape(), ")"));
   if (!mean.defined() && (gamma.defined() || beta.defined()))
     fail(str(op, ": gamma and beta need mean and var to go with (x ", x.shape(), ")"));
-  const std::int64_t channels = x.shape()[-1];
-  check_vector(op, "mean", mean, channels, x.shape());
-  check_vector(op, "var", var, channels, x.shape());
-  check_vector(op, "gamma", gamma, channels, x.shape());
-  check_vector(op, "beta", beta, channels, x.shape());
+  ops::check_channels(op, "mean", mean, x.shape());
+  ops::check_channels(op, "var", var, x.shape());
+  ops::check_channels(op, "gamma", gamma, x.shape());
+  ops::check_channels(op, "beta", beta, x.shape());
   if (!(eps >= 0)) fail(str(op, ": eps must not be negative, got ", eps, " (x ", x.shape(), ")"));
 }
 
@@ -156,18 +148,9 @@ constexpr const char* no_second_derivative =
     "the gradients of fused convolutions are single kernels; for second derivatives use conv2d() and batch_norm(), or turn "
     "fusion off: net.fuse(false)";
 
-/// The gradients that an op makes, in this order.
-struct Wanted {
+struct Wanted : ops::WantedGradients {
   static constexpr int x = 0, mean = 1, var = 2, gamma = 3, beta = 4, w = 5, residual = 6;
   static constexpr std::uint32_t norm = bit(mean) | bit(var) | bit(gamma) | bit(beta);
-  std::uint32_t bits;
-  bool has(int which) const { return (bits & bit(which)) != 0; }
-  int count() const { return std::popcount(bits); }
-  int slot(int which) const { return std::popcount(bits & (bit(which) - 1)); }
-  template <class T>
-  T* out(const Forward& f, int which) const {
-    return has(which) ? f.out<T>(slot(which)) : nullptr;
-  }
   void add_norm(Specs& specs, std::int64_t channels, DType dtype) const {
     for (const int i : {mean, var, gamma, beta})
       if (has(i)) specs.push_back({Shape{channels}, dtype});
@@ -405,8 +388,6 @@ struct SettleAttr {
   bool masks() const { return shortcut && epilogue != Epilogue::none; }
 };
 
-std::int64_t rows_of(const Shape& x) { return x.numel() / x[-1]; }
-
 template <class T>
 kernels::FusedInput<T> settle_input(const Forward& f, int x, double eps, Epilogue epilogue) {
   return {f.in<T>(x), f.in<T>(x + 1), f.in<T>(x + 2), f.in<T>(x + 3), f.in<T>(x + 4), eps, ops::activation_of(epilogue)};
@@ -451,15 +432,15 @@ struct SettleGradient {
   static Cost cost(Inputs in, const Specs&, const Attr&) { return {.flops = 8 * in[0].numel()}; }
   static std::size_t workspace(Inputs in, const Specs&, const Attr&) {
     const Shape& x = in[0].shape();
-    return in[0].dtype() == float32 ? kernels::settle_backward_workspace<float>(rows_of(x), x[-1])
-                                    : kernels::settle_backward_workspace<double>(rows_of(x), x[-1]);
+    return in[0].dtype() == float32 ? kernels::settle_backward_workspace<float>(ops::rows_of(x), x[-1])
+                                    : kernels::settle_backward_workspace<double>(ops::rows_of(x), x[-1]);
   }
   static void forward(const Forward& f, const Attr& a) {
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
-      kernels::settle_backward(rows_of(x), x[-1], settle_input<T>(f, 0, a.forward.eps, a.forward.epilogue), f.in<T>(5), f.in<T>(6),
-                               f.out<T>(0), a.wanted.out<T>(f, Wanted::residual), a.wanted.norm_out<T>(f),
+      kernels::settle_backward(ops::rows_of(x), x[-1], settle_input<T>(f, 0, a.forward.eps, a.forward.epilogue), f.in<T>(5),
+                               f.in<T>(6), f.out<T>(0), a.wanted.out<T>(f, Wanted::residual), a.wanted.norm_out<T>(f),
                                f.workspace<std::byte>());
     });
   }
@@ -523,7 +504,7 @@ struct Settle {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape& x = f.in_shape(0);
-      kernels::settle_forward(rows_of(x), x[-1], settle_input<T>(f, 0, a.eps, a.epilogue),
+      kernels::settle_forward(ops::rows_of(x), x[-1], settle_input<T>(f, 0, a.eps, a.epilogue),
                               settle_input<T>(f, 5, a.shortcut_eps, a.shortcut_epilogue), f.out<T>(0), f.workspace<std::byte>());
     });
   }

@@ -7,6 +7,7 @@
 #include <rewind/core/kernels/conv.h>
 #include <rewind/core/kernels/window.h>
 
+#include <bit>
 #include <cmath>
 
 namespace rewind_lib::ops {
@@ -21,6 +22,18 @@ constexpr kernels::Activation activation_of(Epilogue epilogue) {
   }
   return kernels::Activation::none;
 }
+
+/// The gradients that an op makes, as its outputs, in the order of the numbers that the op gives them: a bit for each.
+struct WantedGradients {
+  std::uint32_t bits;
+  bool has(int which) const { return (bits & bit(which)) != 0; }
+  int count() const { return std::popcount(bits); }
+  int slot(int which) const { return std::popcount(bits & (bit(which) - 1)); }
+  template <class T>
+  T* out(const Forward& f, int which) const {
+    return has(which) ? f.out<T>(slot(which)) : nullptr;
+  }
+};
 
 /// Refuses what an op (`where`: " with a shortcut") cannot apply to its result, x being its input.
 inline void check_epilogue(std::string_view op, Epilogue epilogue, const Shape& x, std::string_view where = {}) {

@@ -11,14 +11,8 @@ namespace rewind_lib {
 namespace {
 
 using ops::check_floats;
+using ops::rows_of;
 using ops::sample;
-
-/// Rows of [..., columns].
-std::int64_t rows_of(const Shape& x) {
-  std::int64_t rows = 1;
-  for (int i = 0; i < x.rank() - 1; ++i) rows *= x[i];
-  return rows;
-}
 
 Shape with_last(Shape shape, std::int64_t extent) {
   shape.set(-1, extent);

@@ -243,7 +243,9 @@ struct Pad {
     visit_dtype(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       const Shape &x = f.in_shape(0), &y = f.out_shape(0);
-      kernels::paste(f.in<T>(0), y.begin(), y.rank(), a.before.begin(), x.begin(), static_cast<T>(a.value), f.out<T>(0));
+      T value;
+      kernels::cast(&a.value, &value, 1);  // saturates, as fill() does
+      kernels::paste(f.in<T>(0), y.begin(), y.rank(), a.before.begin(), x.begin(), value, f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t) { return {}; }
@@ -259,6 +261,7 @@ struct Pad {
     s.add({sample({1, 4, 3, 2})}, {Shape{0, 1, 1, 0}, Shape{0, 1, 1, 0}, 0});
     s.add({sample({1, 2, 17})}, {Shape{0, 0, 1}, Shape{1, 0, 0}, 2});
     s.add({arange(3, int32)}, {Shape{1}, Shape{1}, 7});
+    s.add({arange(3, int32)}, {Shape{1}, Shape{1}, 1e12});
     s.error({sample({2, 3})}, {Shape{1}, Shape{1}, 0}, "shape [2, 3] needs 2 pairs of widths, got 1");
     s.error({sample({})}, {Shape{1}, Shape{1}, 0}, "shape [] needs 0 pairs");
     s.error({Tensor()}, {{}, {}, 0}, "input 0 is undefined");
@@ -268,13 +271,12 @@ struct Pad {
 struct Concat {
   static constexpr const char* name = "concat";
   static constexpr Kind kind = Kind::movement;
-  static constexpr std::size_t most = 32;  // inputs of one call: what a bit mask holds
   struct Attr {
     int axis;
   };
 
   static Specs infer(Inputs in, const Attr& a) {
-    if (in.empty() || in.size() > most) fail(str(name, ": takes 1 to ", most, " tensors, got ", in.size()));
+    if (in.empty() || in.size() > most_tensors) fail(str(name, ": takes 1 to ", most_tensors, " tensors, got ", in.size()));
     return {{joined(in, a), in[0].dtype()}};
   }
   /// The shape of so many tensors, one behind the other.
@@ -390,11 +392,11 @@ Tensor concat(std::vector<Tensor> xs, int axis) {
   if (xs.empty()) fail("concat: takes at least one tensor");
   const Concat::Attr attr{axis};
   // More than one call takes: neighbours first, then the results. All are looked at before, so that an error counts them as given.
-  if (xs.size() > Concat::most) Concat::joined(xs, attr);
-  while (xs.size() > Concat::most) {
+  if (xs.size() > most_tensors) Concat::joined(xs, attr);
+  while (xs.size() > most_tensors) {
     std::vector<Tensor> parts;
-    for (std::size_t begin = 0; begin < xs.size(); begin += Concat::most) {
-      const std::span<Tensor> part(&xs[begin], std::min(Concat::most, xs.size() - begin));
+    for (std::size_t begin = 0; begin < xs.size(); begin += most_tensors) {
+      const std::span<Tensor> part(&xs[begin], std::min<std::size_t>(most_tensors, xs.size() - begin));
       apply(ops::concat_op, part, &attr, {&parts.emplace_back(), 1});
       for (Tensor& x : part) x = Tensor();
     }

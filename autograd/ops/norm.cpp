@@ -15,23 +15,16 @@
 #include <rewind/core/kernels/pointwise.h>
 
 #include <algorithm>
-#include <bit>
 
 namespace rewind_lib {
 namespace {
 
+using ops::check_channels;
 using ops::check_floats;
+using ops::rows_of;
 using ops::sample;
 
-/// Rows and channels (columns) of x as a matrix.
 std::int64_t channels_of(const Shape& x) { return x[-1]; }
-std::int64_t rows_of(const Shape& x) { return x[-1] == 0 ? 0 : x.numel() / x[-1]; }
-
-/// Checks that an optional input has one element a channel.
-void check_channels(std::string_view op, const char* what, const Tensor& t, const Shape& x) {
-  if (t.defined() && !(t.shape() == Shape{channels_of(x)}))
-    fail(str(op, ": ", what, " must have shape [", channels_of(x), "], one element a channel of x ", x, ", not ", t.shape()));
-}
 
 void check_matrix(std::string_view op, const Shape& x) {
   if (x.rank() < 2 || x.numel() == 0) fail(str(op, ": x must be [..., channels] with at least two axes and one element, not ", x));
@@ -39,16 +32,8 @@ void check_matrix(std::string_view op, const Shape& x) {
 
 bool defined_input(const Vjp& v, int i) { return v.input_shape(i).rank() > 0; }
 
-/// Which of the gradients of x, gamma and beta a gradient op makes; it has them as outputs in this order.
-struct Wanted {
-  std::uint32_t bits;
-  bool has(int which) const { return (bits & bit(which)) != 0; }
-  int slot(int which) const { return std::popcount(bits & (bit(which) - 1)); }
-  int count() const { return std::popcount(bits); }
-  template <class T>
-  T* out(const Forward& f, int which) const {
-    return has(which) ? f.out<T>(slot(which)) : nullptr;
-  }
+/// Of x, gamma and beta.
+struct Wanted : ops::WantedGradients {
   Specs specs(const Shape& x, DType dtype) const {
     Specs s;
     if (has(0)) s.push_back({x, dtype});

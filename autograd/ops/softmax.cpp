@@ -15,9 +15,9 @@ namespace {
 using ops::check_floats;
 using ops::sample;
 
-/// Length of the last axis, and how many there are.
+/// Length of the last axis, and how many there are: none where all are empty.
 std::int64_t classes_of(const Shape& shape) { return shape[-1]; }
-std::int64_t rows_of(const Shape& shape) { return shape[-1] == 0 ? 0 : shape.numel() / shape[-1]; }
+std::int64_t rows_of(const Shape& shape) { return shape[-1] == 0 ? 0 : ops::rows_of(shape); }
 
 const Shape sample_shapes[] = {{1},       {2},       {5},       {9},          {17},         {1, 1},  {1, 4},
                                {2, 3},    {3, 2},    {3, 1},    {4, 7},       {2, 8},       {3, 16}, {2, 33},

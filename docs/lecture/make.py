@@ -9,17 +9,20 @@ What follows -- goes to the programs. docs/lecture/NAME.md is the page of exampl
 
     <!-- output --> ... <!-- end -->      becomes what the program printed, and
     <!-- = EXPRESSION -->...<!-- -->      the value of a Python expression over its JSON. It sees the keys of the JSON as names,
-                                          and row(list, key=value), the element of a list in which key is value.
+                                          and row(list, key=value), the element of a list in which key is value; and machine,
+                                          which names the CPU, how many of its cores the system has, and the date.
 
 Where there is a docs/plots/NAME.py, it draws docs/plots/NAME.svg from the same JSON.
 """
 import argparse
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -52,6 +55,13 @@ def render(page, printed, results):
     return VALUE.sub(value, page)
 
 
+def machine():
+    """Where and when the numbers were made."""
+    cpu = dict(re.findall(r"^(vendor_id|model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    name = f"{cpu['model name']}, family {cpu['cpu family']} model {cpu['model']}" if cpu else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
+
+
 def run(build, name, options=()):
     """Runs a program; what it printed, and its JSON."""
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +89,7 @@ def main():
     pages = sorted(page for page in HERE.glob("*.md") if page.stem != "README")
     for page in [HERE / f"{name}.md" for name in args.names] or pages:
         printed, results = run(args.build, page.stem, sys.argv[cut + 1:])
-        page.write_text(render(page.read_text(), printed, results))
+        page.write_text(render(page.read_text(), printed, {**results, "machine": machine()}))
         picture = draw(page.stem, results)
         if picture:
             (HERE.parent / "plots" / f"{page.stem}.svg").write_text(picture)

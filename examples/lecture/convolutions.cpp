@@ -2,8 +2,9 @@
 // costs by formula, what the library counts, and what a clock says. Then what is inside an inverted bottleneck.
 //
 // --json F: {"c", "k", "d", "batch", "convolutions": [{"name", "parameters", "flops", "formula": {"parameters", "flops"},
-// "bytes_moved", "forward_ms", "step_ms", "gflops_per_second"}], "bottleneck": [{"part", "parameters", "flops", "bytes_moved",
-// "forward_ms", "backward_ms"}]}; flops are those of one image forward, bytes and times those of the batch.
+// "bytes_moved", "forward_ms", "forward_backward_ms", "gflops_per_second"}], "bottleneck": [{"part", "parameters", "flops",
+// "bytes_moved", "forward_ms", "backward_ms"}]}. flops are those of one image forward, times those of the batch; bytes_moved too,
+// forward among the convolutions, forward and backward in the bottleneck.
 
 #include "../support/layer_costs.h"
 #include "../support/measure.h"
@@ -28,15 +29,15 @@ nlohmann::json measure(const char* name, nn::Module& net, std::int64_t parameter
   };
   const rw::DryRun plan = rw::dry_run(forward);
   const double seconds = support::seconds_of(s.rounds, forward);
-  const double step = support::seconds_of(s.rounds, [&] {
+  const double both = support::seconds_of(s.rounds, [&] {
     x.set_grad({});
     rw::backward(net(x), g);
   });
   const std::int64_t counted = rw::count_elements(net.parameters()), image = plan.flops / s.batch;
   const double rate = 1e-9 * static_cast<double>(plan.flops) / seconds;
-  std::printf("%-22s %8lld = %-8lld %12lld = %-12lld %7.1f MB %8.2f ms %9.2f ms %7.0f GFLOP/s %6.1f FLOP/byte\n", name,
-              static_cast<long long>(counted), static_cast<long long>(parameters), static_cast<long long>(image),
-              static_cast<long long>(flops), 1e-6 * static_cast<double>(plan.bytes_moved), 1e3 * seconds, 1e3 * step, rate,
+  std::printf("%-22s %8lld = %-8lld %12lld = %-12lld %9.1f %11.2f %14.2f %10.0f %13.1f\n", name, static_cast<long long>(counted),
+              static_cast<long long>(parameters), static_cast<long long>(image), static_cast<long long>(flops),
+              1e-6 * static_cast<double>(plan.bytes_moved), 1e3 * seconds, 1e3 * both, rate,
               static_cast<double>(plan.flops) / static_cast<double>(plan.bytes_moved));
   return {{"name", name},
           {"parameters", counted},
@@ -44,7 +45,7 @@ nlohmann::json measure(const char* name, nn::Module& net, std::int64_t parameter
           {"formula", {{"parameters", parameters}, {"flops", flops}}},
           {"bytes_moved", plan.bytes_moved},
           {"forward_ms", 1e3 * seconds},
-          {"step_ms", 1e3 * step},
+          {"forward_backward_ms", 1e3 * both},
           {"gflops_per_second", rate}};
 }
 
@@ -54,8 +55,8 @@ nlohmann::json convolutions(const Settings& s) {
   nn::Conv2d full{{.in = s.c, .out = s.c, .kernel = s.k, .padding = s.k / 2, .bias = false}};
   nn::DepthwiseConv2d depthwise{by_channel};
   nn::Sequential separable{nn::DepthwiseConv2d{by_channel}, nn::Conv2d{{.in = s.c, .out = s.c, .bias = false}}};
-  std::printf("%-22s %19s %27s %10s %11s %14s %13s %17s\n", "", "parameters = formula", "FLOPs an image = formula", "moved",
-              "forward", "with backward", "forward", "forward");
+  std::printf("%-22s %19s %27s %9s %11s %14s %10s %13s\n", "", "parameters = formula", "FLOPs an image = formula", "MB forward",
+              "ms forward", "and backward", "GFLOP/s", "FLOPs a byte");
   return {measure("full", full, c * c * k2, 2 * c * c * k2 * d2, s), measure("depthwise", depthwise, c * k2, 2 * c * k2 * d2, s),
           measure("depthwise-separable", separable, c * k2 + c * c, 2 * (c * k2 + c * c) * d2, s)};
 }
@@ -77,7 +78,8 @@ nlohmann::json bottleneck(const Settings& s) {
     }
   }
   std::printf(
-      "\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself; FLOPs of an image forward, MB of the batch in both\n",
+      "\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself; FLOPs of an image forward, MB moved forward and "
+      "backward\n",
       s.c, s.expand * s.c, s.c);
   nlohmann::json list;
   for (const nn::LayerSummary& layer : nn::summarize(block, x.shape()).layers) {

@@ -47,24 +47,41 @@ std::string line(const Spans& spans, double seconds, int columns) {
   return text;
 }
 
+/// What ran when, in seconds since the epoch began.
 struct Epoch {
-  double seconds = 0;
-  Spans reads, steps;
-};
+  Slow source;
+  Spans steps = {};
 
-/// walk(timed) goes through the batches of `source` and calls timed(batch), which is step(batch) with a clock, for each.
-template <class Step, class Walk>
-Epoch epoch(Slow& source, Step& step, Walk&& walk) {
-  Epoch e;
-  source.start = Clock::now();
-  walk([&](const rw::data::Batch& batch) {
+  /// step(batch), with a clock.
+  template <class Step>
+  void run(Step& step, const rw::data::Batch& batch) {
     const double begin = support::seconds_since(source.start);
     step(batch);
-    e.steps.emplace_back(begin, support::seconds_since(source.start));
-  });
-  e.seconds = support::seconds_since(source.start);
-  e.reads = source.reads;
-  return e;
+    steps.emplace_back(begin, support::seconds_since(source.start));
+  }
+};
+
+template <class Step>
+Epoch read_in_the_loop(const rw::data::Dataset& set, double read_ms, int batch, Step& step) {
+  rw::data::Batch buffer{rw::empty({batch, 8, 8, 1}), rw::empty({batch}, rw::int64)};
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(batch));
+  Epoch epoch{Slow(set, read_ms)};
+  for (std::int64_t first = 0; first < set.samples(); first += batch) {
+    std::iota(rows.begin(), rows.end(), first);
+    epoch.source.read(rows, buffer);
+    epoch.run(step, buffer);
+  }
+  return epoch;
+}
+
+template <class Step>
+Epoch read_ahead(const rw::data::Dataset& set, double read_ms, int batch, Step& step) {
+  Epoch epoch{Slow(set, read_ms)};
+  {
+    rw::data::DataLoader loader{epoch.source, {.batch = batch}};
+    for (const rw::data::Batch& each : loader) epoch.run(step, each);
+  }
+  return epoch;
 }
 
 }  // namespace
@@ -91,28 +108,16 @@ int main(int argc, char** argv) {
     if (read_ms == 0) read_ms = step_ms;
     nlohmann::json results{{"batches", batches}, {"read_ms", read_ms}, {"step_ms", step_ms}};
 
-    Slow first(set, read_ms), second(set, read_ms);
-    const Epoch in_the_loop = epoch(first, step, [&](auto&& timed) {
-      rw::data::Batch buffer{rw::empty({batch, 8, 8, 1}), rw::empty({batch}, rw::int64)};
-      std::vector<std::int64_t> rows(static_cast<std::size_t>(batch));
-      for (std::int64_t begin = 0; begin < set.samples(); begin += batch) {
-        std::iota(rows.begin(), rows.end(), begin);
-        first.read(rows, buffer);
-        timed(buffer);
-      }
-    });
-    const Epoch loaded = epoch(second, step, [&](auto&& timed) {
-      rw::data::DataLoader loader{second, {.batch = batch}};
-      for (const rw::data::Batch& each : loader) timed(each);
-    });
-
+    const Epoch in_the_loop = read_in_the_loop(set, read_ms, batch, step), loaded = read_ahead(set, read_ms, batch, step);
     std::printf("%d batches; a read takes %.1f ms, a step %.1f ms\n", batches, read_ms, step_ms);
+    const double longest = in_the_loop.steps.back().second;
     for (const auto& [name, e] : {std::pair{"in the loop", &in_the_loop}, {"loader", &loaded}}) {
-      std::printf("\n%-12s %.1f ms\n  read     %s\n  compute  %s\n", name, 1e3 * e->seconds,
-                  line(e->reads, in_the_loop.seconds, 96).c_str(), line(e->steps, in_the_loop.seconds, 96).c_str());
-      double waited = e->seconds;
+      const double seconds = e->steps.back().second;
+      double waited = seconds;
       for (const auto& [begin, end] : e->steps) waited -= end - begin;
-      results["epochs"][name] = {{"seconds", e->seconds}, {"waited_seconds", waited}, {"reads", e->reads}, {"steps", e->steps}};
+      std::printf("\n%-12s %.1f ms\n  read     %s\n  compute  %s\n", name, 1e3 * seconds,
+                  line(e->source.reads, longest, 96).c_str(), line(e->steps, longest, 96).c_str());
+      results["epochs"][name] = {{"seconds", seconds}, {"waited_seconds", waited}, {"reads", e->source.reads}, {"steps", e->steps}};
     }
     support::write_json(json, results);
   });

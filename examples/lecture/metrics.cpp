@@ -39,15 +39,15 @@ nlohmann::json measure(const std::string& name, const Settings& s) {
   const rw::Tensor one = rw::randn(models::input_shape(name, 1, s.size)),
                    many = rw::randn(models::input_shape(name, s.batch, s.size));
   const rw::DryRun image = rw::dry_run([&] { net(one); });
-  const double latency = support::seconds_of(s.rounds, [&] { net(one); }),
-               batch = support::seconds_of(s.rounds, [&] { net(many); });
+  const double seconds_one = support::seconds_of(s.rounds, [&] { net(one); }),
+               seconds_many = support::seconds_of(s.rounds, [&] { net(many); });
   return {{"model", name},
           {"parameters", rw::count_elements(net.parameters())},
           {"flops", image.flops},
           {"bytes_moved", image.bytes_moved},
           {"peak_bytes", training.peak.total},
-          {"latency_ms", 1e3 * latency},
-          {"images_per_second", s.batch / batch}};
+          {"latency_ms", 1e3 * seconds_one},
+          {"images_per_second", s.batch / seconds_many}};
 }
 
 nlohmann::json correlations(const char* title, const std::vector<nlohmann::json>& list) {

@@ -58,7 +58,7 @@ struct Algorithm1 {
   }
 };
 
-/// Both fit the same line through noise, from the same start and with the same mini-batches.
+/// Both fit the same linear function of 100 inputs through noise, from the same start and with the same mini-batches.
 nlohmann::json adam_twice(int steps) {
   const rw::Tensor start = rw::randn({1, 100}, rw::float64);
   Algorithm1 by_line{.theta = start.clone()};

@@ -78,8 +78,11 @@ void print(const nlohmann::json& row) {
   }
   std::string bar;
   double end = 0;
-  for (std::size_t i = 0; i < std::size(parts); ++i)
-    bar.resize(static_cast<std::size_t>(96 * std::clamp(end += row["share"].value(parts[i], 0.0), 0.0, 1.0) + 0.5), marks[i]);
+  for (std::size_t i = 0; i < std::size(parts); ++i) {
+    end += row["share"].value(parts[i], 0.0);
+    const double columns = 96 * std::clamp(end, 0.0, 1.0);
+    bar.resize(static_cast<std::size_t>(columns + 0.5), marks[i]);
+  }
   std::printf("\n           %s\n", bar.c_str());
 }
 

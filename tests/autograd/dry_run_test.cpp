@@ -169,4 +169,25 @@ TEST_CASE("what a dry run leaves behind has no elements, and says so") {
   CHECK_THROWS_WITH_AS(x + made, doctest::Contains("add: input 1, shape [3], was made in a dry run, which is over"), rw::Error);
   CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("was made in a dry run"), rw::Error);
   CHECK_NOTHROW(rw::dry_run([&] { x + made; }));  // in another dry run it need not have any
+  for (const rw::memory::Holding& h : rw::memory::largest(1000)) CHECK(h.bytes != 12345 * sizeof(float));
+  rw::dry_run([&] { made = rw::ones({12345}); });
+  for (const rw::memory::Holding& h : rw::memory::largest(1000)) CHECK(h.bytes != 12345 * sizeof(float));
+}
+
+TEST_CASE("a dry run inside another tells it what became of the other's tensors") {
+  const rw::ShapesOnly outer;
+  const auto bytes = [](rw::Category c) { return rw::memory::live()[c]; };
+  const std::size_t gradients = bytes(rw::Category::gradient), activations = bytes(rw::Category::activation);
+  Tensor x = rw::empty({1000}), y = rw::empty({1000});
+  {
+    const rw::ShapesOnly inner;
+    x.set_category(rw::Category::gradient);
+    y = Tensor();
+    CHECK(bytes(rw::Category::gradient) == gradients + 4000);
+    CHECK(bytes(rw::Category::activation) == activations);
+  }
+  CHECK(bytes(rw::Category::gradient) == gradients + 4000);
+  CHECK(bytes(rw::Category::activation) == activations);
+  x = Tensor();
+  CHECK(bytes(rw::Category::gradient) == gradients);
 }

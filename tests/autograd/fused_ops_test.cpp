@@ -245,10 +245,7 @@ TEST_CASE("what ends a chain is not kept for those who read it, but made again")
       weights.push_back(w.clone().set_requires_grad());
       rw::FusedConvResult r = rw::fused_conv2d({.x = z}, weights.back());
       z = rw::settle({r.y, r.mean, r.var, {}, {}, 1e-5, Epilogue::relu}, {.x = z});
-      if (modified) {  // to the same values: but nobody can know
-        const rw::NoGrad no_grad;
-        z.mutate<float>();
-      }
+      if (modified) z.detach().mutate<float>();  // to the same values: but nobody can know
     }
     const std::size_t held = rw::memory::live().total - level;
     rw::backward(rw::sum(rw::square(std::move(z))));

@@ -123,10 +123,70 @@ TEST_CASE("a saved tensor that is modified in place is noticed") {
   Tensor x = leaf({1, 2});
   Tensor y = x + 1.0;
   Tensor z = rw::sum_to(y * y, {});
-  y.mutate<double>()[0] = 7;
+  y.detach().mutate<double>()[0] = 7;
   const std::string text = message_of([&] { rw::backward(z); });
   CHECK(contains(text, "of mul, shape [2]"));
   CHECK(contains(text, "modified in place"));
+}
+
+TEST_CASE("what a recorded op has computed is not written to, since backward would not know") {
+  Tensor x = leaf({1, 2});
+  Tensor y = x * 2.0;  // saves nothing that could be noticed
+  for (const std::string& text :
+       {message_of([&] { y.fill(5); }), message_of([&] { y.copy_from(x); }), message_of([&] { y.mutate<double>(); })}) {
+    CHECK(contains(text, "this tensor [2] was computed by a recorded op"));
+    CHECK(contains(text, "detach()"));
+  }
+  rw::backward(rw::sum(y));
+  CHECK(x.grad().to_vector<double>() == std::vector<double>{2, 2});
+  const rw::NoGrad no_grad;
+  (x * 2.0).fill(5);
+}
+
+TEST_CASE("observers may go in any order") {
+  struct Count final : rw::Observer {
+    int ops = 0;
+    void after(const rw::OpEvent&) override { ++ops; }
+  } first, second;
+  auto one = std::make_unique<rw::ObserverScope>(first), two = std::make_unique<rw::ObserverScope>(second);
+  one.reset();
+  rw::exp(leaf({1}));
+  two.reset();
+  rw::exp(leaf({1}));
+  CHECK(first.ops == 0);
+  CHECK(second.ops == 1);
+}
+
+/// An op that says what it makes, and does nothing.
+template <std::uint32_t Mutates>
+struct Declared {
+  static constexpr const char* name = "declared";
+  static constexpr rw::Kind kind = rw::Kind::elementwise;
+  static constexpr std::uint32_t mutates = Mutates;
+  static constexpr const char* no_gradient = "it makes nothing";
+  struct Attr {
+    int outputs = 1;
+    std::int64_t rows = 1, view_offset = -1;
+  };
+  static rw::Specs infer(rw::Inputs, const Attr& a) {
+    rw::Specs specs;
+    for (int i = 0; i < a.outputs; ++i) specs.push_back({.shape = {a.rows}, .view_offset = a.view_offset});
+    return specs;
+  }
+  static rw::Cost cost(rw::Inputs, const rw::Specs&, const Attr&) { return {}; }
+  static void forward(const rw::Forward&, const Attr&) {}
+  static void samples(rw::Samples<Attr>) {}
+};
+
+TEST_CASE("an op of one's own that cannot be is refused by name, as a mistake of its author") {
+  const Tensor x = rw::ones({4});
+  CHECK(contains(message_of([&] { rw::apply<Declared<0>>({x}, {.outputs = 2}); }), "declared: makes 2 outputs"));
+  CHECK(contains(message_of([&] { rw::apply<Declared<0>>({x}, {.outputs = 8}); }), "at most 7 outputs"));
+  CHECK(contains(message_of([&] { rw::apply<Declared<1>>({x}); }),
+                 "declared: an op that changes its inputs in place has no outputs"));
+  CHECK(rw::apply<Declared<0>>({x}, {.rows = 2, .view_offset = 8}).to_vector<float>() == std::vector<float>{1, 1});
+  CHECK(contains(message_of([&] { rw::apply<Declared<0>>({x}, {.rows = 3, .view_offset = 8}); }),
+                 "declared: its output float32 [3], a view from byte 8 on, does not lie in input 0, float32 [4]"));
 }
 
 TEST_CASE("backward from several elements or from a constant is an error that says what to do") {

@@ -157,6 +157,14 @@ TEST_CASE("random tensors depend on the seed alone") {
   CHECK_THROWS_WITH_AS(rw::randn({2}, rw::int32), doctest::Contains("needs a float dtype"), rw::Error);
 }
 
+TEST_CASE("a range that cannot be is refused") {
+  CHECK_THROWS_WITH_AS(rw::uniform({2}, 1, -1), doctest::Contains("low must not be above high"), rw::Error);
+  CHECK_THROWS_WITH_AS(rw::uniform({2}, -3e38, 3e38), doctest::Contains("wider than a float32 can say"), rw::Error);
+  CHECK_NOTHROW(rw::uniform({2}, -3e38, 3e38, rw::float64));
+  rw::Shape shape{2, 3};
+  CHECK_THROWS_WITH_AS(shape.set(0, -1), doctest::Contains("must not be negative, got -1"), rw::Error);
+}
+
 TEST_CASE("only float leaves can require gradients") {
   CHECK_THROWS_WITH_AS(rw::zeros({2}, rw::int64).set_requires_grad(), doctest::Contains("only float tensors"), rw::Error);
   Tensor t = rw::zeros({2});

@@ -66,6 +66,7 @@ TEST_CASE("initialisations have the variance of their papers") {
   CHECK(init::fans({64, 3, 5, 32}).out == 960);
   CHECK(init::fans({3, 3, 32}).in == 9);
   CHECK_THROWS_WITH_AS(init::kaiming_normal(rw::empty({8})), doctest::Contains("shape [8] has no fan-in"), rw::Error);
+  CHECK_THROWS_WITH_AS(init::uniform(w, 1, -1), doctest::Contains("low must not be above high"), rw::Error);
 }
 
 TEST_CASE("layers start as documented") {

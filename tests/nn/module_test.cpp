@@ -103,6 +103,45 @@ TEST_CASE("a module that is added after the first call gets its path") {
   CHECK_THROWS_WITH_AS(outer(rw::randn({2, 3})), doctest::Contains("(in module body.more)"), rw::Error);
 }
 
+TEST_CASE("a layer that is assigned, or that joins a list, has its path in the net at once") {
+  class Stack final : public nn::Module {
+   public:
+    std::vector<nn::Linear> layers;
+    Stack() { layers.emplace_back(3, 3); }
+    void describe(nn::Fields& f) override {
+      for (std::size_t i = 0; i < layers.size(); ++i) f.child(std::to_string(i), layers[i]);
+    }
+    rw::Tensor forward(rw::Tensor x) override {
+      for (nn::Linear& layer : layers) x = layer(std::move(x));
+      return x;
+    }
+  } net;
+  const auto paths = [&] {
+    Paths watch;
+    const rw::ObserverScope scope(watch);
+    net(rw::randn({2, 3}));
+    return watch.seen;
+  };
+  CHECK(paths() == std::vector<std::string>{"linear 0"});
+  net.layers[0] = nn::Linear{3, 3};
+  CHECK(paths() == std::vector<std::string>{"linear 0"});
+  net.layers.reserve(3);  // the old ones stay where they are
+  net.layers.emplace_back(3, 3);
+  net.layers.emplace_back(3, 3);
+  CHECK(paths() == std::vector<std::string>{"linear 0", "linear 1", "linear 2"});
+  std::swap(net.layers[1], net.layers[2]);
+  CHECK(paths() == std::vector<std::string>{"linear 0", "linear 1", "linear 2"});
+}
+
+TEST_CASE("a normalisation that is made again, and was consumed by another backward, is an error that says so") {
+  nn::Sequential trunk = nn::conv_norm({.in = 3, .out = 8, .kernel = 3, .padding = 1});
+  rw::Tensor w1 = rw::randn({4, 3, 3, 8}).set_requires_grad(), w2 = rw::randn({4, 3, 3, 8}).set_requires_grad();
+  const rw::Tensor h = trunk(rw::randn({2, 8, 8, 3}));
+  rw::Tensor one = rw::sum(rw::conv2d(h, w1)), two = rw::sum(rw::conv2d(h, w2));
+  rw::backward(std::move(one));
+  CHECK_THROWS_WITH_AS(rw::backward(std::move(two)), doctest::Contains("already consumed by an earlier backward"), rw::Error);
+}
+
 TEST_CASE("ops in forward and backward carry the module's path") {
   nn::Sequential net;
   net.add("fc", nn::Linear{3, 2});

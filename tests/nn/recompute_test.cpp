@@ -1,6 +1,7 @@
 // Recompute in a Sequential: the same bits under every schedule, and running statistics that move once.
 
 #include <rewind/autograd/backward.h>
+#include <rewind/autograd/checkpoint.h>
 #include <rewind/autograd/observer.h>
 #include <rewind/core/parallel.h>
 #include <rewind/core/random.h>
@@ -96,6 +97,25 @@ TEST_CASE("neither donation nor the number of threads changes a bit") {
     CHECK(step_with(rw::Recompute::segments(4)) == expected);
   }
   rw::parallel::set_threads(threads);
+}
+
+/// All of another net, run again in backward.
+class Checkpointed final : public nn::Module {
+ public:
+  explicit Checkpointed(nn::Module& net) : net_(net) {}
+  void describe(nn::Fields& f) override { f.child("net", net_); }
+  rw::Tensor forward(rw::Tensor x) override { return rw::checkpoint(net_, std::move(x)); }
+
+ private:
+  nn::Module& net_;
+};
+
+TEST_CASE("a module, which cannot be copied, is a function that checkpoint() takes") {
+  rw::random::seed(1);
+  nn::Sequential net = small_net();
+  Checkpointed again(net);
+  const auto bits = step(again);
+  CHECK(bits == step_with(rw::Recompute::vanilla()));
 }
 
 TEST_CASE("a Sequential inside another may recompute by itself") {
@@ -280,7 +300,7 @@ TEST_CASE("a stage that changes its input in place is refused where it would be 
   class AddOne final : public nn::Module {
    public:
     rw::Tensor forward(rw::Tensor x) override {
-      for (float& v : x.mutate<float>()) v += 1;
+      for (float& v : x.detach().mutate<float>()) v += 1;
       return rw::tanh(std::move(x));
     }
   };

@@ -57,6 +57,14 @@ TEST_CASE("recompute changes nothing in the summary") {
   CHECK(recomputed.activation_bytes_saved == plain.activation_bytes_saved);
 }
 
+TEST_CASE("a summary of a net with a budget does not plan, which a budget for smaller batches would not stand") {
+  nn::Sequential net = models::make("mobilenet_v2_cifar");
+  const nn::Summary plain = nn::summarize(net, {2, 32, 32, 3});
+  net.recompute(rw::Budget{1000});
+  CHECK(nn::summarize(net, {2, 32, 32, 3}).activation_bytes_saved == plain.activation_bytes_saved);
+  CHECK_THROWS_WITH_AS(net(rw::zeros({2, 32, 32, 3})), doctest::Contains("a budget of 1000 bytes is too small"), rw::Error);
+}
+
 TEST_CASE("a summary leaves no trace") {
   rw::random::seed(9);
   nn::Sequential net{nn::Conv2d{{.in = 3, .out = 4, .kernel = 3}},

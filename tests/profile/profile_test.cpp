@@ -13,6 +13,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace rw = rewind;
 namespace nn = rw::nn;
@@ -277,6 +278,12 @@ TEST_CASE("mistakes are named") {
                        rw::Error);
   CHECK_THROWS_WITH_AS(rw::dry_run([&] { static_cast<void>(rw::profile(net, x, sgd)); }), doctest::Contains("dry run"), rw::Error);
   CHECK_THROWS_AS(rw::profile(net, images({4, 8, 8, 5}), sgd), rw::Error);
+
+  std::optional<rw::ShapesOnly> dry(std::in_place);
+  nn::Sequential shapes = small_net();
+  rw::optim::SGD of_shapes{shapes.parameters(), {.lr = 0.1}};
+  dry.reset();
+  CHECK_THROWS_WITH_AS(rw::profile(shapes, x, of_shapes), doctest::Contains("was made in a dry run"), rw::Error);
 }
 
 TEST_CASE("the machine is measured once, or again for what is more, and its roofs meet at the ridge") {

@@ -52,7 +52,8 @@ def convolutions(r):
     c, k2, d2 = r["c"], r["k"]**2, r["d"]**2
     for conv, name, parameters in zip(r["convolutions"], ("full", "depthwise", "depthwise-separable"),
                                       (c * c * k2, c * k2, c * k2 + c * c)):
-        has_keys("a convolution", conv, "name parameters flops formula bytes_moved forward_ms step_ms gflops_per_second")
+        has_keys("a convolution", conv, "name parameters flops formula bytes_moved forward_ms forward_backward_ms "
+                 "gflops_per_second")
         expect("name", conv["name"], name)
         expect(f"{name}, parameters and FLOPs", (conv["parameters"], conv["flops"]), (parameters, 2 * parameters * d2))
         expect(f"{name}, formula", conv["formula"], {"parameters": conv["parameters"], "flops": conv["flops"]})
@@ -207,7 +208,7 @@ def main():
     # The page was written by a program with these keys; with small settings it may lack a row, but no key.
     make, page = page_maker(), (ROOT / "docs" / "lecture" / f"{program.name}.md").read_text()
     try:
-        make.render(page, done.stdout, results)
+        make.render(page, done.stdout, {**results, "machine": make.machine()})
     except ValueError as error:
         if "0 rows with" not in str(error):
             faults.append(f"the page: {error}")
