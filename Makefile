@@ -70,7 +70,7 @@ check-portable:
 	  /lib64/ld-linux-x86-64.so.2 --glibc-hwcaps-mask x86-64-v3 build/portable/tests/rewind_tests_$$t || exit 1; done
 
 check-resident:
-	scripts/bootstrap.sh build examples
+	scripts/bootstrap.sh build examples python
 	cmake --preset release $(call NEED,CLI11 nlohmann_json)
 	$(BUILD) release -j $(JOBS) --target compare_checkpointing
 	tests/whole/resident_test.py build/release/examples/compare_checkpointing --all

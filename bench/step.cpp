@@ -55,7 +55,8 @@ void write_start(const std::string& path, const std::vector<rw::Parameter>& para
 /// Nothing is left to chance, so that another framework can do the same steps.
 class WithoutDropout final : public rw::nn::ModuleVisitor {
   void visit(const std::string&, rw::nn::Module& module) override {
-    if (dynamic_cast<rw::nn::Dropout*>(&module) != nullptr) module.eval();
+    if (dynamic_cast<rw::nn::Dropout*>(&module) != nullptr || dynamic_cast<rw::nn::StochasticDepth*>(&module) != nullptr)
+      module.eval();
   }
 };
 
@@ -108,7 +109,7 @@ void run(const Settings& s) {
     optimizer->step();
     if (i >= 0) ms.push_back(1e3 * support::seconds_since(begin));
   }
-  if (ms.empty()) return;
+  if (ms.empty()) rw::fail("interrupted before a step was timed; there is nothing to report");
   std::ranges::sort(ms);
   const double median = rw::percentile(ms, 0.5), p95 = rw::percentile(ms, 0.95);
   const rw::memory::Usage peak = rw::memory::peak(), live = rw::memory::live();

@@ -48,7 +48,7 @@ if(REWIND_PYTHON)
   endforeach()
 endif()
 # Other versions of clang-format lay some things out differently; 14 is Debian 12's.
-find_program(REWIND_CLANG_FORMAT clang-format)
+find_program(REWIND_CLANG_FORMAT NAMES clang-format-14)
 if(REWIND_CLANG_FORMAT)
   add_test(NAME check_format COMMAND ${PROJECT_SOURCE_DIR}/scripts/format.sh --check)
 endif()

@@ -76,7 +76,7 @@ void for_range(std::int64_t n, std::int64_t grain, F&& body) {
 }
 
 /// While alive, calls into an OpenMP-threaded library from this thread stay on this thread (a BLAS call in a serial
-/// region would otherwise start threads, and its bits depend on their number). Free inside a parallel loop.
+/// region would otherwise start threads, and its bits depend on their number). Free on the other threads of a loop.
 class SerialRegion {
  public:
   SerialRegion();

@@ -106,14 +106,6 @@ void fill_normal(double* y, std::int64_t n, double mean, double stddev, std::uin
 }
 
 template <class T>
-void fill_bernoulli(T* y, std::int64_t n, double p, std::uint64_t seed, std::uint64_t offset) {
-  const auto hits = static_cast<std::uint64_t>(p * 0x1p32);
-  for_groups(n, 1, seed, offset, [=](const std::uint32_t* word, std::int64_t at, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) y[at + j] = word[j] < hits ? T{1} : T{0};
-  });
-}
-
-template <class T>
 void fill_permutation(T* y, std::int64_t n, std::uint64_t seed, std::uint64_t offset) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(i);
   std::uint32_t word[philox_group];
@@ -129,8 +121,6 @@ void fill_permutation(T* y, std::int64_t n, std::uint64_t seed, std::uint64_t of
   }
 }
 
-template void fill_bernoulli(float*, std::int64_t, double, std::uint64_t, std::uint64_t);
-template void fill_bernoulli(double*, std::int64_t, double, std::uint64_t, std::uint64_t);
 template void fill_permutation(std::int32_t*, std::int64_t, std::uint64_t, std::uint64_t);
 template void fill_permutation(std::int64_t*, std::int64_t, std::uint64_t, std::uint64_t);
 

@@ -64,9 +64,6 @@ void fill_uniform(T* y, std::int64_t n, T low, T high, std::uint64_t seed, std::
 /// Normal (Box-Muller).
 template <class T>
 void fill_normal(T* y, std::int64_t n, T mean, T stddev, std::uint64_t seed, std::uint64_t offset);
-/// 1 with probability p (to 2^-32), else 0.
-template <class T>
-void fill_bernoulli(T* y, std::int64_t n, double p, std::uint64_t seed, std::uint64_t offset);
 /// A permutation of 0 .. n-1 (Fisher-Yates, one thread). T: int32, int64.
 template <class T>
 void fill_permutation(T* y, std::int64_t n, std::uint64_t seed, std::uint64_t offset);

@@ -23,7 +23,7 @@ class Shape {
   /// Number of elements; 1 for rank 0.
   std::int64_t numel() const {
     std::int64_t n = 1;
-    for (int i = 0; i < rank_; ++i) n *= extent_[i];
+    for (int i = 0; i < rank_ && n != 0; ++i) n *= extent_[i];
     return n;
   }
   /// The same, or -1 where that is no std::int64_t: for a shape that no tensor has yet.

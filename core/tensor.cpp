@@ -71,6 +71,7 @@ void restore_gradients() noexcept {
 namespace {
 
 std::size_t byte_count(const Shape& shape, DType dtype) {
+  if (shape.numel_or_none() == 0) return 0;
   std::size_t n = size_of(dtype);
   for (const std::int64_t e : shape)
     if (__builtin_mul_overflow(n, static_cast<std::size_t>(e), &n) || n > (std::size_t{1} << 62))

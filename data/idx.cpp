@@ -46,11 +46,11 @@ class File {
     return done;
   }
 
-  /// The size of what read() has still to give. Takes no memory to speak of.
-  std::size_t measure() {
+  /// The size of what read() has still to give, as far as `enough`. Takes no memory to speak of.
+  std::size_t measure(std::size_t enough) {
     const std::size_t start = offset_;
     std::vector<std::uint8_t> scratch(std::size_t{1} << 18);
-    while (read(scratch.data(), scratch.size()) == scratch.size()) {
+    while (offset_ - start < enough && read(scratch.data(), scratch.size()) == scratch.size()) {
     }
     const std::size_t size = offset_ - start;
     if (gzseek(file_, static_cast<z_off_t>(start), SEEK_SET) < 0) wrong(start, "cannot be read twice");
@@ -123,7 +123,7 @@ Idx read_idx(const std::string& path, int least_rank, int most_rank, const char*
                str("ends here, but its header announces ", idx.shape, " elements, up to byte ", end, "; ", File::mend));
   };
   if (count > believed)
-    if (const std::size_t size = file.measure(); size < count) cut_short(size);
+    if (const std::size_t size = file.measure(count); size < count) cut_short(size);
   idx.elements = Bytes(count);
   if (const std::size_t got = file.read(idx.elements.data(), count); got < count) cut_short(got);
   // Reading on also makes zlib check what it read.

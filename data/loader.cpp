@@ -148,8 +148,8 @@ struct DataLoader::Impl {
     }
     const std::int64_t first = number * options.batch, n = std::min(options.batch, layout.samples - first);
     Batch batch{view_rows(slot.x, 0, n), view_rows(slot.y, 0, n)};
-    const bool dry =
-        order.raw<std::int64_t>() == nullptr || slot.x.raw<std::byte>() == nullptr || slot.y.raw<std::byte>() == nullptr;
+    const bool dry = DryLedger::active() || order.raw<std::int64_t>() == nullptr || slot.x.raw<std::byte>() == nullptr ||
+                     slot.y.raw<std::byte>() == nullptr;
     if (!dry && !worker.joinable()) worker = std::thread([this] { work(); });
     const std::lock_guard guard(mutex);
     job = std::move(batch);

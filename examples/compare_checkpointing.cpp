@@ -2,13 +2,16 @@
 // time. Each peak is predicted by a dry run and then measured. The digits are real; the larger nets get random images.
 //
 // --json F: [{"strategy", "predicted_peak_bytes", "measured_peak_bytes" (also as "peak_bytes"), "peak_bytes_by_category",
-// "activation_peak_bytes", "process_peak_bytes" (resident), "step_ms_median", "recomputed_flops_ratio", "loss", "gradient_hash",
-// "schedule", "steps" (timed), "model", "batch", "size", "optimizer", "threads", "program_bytes" (resident before the net),
-// "fused"}]; recomputed_flops_ratio: FLOPs that are recomputed, over those of a step that recomputes nothing. With --frontier
+// "activation_peak_bytes", "process_peak_bytes" (resident, of the process so far), "step_ms_median", "recomputed_flops_ratio",
+// "loss", "gradient_hash", "schedule", "steps" (timed), "model", "batch", "size", "optimizer", "threads", "program_bytes" (resident
+// before the net), "fused"}]; recomputed_flops_ratio: FLOPs that are recomputed, over those of a step that recomputes nothing. With
+// --frontier
 // {"strategies": that list, "frontier": [{"bytes", "seconds"}]}, of the fastest step for every budget.
 
 #include "support/compare.h"
 #include "support/options.h"
+
+#include <optional>
 
 namespace rw = rewind;
 using namespace support;
@@ -70,6 +73,7 @@ void time(compare::Net& net, const Settings& s, std::vector<compare::Result>& re
 }
 
 void compare_strategies(const Settings& s) {
+  if (!s.report.empty()) rw::report::expect_chart();
   finish_on_interrupt();
   rw::parallel::set_threads(s.threads);
   const std::size_t program_bytes = compare::peak_resident();
@@ -80,17 +84,15 @@ void compare_strategies(const Settings& s) {
   std::vector<compare::Result> results = measure(net, s);
   time(net, s, results);
   std::erase_if(results, [](const compare::Result& r) { return r.step_ms.empty(); });
-  if (results.empty()) return;
+  if (results.empty()) rw::fail("interrupted before a step was timed; there is nothing to report");
 
   compare::print(results);
-  nlohmann::json list = compare::to_json(results, about), frontier;
-  if (s.frontier || !s.report.empty()) {
-    const compare::Picture picture = compare::picture(net, results);
-    if (s.frontier) compare::print(picture);
-    frontier = picture.frontier;
-    if (!s.report.empty()) compare::write_report(s.report, results, picture, list, about);
-  }
-  write_json(s.json, s.frontier ? nlohmann::json{{"strategies", list}, {"frontier", frontier}} : list);
+  nlohmann::json list = compare::to_json(results, about);
+  std::optional<compare::Picture> picture;
+  if (s.frontier || !s.report.empty()) picture = compare::picture(net, results);
+  if (s.frontier) compare::print(*picture);
+  write_json(s.json, s.frontier ? nlohmann::json{{"strategies", list}, {"frontier", picture->frontier}} : list);
+  if (!s.report.empty()) compare::write_report(s.report, results, *picture, list, about);
   compare::assert_equal(results);
   std::cout << "\nPredicted peaks are the measured ones to the byte. The gradients and the loss of all strategies are identical to "
                "the last bit.\n";

@@ -65,14 +65,14 @@ struct ClipGradient {
   static Cost cost(Inputs in, const Specs&, const Attr&) { return optim::update_cost(in, mutates, 1); }
   static void forward(const Forward& f, const Attr& a) {
     const double factor = a.max_norm / (std::sqrt(*f.in<double>(1)) + 1e-6);
-    if (factor >= 1) return;  // not for nan, which reaches the gradients
+    if (factor >= 1 || std::isinf(a.max_norm)) return;  // not for nan, which reaches the gradients
     visit_float(f.in_dtype(0), [&](auto zero) {
       using T = decltype(zero);
       kernels::scale(f.mutable_in<T>(0), static_cast<T>(factor), f.in_shape(0).numel());
     });
   }
   static void samples(Samples<Attr> s) {
-    for (const double max_norm : {0.0, 0.5, 100.0})
+    for (const double max_norm : {0.0, 0.5, 100.0, std::numeric_limits<double>::infinity()})
       for (const Shape& shape : {Shape{}, Shape{7}, Shape{3, 17}}) s.add({sample(shape), full({}, 4, float64)}, {max_norm});
     s.error({arange(3, int32), zeros({}, float64)}, {1}, "the gradient is int32 [3]");
     s.error({sample({3}), zeros({}, float32)}, {1}, "must be float64 [], got float32 [] for a gradient [3]");

@@ -173,30 +173,49 @@ Tensor Optimizer::state(std::string_view parameter, std::string_view slot) const
 
 std::int64_t Optimizer::updates(std::string_view parameter) const { return find(parameter).updates; }
 
-// The copies are kept beside the tracker: what is measured meanwhile is the step, not the trial.
+namespace {
+
+// Copies are kept beside the tracker: what is measured meanwhile is the step, not the trial.
+std::vector<std::byte> bytes_in(const Tensor& t) { return {t.raw<const std::byte>(), t.raw<const std::byte>() + t.bytes()}; }
+
+void put_back(const std::vector<std::byte>& bytes, const Tensor& t) {
+  std::ranges::copy(bytes, t.raw<std::byte>());
+  ++t.impl().storage->version;
+}
+
+}  // namespace
+
 Optimizer::Trial::Trial(Optimizer& optimizer) : optimizer_(optimizer), steps_(optimizer.steps_) {
-  for (const Member& m : optimizer_.members_) {
-    Kept& kept = members_.emplace_back();
+  for (const Member& m : optimizer_.members_)
+    if (const Tensor& value = m.parameter.value; value.raw<std::byte>() == nullptr)
+      fail(str(optimizer.name_, ": ", described(m.parameter), ", ", value.dtype(), " ", value.shape(),
+               ", was made in a dry run, which is over; make the net outside"));
+  members_.resize(optimizer_.members_.size());
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    const Member& m = optimizer_.members_[i];
+    Kept& kept = members_[i];
     kept.updates = m.updates;
+    kept.value = bytes_in(m.parameter.value);
     for (int s = 0; s < max_slots; ++s)
-      if (const Tensor& t = m.slot[s]; t.defined() && !left_by_dry_run(t))
-        kept.slot[s].assign(t.raw<const std::byte>(), t.raw<const std::byte>() + t.bytes());
+      if (m.slot[s].defined() && !left_by_dry_run(m.slot[s])) kept.slot[s] = bytes_in(m.slot[s]);
   }
+  for (std::size_t i = 0; i < members_.size(); ++i) members_[i].gradient = optimizer_.members_[i].parameter.value.take_grad();
 }
 
 Optimizer::Trial::~Trial() {
   optimizer_.steps_ = steps_;
   for (std::size_t i = 0; i < members_.size(); ++i) {
     Member& m = optimizer_.members_[i];
-    m.updates = members_[i].updates;
+    Kept& kept = members_[i];
+    m.updates = kept.updates;
+    put_back(kept.value, m.parameter.value);
+    m.parameter.value.set_grad(std::move(kept.gradient));
     for (int s = 0; s < max_slots; ++s) {
-      const std::vector<std::byte>& kept = members_[i].slot[s];
-      if (kept.empty()) {
+      if (kept.slot[s].empty()) {
         m.slot[s] = Tensor();
         m.ready = false;
       } else {
-        std::ranges::copy(kept, m.slot[s].raw<std::byte>());
-        ++m.slot[s].impl().storage->version;
+        put_back(kept.slot[s], m.slot[s]);
       }
     }
   }

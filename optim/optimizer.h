@@ -75,8 +75,8 @@ class Optimizer {
   /// How often a parameter has moved.
   std::int64_t updates(std::string_view parameter) const;
 
-  /// While alive, steps are on trial: at its end the optimizer's state and step counts are as they were. (Not the parameters,
-  /// which are not the optimizer's.)
+  /// While alive, steps are on trial: at its end parameters, their gradients, the optimizer's state and step counts are as they
+  /// were (and meanwhile the gradients are gone). Throws Error for parameters that were made in a dry run.
   class Trial;
 
  protected:
@@ -125,8 +125,9 @@ class Optimizer::Trial {
 
  private:
   struct Kept {
-    std::int64_t updates;
-    std::vector<std::byte> slot[max_slots];
+    std::int64_t updates = 0;
+    std::vector<std::byte> value, slot[max_slots];
+    Tensor gradient;
   };
   Optimizer& optimizer_;
   std::int64_t steps_;

@@ -17,12 +17,9 @@ using detail::now;
 class Unchanged {
  public:
   Unchanged(nn::Module& net, const Tensor& input, optim::Optimizer& optimizer) : modes_(net), optimizer_(optimizer) {
-    gradients_.emplace_back(input, input.take_grad());
-    for (const Parameter& p : net.parameters()) {
-      gradients_.emplace_back(p.value, p.value.take_grad());
-      keep(p.value);
-    }
     for (const Parameter& b : net.buffers()) keep(b.value);
+    gradients_.emplace_back(input, input.take_grad());
+    for (const Parameter& p : net.parameters()) gradients_.emplace_back(p.value, p.value.take_grad());
   }
   ~Unchanged() {
     for (const auto& [value, gradient] : gradients_) value.set_grad(gradient);
@@ -38,8 +35,7 @@ class Unchanged {
   void keep(const Tensor& t) {
     const auto* bytes = t.raw<const std::byte>();
     if (bytes == nullptr)
-      fail(str("profile: a parameter or buffer, ", t.dtype(), " ", t.shape(),
-               ", was made in a dry run, which is over; make the net outside"));
+      fail(str("profile: a buffer, ", t.dtype(), " ", t.shape(), ", was made in a dry run, which is over; make the net outside"));
     values_.emplace_back(t, std::vector<std::byte>(bytes, bytes + t.bytes()));
   }
 
@@ -247,13 +243,14 @@ std::vector<Throughput> measure_throughput(nn::Module& net, Steps& steps, const 
 
 EpochTime measure_epoch(nn::Module& net, Steps& steps, data::DataLoader& loader) {
   net.train();
-  EpochTime t{.samples = loader.samples()};
+  EpochTime t;
   const std::int64_t epoch = loader.epoch();
   const double start = now();
   double asked = start;
   for (auto batch : loader) {
     t.waiting += now() - asked;
     ++t.batches;
+    t.samples += batch.x.size(0);
     steps.train_on(std::move(batch));
     asked = now();
   }
@@ -281,6 +278,9 @@ Profile detail::profile(nn::Module& net, const Tensor& input, optim::Optimizer& 
   if (options.target.defined() && (options.target.rank() < 1 || options.target.size(0) != input.size(0)))
     fail(str("profile: needs one target for each sample, got targets ", options.target.shape(), " for an input ", input.shape()));
   if (options.target.defined() && loss.call != nullptr) fail("profile: got targets and a loss; the loss has to know its targets");
+
+  if (options.loader != nullptr && loss.call != nullptr)
+    fail("profile: got a loader and a loss, which knows nothing of the loader's targets; leave one out");
 
   const Unchanged unchanged(net, input, optimizer);
   const GradModeScope record(GradMode::record);

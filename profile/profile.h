@@ -131,11 +131,13 @@ Profile profile(nn::Module& net, const Tensor& input, optim::Optimizer& optimize
 /// steps and one more for the peak, beside dry runs, then what the options ask for. Afterwards parameters, buffers, gradients,
 /// optimizer state, training modes and random numbers are as before (not the gradients of leaves that the net reads and does not
 /// describe()). Call it between steps: a tape recorded before does not survive. Throws Error for an undefined or empty input,
-/// inside a dry run, when an option is out of range, and when the steps differ from each other.
+/// inside a dry run, when an option is out of range, when a parameter or buffer was made in a dry run, and when the steps differ
+/// from each other.
 inline Profile profile(nn::Module& net, const Tensor& input, optim::Optimizer& optimizer, const ProfileOptions& options = {}) {
   return detail::profile(net, input, optimizer, {}, options);
 }
-/// The same with a loss of your own, loss(output) -> Tensor. Training throughput is then that of the whole batch only.
+/// The same with a loss of your own, loss(output) -> Tensor. Training throughput is then that of the whole batch only, and
+/// options.loader an Error.
 template <class Loss>
   requires std::is_invocable_r_v<Tensor, Loss&, Tensor> Profile profile(nn::Module& net, const Tensor& input,
                                                                         optim::Optimizer& optimizer, Loss&& loss,

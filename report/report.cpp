@@ -101,13 +101,20 @@ nlohmann::json thin(const nlohmann::json& points, const std::vector<std::string>
   return kept;
 }
 
-std::string page(nlohmann::json data, const std::string& chart) {
-  const std::string library = read(chart);
+std::string chart_of(const std::string& chart) {
+  std::string library = read(chart);
   if (library.empty())
     throw Error("report: cannot read " + chart + ", which draws the charts of the page: install Debian's package libjs-chart.js" +
                 " (apt-get install libjs-chart.js)");
   if (library.find("</script") != std::string::npos || library.find("<!--") != std::string::npos)
     throw Error("report: " + chart + " cannot be put into a page; is it Chart.js 3.9, as Debian's package libjs-chart.js has it?");
+  return library;
+}
+
+void expect_chart(const std::string& chart) { static_cast<void>(chart_of(chart)); }
+
+std::string page(nlohmann::json data, const std::string& chart) {
+  const std::string library = chart_of(chart);
   thin_all(data);
   const auto title = data.find("title");
   return fill(embedded::html,
@@ -118,15 +125,20 @@ std::string page(nlohmann::json data, const std::string& chart) {
                {"data", embed(data)}});
 }
 
-void write(const std::string& path, nlohmann::json data) {
-  const std::string text = page(std::move(data)), part = path + ".part";
+void write_whole(const std::string& path, const std::string& text) {
+  namespace fs = std::filesystem;
+  std::error_code none;
+  const bool device = fs::exists(path, none) && !fs::is_regular_file(path, none);
+  const fs::path target = device ? fs::path(path) : fs::weakly_canonical(path, none);
+  const fs::path part = device ? target : fs::path(target.string() + ".part");
   std::ofstream file(part, std::ios::binary);
   file << text;
   file.close();
-  if (!file || std::rename(part.c_str(), path.c_str()) != 0) {
-    std::remove(part.c_str());
-    throw Error("report: cannot write " + path + ": check that the folder exists and has room");
-  }
+  if (file && (device || std::rename(part.c_str(), target.c_str()) == 0)) return;
+  if (!device) fs::remove(part, none);
+  throw Error("cannot write " + path + ": check that the folder exists and has room");
 }
+
+void write(const std::string& path, nlohmann::json data) { write_whole(path, page(std::move(data))); }
 
 }  // namespace rewind_lib::report

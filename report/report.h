@@ -39,7 +39,14 @@ inline constexpr const char* chart_js = "/usr/share/javascript/chart.js/chart.mi
 /// The page. `chart` is the file of Chart.js; Error names the package if it is not there.
 std::string page(nlohmann::json data, const std::string& chart = chart_js);
 
-/// Writes the page to a file, all of it or nothing: a report that stood there before stays when this one cannot be made.
+/// Throws Error, which names the package, when Chart.js is not there: before what is to be shown is measured.
+void expect_chart(const std::string& chart = chart_js);
+
+/// Writes a file, all of it or nothing: what stood there before stays when this cannot be written. A link stays a link, and a
+/// device (/dev/stdout) is written to. Throws Error.
+void write_whole(const std::string& path, const std::string& text);
+
+/// Writes the page to a file, in that way.
 void write(const std::string& path, nlohmann::json data);
 
 /// At most `limit` points of a list of objects, in order: of each stretch the first, the last, and the least and the most sum of

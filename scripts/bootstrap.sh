@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the named groups need and that are missing; without any missing, it does nothing and
 # does not touch the network.
-#   scripts/bootstrap.sh [build] [examples] [test] [data] [browser] [bench] [peers] [trace] [tsan] [format]
+#   scripts/bootstrap.sh [build] [examples] [test] [data] [browser] [bench] [python] [peers] [trace] [tsan] [format]
 set -euo pipefail
 
 declare -A packages=(
@@ -11,9 +11,10 @@ declare -A packages=(
   [data]="dataset-fashion-mnist"
   [browser]="chromium chromium-driver python3-selenium"
   [bench]="libbenchmark-dev"
+  [python]="python3"
   [peers]="python3-torch libtorch-dev"
   [trace]="nodejs npm"
-  [tsan]="clang-14 libomp-14-dev"
+  [tsan]="clang-14 libclang-rt-14-dev libomp-14-dev"
   [format]="clang-format"
 )
 

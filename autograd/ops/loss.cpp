@@ -42,24 +42,31 @@ void visit_label(DType dtype, F&& f) {
   f(std::int64_t{});
 }
 
-Tensor cross_entropy_gradient(Tensor logits, Tensor labels, Tensor lse, Tensor g, const SmoothingAttr& a) {
-  return apply_one(ops::cross_entropy_gradient_op, {std::move(logits), std::move(labels), std::move(lse), std::move(g)}, &a);
+Tensor cross_entropy_gradient(Tensor logits, Tensor labels, Tensor lse, Tensor rest, Tensor g, const SmoothingAttr& a) {
+  return apply_one(ops::cross_entropy_gradient_op,
+                   {std::move(logits), std::move(labels), std::move(lse), std::move(rest), std::move(g)}, &a);
 }
 
-/// softmax(logits), given the rows' log-sum-exp.
-Tensor probabilities(Tensor logits, const Tensor& lse) { return exp(sub(std::move(logits), reshape(lse, Shape{lse.numel(), 1}))); }
+/// softmax(logits), given the rows' log-sum-exp, and what rounding took from it.
+Tensor probabilities(Tensor logits, const Tensor& lse, const Tensor& rest) {
+  const Shape column{lse.numel(), 1};
+  return exp(sub(sub(std::move(logits), reshape(lse, column)), reshape(rest, column)));
+}
 
 struct CrossEntropy {
   static constexpr const char* name = "cross_entropy";
   static constexpr const char* input_names = "logits, labels";
-  static constexpr const char* output_names = "loss, log-sum-exp";
+  static constexpr const char* output_names = "loss, log-sum-exp, its rounding";
   static constexpr Kind kind = Kind::reduction;
   using Attr = SmoothingAttr;
+  static constexpr std::uint32_t differentiable = bit(0) | bit(1);
 
-  /// The mean loss, and each row's log-sum-exp, which the gradient needs.
+  /// The mean loss, and what the gradient needs: each row's log-sum-exp, and what rounding took from it. (The exponential of a
+  /// difference of large logits would be off by as much.)
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_rows(name, in, a);
-    return {{{}, dtype}, {{in[0].size(0)}, dtype}};
+    const Shape rows{in[0].size(0)};
+    return {{{}, dtype}, {rows, dtype}, {rows, dtype}};
   }
   static Cost cost(Inputs in, const Specs&, const Attr&) { return {.flops = 4 * in[0].numel()}; }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr&) {
@@ -76,17 +83,18 @@ struct CrossEntropy {
           fail(str(name, ": row ", bad, " has label ", static_cast<std::int64_t>(labels[bad]), ", but logits ", f.in_shape(0),
                    " have ", classes, " classes: labels go from 0 to ", classes - 1));
         T* loss = reinterpret_cast<T*>(f.workspace<std::byte>() + scratch_bytes(rows));
-        kernels::cross_entropy_forward(f.in<T>(0), labels, rows, classes, a.smoothing, loss, f.out<T>(1));
+        kernels::cross_entropy_forward(f.in<T>(0), labels, rows, classes, a.smoothing, loss, f.out<T>(1), f.out<T>(2));
         kernels::sum(loss, &rows, 1, bit(0), static_cast<T>(1 / static_cast<double>(rows)), f.out<T>(0), f.workspace<double>());
       });
     });
   }
-  static Saves saves(const Attr&, std::uint32_t) { return {.inputs = bit(0) | bit(1), .outputs = bit(1)}; }
+  static Saves saves(const Attr&, std::uint32_t) { return {.inputs = bit(0) | bit(1), .outputs = bit(1) | bit(2)}; }
   static void vjp(Vjp& v, const Attr& a) {
-    Tensor logits = v.input(0), labels = v.input(1), lse = v.output(1);
+    Tensor logits = v.input(0), labels = v.input(1), lse = v.output(1), rest = v.output(2);
     // The log-sum-exp is an output like any other: a second derivative comes back through it.
-    if (v.has_grad(1)) v.give(0, mul(probabilities(logits, lse), reshape(v.grad(1), Shape{lse.numel(), 1})));
-    if (v.has_grad(0)) v.give(0, cross_entropy_gradient(std::move(logits), std::move(labels), std::move(lse), v.grad(0), a));
+    if (v.has_grad(1)) v.give(0, mul(probabilities(logits, lse, rest), reshape(v.grad(1), Shape{lse.numel(), 1})));
+    if (v.has_grad(0))
+      v.give(0, cross_entropy_gradient(std::move(logits), std::move(labels), std::move(lse), std::move(rest), v.grad(0), a));
   }
   static void samples(Samples<Attr> s) {
     int salt = 0;
@@ -118,7 +126,7 @@ struct CrossEntropy {
 /// (softmax(logits) - target) g / rows.
 struct CrossEntropyGradient {
   static constexpr const char* name = "cross_entropy_gradient";
-  static constexpr const char* input_names = "logits, labels, log-sum-exp, g";
+  static constexpr const char* input_names = "logits, labels, log-sum-exp, its rounding, g";
   static constexpr const char* output_names = "dlogits";
   static constexpr Kind kind = Kind::elementwise;
   using Attr = SmoothingAttr;
@@ -126,11 +134,11 @@ struct CrossEntropyGradient {
 
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_rows(name, in, a);
-    const Tensor rest[] = {in[0], in[2], in[3]};
-    check_floats(name, rest);
-    if (!(in[2].shape() == in[1].shape()) || !(in[3].shape() == Shape{}))
-      fail(str(name, ": logits ", in[0].shape(), " need a log-sum-exp ", in[1].shape(), " and a gradient [], not ", in[2].shape(),
-               " and ", in[3].shape()));
+    const Tensor floats[] = {in[0], in[2], in[3], in[4]};
+    check_floats(name, floats);
+    if (!(in[2].shape() == in[1].shape()) || !(in[3].shape() == in[1].shape()) || !(in[4].shape() == Shape{}))
+      fail(str(name, ": logits ", in[0].shape(), " need a log-sum-exp and its rounding ", in[1].shape(), " and a gradient [], not ",
+               in[2].shape(), ", ", in[3].shape(), " and ", in[4].shape()));
     return {{in[0].shape(), dtype}};
   }
   static Cost cost(Inputs, const Specs& out, const Attr&) { return ops::pointwise_cost(out, 4); }
@@ -139,28 +147,33 @@ struct CrossEntropyGradient {
       visit_label(f.in_dtype(1), [&](auto label_zero) {
         using T = decltype(zero);
         const std::int64_t rows = f.in_shape(0)[0], classes = f.in_shape(0)[1];
-        kernels::cross_entropy_backward(f.in<T>(0), f.in<decltype(label_zero)>(1), f.in<T>(2), rows, classes, a.smoothing,
-                                        f.in<T>(3), false, static_cast<T>(1 / static_cast<double>(rows)), f.out<T>(0));
+        kernels::cross_entropy_backward(f.in<T>(0), f.in<decltype(label_zero)>(1), f.in<T>(2), f.in<T>(3), rows, classes,
+                                        a.smoothing, f.in<T>(4), static_cast<T>(1 / static_cast<double>(rows)), f.out<T>(0));
       });
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) {
-    std::uint32_t inputs = bit(0) | bit(2);
-    if ((needs & bit(3)) != 0) inputs |= bit(1);
-    if ((needs & (bit(0) | bit(2))) != 0) inputs |= bit(3);
+    std::uint32_t inputs = bit(0) | bit(2) | bit(3);
+    if ((needs & bit(4)) != 0) inputs |= bit(1);
+    if ((needs & (bit(0) | bit(2) | bit(3))) != 0) inputs |= bit(4);
     return {.inputs = inputs};
   }
   static void vjp(Vjp& v, const Attr& a) {
-    Tensor u = v.grad(0), logits = v.input(0), lse = v.input(2);
+    Tensor u = v.grad(0), logits = v.input(0), lse = v.input(2), rest = v.input(3);
     const std::int64_t rows = v.input_shape(0)[0];
-    if (v.needs(0) || v.needs(2)) {
-      Tensor d = affine(mul(mul(u, probabilities(logits, lse)), v.input(3)), 1 / static_cast<double>(rows), 0);
-      if (v.needs(2)) v.give(2, neg(reshape(sum_to(d, {rows, 1}), Shape{rows})));
+    if (v.needs(0) || v.needs(2) || v.needs(3)) {
+      Tensor d = affine(mul(mul(u, probabilities(logits, lse, rest)), v.input(4)), 1 / static_cast<double>(rows), 0);
+      if (v.needs(2) || v.needs(3)) {
+        Tensor of_sum = neg(reshape(sum_to(d, {rows, 1}), Shape{rows}));
+        v.give(3, of_sum);
+        v.give(2, std::move(of_sum));
+      }
       v.give(0, std::move(d));
     }
-    if (v.needs(3)) {
+    if (v.needs(4)) {
       Tensor one = ones({}, u.dtype());
-      v.give(3, sum(mul(std::move(u), cross_entropy_gradient(std::move(logits), v.input(1), std::move(lse), std::move(one), a))));
+      v.give(4, sum(mul(std::move(u), cross_entropy_gradient(std::move(logits), v.input(1), std::move(lse), std::move(rest),
+                                                             std::move(one), a))));
     }
   }
   static void samples(Samples<Attr> s) {
@@ -169,13 +182,15 @@ struct CrossEntropyGradient {
       for (const double smoothing : {0.0, 0.1, 1.0}) {
         ++salt;
         Tensor labels = sample_labels(shape[0], shape[1], salt % 2 == 0 ? int32 : int64, salt);
-        s.add({sample(shape, -3, 1, salt), std::move(labels), sample({shape[0]}, 1, 3, salt), sample({}, 0.5, 1.5)}, {smoothing});
+        s.add({sample(shape, -3, 1, salt), std::move(labels), sample({shape[0]}, 1, 3, salt), sample({shape[0]}, -0.1, 0.1, salt),
+               sample({}, 0.5, 1.5)},
+              {smoothing});
       }
-    s.error({sample({2, 3}), arange(2, int64), sample({3}), sample({})}, {0},
-            "need a log-sum-exp [2] and a gradient [], not [3] and []");
-    s.error({sample({2, 3}), arange(2, int64), sample({2}), sample({2})}, {0}, "not [2] and [2]");
-    s.error({sample({2, 3}), sample({2}), sample({2}), sample({})}, {0}, "labels must be class numbers");
-    s.error({sample({2, 3}), arange(2, int64), sample({2}), Tensor()}, {0}, "is undefined");
+    s.error({sample({2, 3}), arange(2, int64), sample({3}), sample({2}), sample({})}, {0},
+            "need a log-sum-exp and its rounding [2] and a gradient [], not [3], [2] and []");
+    s.error({sample({2, 3}), arange(2, int64), sample({2}), sample({2}), sample({2})}, {0}, "not [2], [2] and [2]");
+    s.error({sample({2, 3}), sample({2}), sample({2}), sample({2}), sample({})}, {0}, "labels must be class numbers");
+    s.error({sample({2, 3}), arange(2, int64), sample({2}), sample({2}), Tensor()}, {0}, "is undefined");
   }
 };
 
@@ -246,7 +261,7 @@ struct MseGradient {
   static void forward(const Forward& f, const Attr&) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);
-      kernels::mse_backward(f.in<T>(0), f.in<T>(1), f.in_shape(0).numel(), *f.in<T>(2), f.out<T>(0), static_cast<T*>(nullptr));
+      kernels::mse_backward(f.in<T>(0), f.in<T>(1), f.in_shape(0).numel(), *f.in<T>(2), f.out<T>(0));
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) {
@@ -283,7 +298,7 @@ constinit const OpDecl mse_gradient_op = declare<MseGradient>();
 
 Tensor cross_entropy(Tensor logits, Tensor labels, double label_smoothing) {
   const SmoothingAttr attr{label_smoothing};
-  Tensor in[] = {std::move(logits), std::move(labels)}, out[2];
+  Tensor in[] = {std::move(logits), std::move(labels)}, out[3];
   apply(ops::cross_entropy_op, in, &attr, out);
   return std::move(out[0]);
 }

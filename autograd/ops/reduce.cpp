@@ -115,7 +115,10 @@ struct TakeAt {
     if (!(in[0].shape() == a.shape)) fail(str(name, ": x has shape ", in[0].shape(), ", but the positions point into ", a.shape));
     return {{in[1].shape(), dtype}};
   }
-  static Cost cost(Inputs, const Specs&, const Attr&) { return {}; }
+  static Cost cost(Inputs in, const Specs&, const Attr&) {
+    return {.bytes_read =
+                static_cast<std::int64_t>(in[1].bytes()) + in[1].numel() * static_cast<std::int64_t>(size_of(in[0].dtype()))};
+  }
   static void forward(const Forward& f, const Attr&) {
     visit_float(f.out_dtype(0), [&](auto zero) {
       using T = decltype(zero);

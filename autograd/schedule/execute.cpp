@@ -247,8 +247,12 @@ Value execute(Stages* owned, const std::vector<Action>& actions, Value a) {
     s->stages = stages;
     s->first = static_cast<int>(begin) + 1;
     s->last = static_cast<int>(end);
-    const auto from =
-        s->last == static_cast<int>(forward.size()) ? backward : std::ranges::find(backward, actions.end(), B(s->last + 1)) + 1;
+    auto from = backward;
+    if (s->last < static_cast<int>(forward.size())) {
+      from = std::ranges::find(backward, actions.end(), B(s->last + 1));
+      if (from == actions.end()) refuse(actions, str("B", s->last + 1, " is missing"));
+      ++from;
+    }
     const auto to = std::ranges::find(from, actions.end(), B(s->first));
     if (to == actions.end()) refuse(actions, str("B", s->first, " is missing"));
     s->actions.assign(from, to + 1);

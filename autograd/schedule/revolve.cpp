@@ -57,8 +57,9 @@ std::int64_t revolve_extra_forwards(int n, int slots) {
 int revolve_split(int n, int slots) {
   check_slots(slots);
   const int runs = least_runs(n, slots);
-  // The first part runs once in the sweep, so at most runs - 1 times more; optimal are the splits that leave both parts within
-  // reach(.., runs - 1) and reach(.., runs - 2) (section 3 of the paper). This is the latest of them.
+  // The first part runs once in the sweep, so at most runs - 1 times more: it has at most reach(slots, runs - 1) stages. The second
+  // may run as often as all of it did, and has at least reach(slots - 1, runs - 1) (section 3 of the paper). This is the latest
+  // split that keeps to both.
   const std::int64_t split = std::min(reach(slots, runs - 1), n - reach(slots - 1, runs - 1));
   return static_cast<int>(std::clamp<std::int64_t>(split, 1, n - 1));
 }

@@ -107,7 +107,7 @@ def compare_ops(name, ops, folder, a):
     def ours():
         pattern = "|".join(f"^{op}(/real_time)?$" for op in ops)
         options = ["--benchmark_format=json", f"--benchmark_filter={pattern}", "--benchmark_min_time=0.2"]
-        report = json.loads(run([folder / "ops", *options], env={**os.environ, "OMP_NUM_THREADS": str(a.threads)}))
+        report = json.loads(run([folder / "ops", *options], env={**os.environ, "REWIND_NUM_THREADS": str(a.threads)}))
         unit = {"ns": 1e-6, "us": 1e-3, "ms": 1}
         found = {b["name"].removesuffix("/real_time"): b["real_time"] * unit[b["time_unit"]] for b in report["benchmarks"]}
         # That one runs a chain of a thousand.
@@ -199,10 +199,10 @@ def main():
     finally:
         if neighbour:
             neighbour.kill()
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=1) + "\n")
-    if a.markdown:
-        a.markdown.write_text("\n".join(lines) + "\n")
+        if a.json:
+            a.json.write_text(json.dumps(result, indent=1) + "\n")
+        if a.markdown:
+            a.markdown.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

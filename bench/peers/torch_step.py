@@ -32,14 +32,14 @@ WARM_UP = 3
 def read_start(path):
     with open(path, "rb") as file:
         header = json.loads(file.readline())
-        data = file.read()
+        data = bytearray(file.read())  # frombuffer wants one that could be written to
     tensors, at = {}, 0
     for t in header["tensors"]:
         dtype = {"float32": torch.float32, "int64": torch.int64}[t["dtype"]]
         count = 1
         for n in t["shape"]:
             count *= n
-        tensors[t["name"]] = torch.frombuffer(bytearray(data), dtype=dtype, count=count, offset=at).reshape(t["shape"]).clone()
+        tensors[t["name"]] = torch.frombuffer(data, dtype=dtype, count=count, offset=at).reshape(t["shape"]).clone()
         at += count * (8 if dtype == torch.int64 else 4)
     return tensors
 

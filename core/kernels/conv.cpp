@@ -154,12 +154,16 @@ struct Phase {
   PhaseTaps taps_h, taps_w;
 };
 
+// Those that have pixels.
+int64_t phases_across(const ConvShape& s) { return std::min(s.sw, s.w); }
+int64_t phases(const ConvShape& s) { return std::min(s.sh, s.h) * phases_across(s); }
+
 Phase phase_of(const ConvShape& s, int64_t index) {
   Phase p{};
-  p.h = index / s.sw;
-  p.w = index % s.sw;
-  p.grid_h = p.h < s.h ? (s.h - p.h - 1) / s.sh + 1 : 0;
-  p.grid_w = p.w < s.w ? (s.w - p.w - 1) / s.sw + 1 : 0;
+  p.h = index / phases_across(s);
+  p.w = index % phases_across(s);
+  p.grid_h = (s.h - p.h - 1) / s.sh + 1;
+  p.grid_w = (s.w - p.w - 1) / s.sw + 1;
   p.taps_h = taps_of_phase(p.h, s.kh, s.sh, s.ph, s.dh);
   p.taps_w = taps_of_phase(p.w, s.kw, s.sw, s.pw, s.dw);
   return p;
@@ -238,7 +242,7 @@ Product backward_product(const ConvShape& s, const Phase& phase) {
 int64_t backward_input_scratch(const ConvShape& s) {
   const bool scatter = s.sh * s.sw > 1;
   int64_t most = 0;
-  for (int64_t i = 0; i < s.sh * s.sw; ++i) {
+  for (int64_t i = 0; i < phases(s); ++i) {
     const Phase phase = phase_of(s, i);
     const Product p = backward_product(s, phase);
     const int64_t rows = tile_rows(s.n * phase.grid_h * phase.grid_w, depth_of(p.taps, p.depth));
@@ -346,7 +350,7 @@ void conv2d_backward_input(const ConvShape& s, const T* dy, const T* weight, T* 
   const int64_t scratch_size = backward_input_scratch(s);
   const int64_t panels = panel_count<T>(c);
 
-  for (int64_t index = 0; index < s.sh * s.sw; ++index) {
+  for (int64_t index = 0; index < phases(s); ++index) {
     const Phase phase = phase_of(s, index);
     const Grid grid{phase.grid_h, phase.grid_w, 1, 1};
     const int64_t pixels = s.n * grid.h * grid.w;
@@ -412,7 +416,7 @@ WeightPlan weight_plan(const ConvShape& s) {
   const int64_t pixels = s.n * s.out_h() * s.out_w();
   const int64_t size = std::max<int64_t>(1, s.o * taps * c);
   const int64_t cuts = std::min(max_partials / size, 2 * wanted_tiles);
-  p.by_pixels = cuts >= wanted_tiles || taps * s.groups == 1;
+  p.by_pixels = cuts >= wanted_tiles;
   if (p.by_pixels) {
     p.grain = std::max(parallel::pieces(parallel::pieces(pixels, std::max<int64_t>(1, cuts)), gathered_rows) * gathered_rows,
                        gathered_rows);

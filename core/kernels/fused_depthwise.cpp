@@ -24,6 +24,7 @@ struct Cut {
     images = max_of(1, parallel::pieces(n, most_pieces));
     const int64_t wanted_parts = max_of(2, parallel::pieces(wanted_pieces, max_of(1, n)));
     rows = n >= enough_images ? h : max_of(min_of(h, least_rows), parallel::pieces(h, wanted_parts));
+    rows = max_of(1, rows);
     parts = parallel::pieces(h, rows);
     pieces = parallel::pieces(n, images) * parts;
   }

@@ -74,11 +74,11 @@ Vector<T> sum_exp(const T* x, std::int64_t n, T max) {
   return sum;
 }
 
-// to[i] = (exp(x[i] - log_sum) - spread) scale, i < n, n whole vectors. On its own, for its registers.
+// to[i] = exp(x[i] - log_sum) scale - subtract, i < n, n whole vectors. On its own, for its registers.
 template <class T>
-[[gnu::noinline]] void softmax_gradient(const T* x, std::int64_t n, T log_sum, T spread, T scale, T* to) {
+[[gnu::noinline]] void softmax_gradient(const T* x, std::int64_t n, T log_sum, T scale, T subtract, T* to) {
   using V = Vector<T>;
-  const V k = splat<V>(scale), less = splat<V>(-spread * scale);
+  const V k = splat<V>(scale), less = splat<V>(-subtract);
   for (std::int64_t i = 0; i < n; i += lanes<T>)
     store(to + i, multiply_add(math::exp_of_difference(load<V>(x + i) - log_sum), k, less));
 }
@@ -197,11 +197,13 @@ std::int64_t first_bad_label(const Label* labels, std::int64_t rows, std::int64_
 
 template <class T, class Label>
 void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing, T* loss,
-                           T* lse) {
+                           T* lse, T* rest) {
   for_log_sums(logits, rows, classes, [=](std::int64_t r, T m, T log_of_sum) {
     const T* x = logits + r * classes;
     const double log_sum = static_cast<double>(log_of_sum), top = static_cast<double>(m);
-    lse[r] = static_cast<T>(top + log_sum);
+    const double all = top + log_sum;
+    lse[r] = static_cast<T>(all);
+    rest[r] = static_cast<T>((all - static_cast<double>(lse[r])) + (log_sum - (all - top)));
     double value = (1 - smoothing) * (log_sum + (top - static_cast<double>(x[labels[r]])));
     if (smoothing > 0) {
       const double mean =
@@ -215,28 +217,33 @@ void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t ro
 }
 
 template <class T, class Label>
-void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, std::int64_t rows, std::int64_t classes,
-                            double smoothing, const T* g, bool g_per_row, T scale, T* dx) {
+void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, const T* rest, std::int64_t rows,
+                            std::int64_t classes, double smoothing, const T* g, T scale, T* dx) {
+  const T k = scale * *g;
   const T spread = static_cast<T>(smoothing / static_cast<double>(classes)), peak = static_cast<T>(1 - smoothing) + spread;
+  const T less = spread * k;
   for_groups<T>(rows, classes, [=](std::int64_t row, std::int64_t count) {
     constexpr std::int64_t w = lanes<T>;
     const std::int64_t whole = whole_vectors<T>(classes);
     const T* x = logits + row * classes;
     T* to = dx + row * classes;
-    T sum[w], k[w], at_label[w];
+    T sum[w], of_exp[w], at_label[w];  // of_exp: k, and what is left of the sum
     for (std::int64_t r = 0; r < w; ++r) {
       const std::int64_t from = min_of(r, count - 1);
       sum[r] = lse[row + from];
-      k[r] = scale * g[g_per_row ? row + from : 0];
+      of_exp[r] = -rest[row + from];
       at_label[r] = x[from * classes + static_cast<std::int64_t>(labels[row + from])] - sum[r];
     }
     REWIND_INDEPENDENT
-    for (std::int64_t r = 0; r < w; ++r) at_label[r] = (math::exp_of_difference(at_label[r]) - peak) * k[r];
-    for (std::int64_t r = 0; r < count; ++r) softmax_gradient(x + r * classes, whole, sum[r], spread, k[r], to + r * classes);
+    for (std::int64_t r = 0; r < w; ++r) {
+      of_exp[r] = math::exp(of_exp[r]) * k;
+      at_label[r] = math::exp_of_difference(at_label[r]) * of_exp[r] - peak * k;
+    }
+    for (std::int64_t r = 0; r < count; ++r) softmax_gradient(x + r * classes, whole, sum[r], of_exp[r], less, to + r * classes);
     for (std::int64_t c = whole; c < classes; ++c) {
       REWIND_INDEPENDENT
       for (std::int64_t r = 0; r < count; ++r)
-        to[r * classes + c] = (math::exp_of_difference(x[r * classes + c] - sum[r]) - spread) * k[r];
+        to[r * classes + c] = math::exp_of_difference(x[r * classes + c] - sum[r]) * of_exp[r] - less;
     }
     for (std::int64_t r = 0; r < count; ++r) to[r * classes + static_cast<std::int64_t>(labels[row + r])] = at_label[r];
   });
@@ -262,31 +269,21 @@ T mse_forward(const T* a, const T* b, std::int64_t n) {
 }
 
 template <class T>
-void mse_backward(const T* a, const T* b, std::int64_t n, T g, T* da, T* db) {
+void mse_backward(const T* a, const T* b, std::int64_t n, T g, T* da) {
   const T k = static_cast<T>(2 * static_cast<double>(g) / static_cast<double>(n));
-  if (da != nullptr && db != nullptr) {
-    for_each(n, light, [=](std::int64_t i) {
-      const T d = (a[i] - b[i]) * k;
-      da[i] = d;
-      db[i] = -d;
-    });
-  } else if (da != nullptr) {
-    for_each(n, light, [=](std::int64_t i) { da[i] = (a[i] - b[i]) * k; });
-  } else if (db != nullptr) {
-    for_each(n, light, [=](std::int64_t i) { db[i] = (b[i] - a[i]) * k; });
-  }
+  for_each(n, light, [=](std::int64_t i) { da[i] = (a[i] - b[i]) * k; });
 }
 
-#define INSTANTIATE_LABEL(T, L)                                                                        \
-  template void cross_entropy_forward(const T*, const L*, std::int64_t, std::int64_t, double, T*, T*); \
-  template void cross_entropy_backward(const T*, const L*, const T*, std::int64_t, std::int64_t, double, const T*, bool, T, T*);
+#define INSTANTIATE_LABEL(T, L)                                                                            \
+  template void cross_entropy_forward(const T*, const L*, std::int64_t, std::int64_t, double, T*, T*, T*); \
+  template void cross_entropy_backward(const T*, const L*, const T*, const T*, std::int64_t, std::int64_t, double, const T*, T, T*);
 #define INSTANTIATE(T)                                                                    \
   template void softmax(const T*, std::int64_t, std::int64_t, T*);                        \
   template void softmax_backward(const T*, const T*, std::int64_t, std::int64_t, T*);     \
   template void log_softmax(const T*, std::int64_t, std::int64_t, T*);                    \
   template void log_softmax_backward(const T*, const T*, std::int64_t, std::int64_t, T*); \
   template T mse_forward(const T*, const T*, std::int64_t);                               \
-  template void mse_backward(const T*, const T*, std::int64_t, T, T*, T*);                \
+  template void mse_backward(const T*, const T*, std::int64_t, T, T*);                    \
   INSTANTIATE_LABEL(T, std::int32_t)                                                      \
   INSTANTIATE_LABEL(T, std::int64_t)
 INSTANTIATE(float)

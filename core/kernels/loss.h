@@ -22,20 +22,21 @@ template <class Label>
 std::int64_t first_bad_label(const Label* labels, std::int64_t rows, std::int64_t classes);
 
 /// loss[r] = -(1 - smoothing) log p[label] - smoothing / classes * sum of log p, as PyTorch defines it; lse[r] is the
-/// row's log-sum-exp, which the backward wants. Labels are in range (first_bad_label). The mean over rows is sum().
+/// row's log-sum-exp, which the backward wants, rest[r] what rounding took from it: much, where logits are large. Labels are in
+/// range (first_bad_label). The mean over rows is sum().
 template <class T, class Label>
 void cross_entropy_forward(const T* logits, const Label* labels, std::int64_t rows, std::int64_t classes, double smoothing, T* loss,
-                           T* lse);
-/// dx = (softmax(logits) - target) * scale * g; g is [rows], or one number when g_per_row is false. One pass.
+                           T* lse, T* rest);
+/// dx = (softmax(logits) - target) * scale * *g. One pass.
 template <class T, class Label>
-void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, std::int64_t rows, std::int64_t classes,
-                            double smoothing, const T* g, bool g_per_row, T scale, T* dx);
+void cross_entropy_backward(const T* logits, const Label* labels, const T* lse, const T* rest, std::int64_t rows,
+                            std::int64_t classes, double smoothing, const T* g, T scale, T* dx);
 
 /// Mean of (a - b)^2 over n elements.
 template <class T>
 T mse_forward(const T* a, const T* b, std::int64_t n);
-/// da = 2 (a - b) / n * g, db = -da; each may be null.
+/// da = 2 (a - b) / n * g.
 template <class T>
-void mse_backward(const T* a, const T* b, std::int64_t n, T g, T* da, T* db);
+void mse_backward(const T* a, const T* b, std::int64_t n, T g, T* da);
 
 }  // namespace rewind_lib::kernels

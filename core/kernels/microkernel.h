@@ -42,12 +42,13 @@ constexpr std::int64_t packed_size(std::int64_t k, std::int64_t n) {
   return k * ((n + block_n_max - 1) / block_n_max) * block_n_max;
 }
 
-/// Packs rows [k_begin, k_begin + rows) of a B[k,n] into its packed form, from b[rows,n] (or b[n,rows] if transposed).
-/// Panels [panel_begin, panel_end) of panel_count<T>(n) only, so that packing can be shared out.
 template <class T>
 constexpr std::int64_t panel_count(std::int64_t n) {
   return (n + block_n<T> - 1) / block_n<T>;
 }
+
+/// Packs rows [k_begin, k_begin + rows) of a B[k,n] into its packed form, from b[rows,n] (or b[n,rows] if transposed).
+/// Panels [panel_begin, panel_end) of panel_count<T>(n) only, so that packing can be shared out.
 template <class T>
 void pack(std::int64_t k, std::int64_t n, std::int64_t k_begin, std::int64_t rows, const T* b, std::int64_t ldb, bool transposed,
           T* packed, std::int64_t panel_begin, std::int64_t panel_end);

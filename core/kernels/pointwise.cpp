@@ -146,14 +146,10 @@ REWIND_INLINE T value(T x) {
 template <Unary op, class T>
 REWIND_INLINE T first(T s) {
   using enum Unary;
-  if constexpr (op == neg) return T{-1};
   if constexpr (op == exp) return s;
-  if constexpr (op == log) return T{1} / s;
   if constexpr (op == sqrt) return T{0.5} / s;
   if constexpr (op == tanh) return T{1} - s * s;
   if constexpr (op == sigmoid) return s * (T{1} - s);
-  if constexpr (op == relu) return s <= T{0} ? T{0} : T{1};
-  if constexpr (op == relu6) return ((s <= T{0}) | (s >= T{6})) ? T{0} : T{1};
   if constexpr (op == silu) {
     const T f = math::sigmoid(s);
     return f * (T{1} + s * (T{1} - f));
@@ -262,6 +258,8 @@ void unary_first(Unary op, const T* s, const T* g, T* r, std::int64_t n) {
       for_each(n, light, [=](std::int64_t i) { r[i] = -g[i]; });
     } else if constexpr (u == Unary::relu || u == Unary::relu6) {
       for_each(n, light, [=](std::int64_t i) { r[i] = inside<u>(g[i], s[i]); });
+    } else if constexpr (u == Unary::log) {  // 1 / s may be infinite where g / s is not
+      for_each(n, grain_of(u), [=](std::int64_t i) { r[i] = g[i] / s[i]; });
     } else {
       for_each(n, grain_of(u), [=](std::int64_t i) { r[i] = g[i] * first<u>(s[i]); });
     }
@@ -287,14 +285,6 @@ void affine(T a, const T* x, T b, T* y, std::int64_t n) {
 template <class T>
 void fill(T* y, T v, std::int64_t n) {
   for_each(n, light, [=](std::int64_t i) { y[i] = v; });
-}
-
-template <class T>
-void clamp(const T* x, T low, T high, T* y, std::int64_t n) {
-  for_each(n, light, [=](std::int64_t i) {
-    const T v = x[i] < low ? low : x[i];
-    y[i] = v > high ? high : v;
-  });
 }
 
 template <class T>
@@ -328,7 +318,6 @@ void dropout(const T* x, T* y, std::int64_t n, double p, std::uint64_t seed, std
   template void unary_second(Unary, const T*, const T*, T*, std::int64_t);                                  \
   template void affine(T, const T*, T, T*, std::int64_t);                                                   \
   template void fill(T*, T, std::int64_t);                                                                  \
-  template void clamp(const T*, T, T, T*, std::int64_t);                                                    \
   template void dropout(const T*, T*, std::int64_t, double, std::uint64_t, std::uint64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -66,9 +66,6 @@ void affine(T a, const T* x, T b, T* y, std::int64_t n);
 /// y = v. T: also int32, int64.
 template <class T>
 void fill(T* y, T v, std::int64_t n);
-/// y = min(max(x, low), high); NaN stays.
-template <class T>
-void clamp(const T* x, T low, T high, T* y, std::int64_t n);
 
 /// y = x mask / (1 - p), mask = 0 with probability p: made from (seed, offset) for each element, so that the same call
 /// on the gradient is the backward. Takes n words of the stream; `offset` is a multiple of 64 (random::Generator::take).

@@ -1,5 +1,6 @@
 #include <rewind/core/kernels/pool.h>
 
+#include <rewind/core/kernels/columns.h>
 #include <rewind/core/kernels/vector.h>
 #include <rewind/core/parallel.h>
 
@@ -216,12 +217,18 @@ void global_avg_pool_forward(std::int64_t n, std::int64_t pixels, std::int64_t c
       const T* from = x + image * pixels * c;
       for_vectors<T>(first, last, [&](auto tag, int64_t at) {
         using V = typename decltype(tag)::type;
-        V sum[4] = {};
-        int64_t p = 0;
-        for (; p + 4 <= pixels; p += 4)
-          for (int q = 0; q < 4; ++q) sum[q] += load<V>(from + (p + q) * c + at);
-        for (; p < pixels; ++p) sum[0] += load<V>(from + p * c + at);
-        store(y + image * c + at, ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale);
+        // Sums of parts, so that a large image does not lose what comes late to what is there already.
+        constexpr int64_t part = 4 * lines_per_flush;
+        V total = {};
+        for (int64_t p = 0; p < pixels;) {
+          const int64_t to = std::min(pixels, p + part);
+          V sum[4] = {};
+          for (; p + 4 <= to; p += 4)
+            for (int q = 0; q < 4; ++q) sum[q] += load<V>(from + (p + q) * c + at);
+          for (; p < to; ++p) sum[0] += load<V>(from + p * c + at);
+          total += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        }
+        store(y + image * c + at, total * scale);
       });
     }
   });

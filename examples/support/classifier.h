@@ -41,7 +41,8 @@ inline double accuracy(rw::nn::Module& net, const rw::data::Dataset& set) {
 inline Result train(rw::nn::Module& net, rw::optim::Adam& adam, rw::data::DataLoader& loader, const rw::data::Dataset& test,
                     const Options& options) {
   const std::int64_t steps = loader.batches() * options.epochs;
-  const auto schedule = rw::optim::warmup({.steps = std::max<std::int64_t>(1, steps / 20)}, rw::optim::Cosine{.steps = steps});
+  const std::int64_t ramp = std::max<std::int64_t>(1, steps / 20);
+  const auto schedule = rw::optim::warmup({.steps = ramp}, rw::optim::Cosine{.steps = std::max<std::int64_t>(1, steps - ramp)});
   finish_on_interrupt();
   Progress progress(steps);
   Result result;

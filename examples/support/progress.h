@@ -1,6 +1,7 @@
 #pragma once
 // What the training programs share around the training itself: a progress line, Ctrl-C, and the report in JSON.
 
+#include <rewind/report/report.h>
 #include <rewind/rewind.h>
 
 #include <nlohmann/json.hpp>
@@ -12,7 +13,6 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -69,11 +69,7 @@ inline nlohmann::json to_json(const rewind::memory::Usage& usage) {
 
 /// Writes a file that other programs read. Nothing for an empty path.
 inline void write_text(const std::string& path, const std::string& text) {
-  if (path.empty()) return;
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  if (!file) throw rewind::Error("cannot write " + path + ": check that the folder exists and has room");
+  if (!path.empty()) rewind::report::write_whole(path, text);
 }
 
 /// Writes what a program has printed, for other programs. Nothing for an empty path.
@@ -86,7 +82,8 @@ inline void expect_writable(const std::string& path) {
   const fs::path file = fs::absolute(path), folder = file.parent_path();
   if (fs::is_directory(file)) throw rewind::Error("cannot write " + path + ": it is a folder");
   if (!fs::is_directory(folder)) throw rewind::Error("cannot write " + path + ": there is no folder " + folder.string());
-  if (access(fs::exists(file) ? file.c_str() : folder.c_str(), W_OK) != 0)
+  const bool device = fs::exists(file) && !fs::is_regular_file(file);
+  if (access(device ? file.c_str() : folder.c_str(), W_OK) != 0 || (fs::exists(file) && access(file.c_str(), W_OK) != 0))
     throw rewind::Error("cannot write " + path + ": permission denied");
 }
 

@@ -1,5 +1,9 @@
 // What each strategy takes, and that all of them compute the same.
 
+// What is not there was not compared.
+const differs = (value, reference) => (value ?? null) !== null && (reference ?? null) !== null && value !== reference;
+const exact = (bytes) => (Number.isFinite(bytes) ? `${format.count(bytes)} bytes` : null);
+
 const CATEGORIES = [
   { key: "parameter", name: "parameters" },
   { key: "optimizer_state", name: "optimizer state" },
@@ -38,14 +42,14 @@ const strategiesSection = {
             title: "Peak",
             text: (s) => format.bytes(peakOf(s)),
             share: share(peakOf),
-            hint: (s) => `${format.count(peakOf(s))} bytes`,
+            hint: (s) => exact(peakOf(s)),
           },
           { title: "Share", text: (s) => format.percent(peakOf(s) / peakOf(base)) },
           {
             title: "Activations",
             text: (s) => format.bytes(s.activation_peak_bytes),
             share: share((s) => s.activation_peak_bytes),
-            hint: (s) => `${format.count(s.activation_peak_bytes)} bytes`,
+            hint: (s) => exact(s.activation_peak_bytes),
           },
           { title: "Time a step", text: (s) => format.milliseconds(s.step_ms_median), share: share((s) => s.step_ms_median) },
           { title: "Times", text: (s) => format.times(s.step_ms_median / base.step_ms_median) },
@@ -56,11 +60,11 @@ const strategiesSection = {
               s.predicted_peak_bytes === s.measured_peak_bytes && Number.isFinite(peakOf(s))
                 ? "the same"
                 : format.bytes(s.predicted_peak_bytes),
-            hint: (s) => `${format.count(s.predicted_peak_bytes)} bytes`,
+            hint: (s) => exact(s.predicted_peak_bytes),
             bad: (s) => isWrong(s),
           },
-          { title: "Loss", text: (s) => format.fixed(s.loss, 6), bad: (s) => s.loss !== base.loss },
-          { title: "Gradients (hash)", text: (s) => s.gradient_hash ?? "–", bad: (s) => s.gradient_hash !== base.gradient_hash },
+          { title: "Loss", text: (s) => format.fixed(s.loss, 6), bad: (s) => differs(s.loss, base.loss) },
+          { title: "Gradients (hash)", text: (s) => s.gradient_hash ?? "–", bad: (s) => differs(s.gradient_hash, base.gradient_hash) },
         ],
       }),
     ];

@@ -230,6 +230,20 @@ TEST_CASE("global_avg_pool is avg_pool2d over the whole image, gradients and all
   CHECK(close(gradients(y, v, {x})[0], gradients(z, view_as(v, {2, 1, 1, 4}), {x})[0]));
 }
 
+TEST_CASE("the mean of a large image in float32 is as exact as that of a small one") {
+  const Tensor y = rewind::global_avg_pool(rewind::full({1, 1024, 1024, 1}, 0.1));
+  CHECK(static_cast<double>(y.item()) == doctest::Approx(0.1).epsilon(1e-5));
+}
+
+TEST_CASE("a stride beyond the image is a window at its beginning, gradients too") {
+  Tensor x = rewind::ones({1, 4, 4, 16}).set_requires_grad(), w = rewind::ones({2, 1, 1, 16}).set_requires_grad();
+  const rewind::ConvOptions options{.stride = 100000};
+  rewind::backward(rewind::sum(rewind::conv2d(x, w, {}, options)));
+  CHECK(rewind::sum(x.grad()).item() == 32);
+  CHECK(x.grad().to_vector<float>()[0] == 2);
+  CHECK(rewind::sum(w.grad()).item() == 32);
+}
+
 TEST_CASE("multiplications are counted exactly") {
   const rewind::ShapesOnly shapes;
   const Tensor x = rewind::empty({1, 112, 112, 32});

@@ -87,6 +87,18 @@ TEST_CASE("the gradient of cross_entropy is softmax minus one-hot, over the rows
   CHECK(close(logits.grad(), (rw::softmax(logits.detach()) - one_hot) * 0.5));
 }
 
+TEST_CASE("the gradient of cross_entropy is as exact for large logits, whose log-sum-exp rounds") {
+  for (const double size : {1e4, 1e6, 1e8}) {
+    Tensor logits = rw::full({2, 10}, size).set_requires_grad();
+    rw::backward(rw::cross_entropy(logits, rw::from<std::int64_t>({3, 0}, {2})));
+    const auto g = logits.grad().to_vector<float>();
+    CHECK(g[3] == doctest::Approx(-0.45).epsilon(1e-6));
+    CHECK(g[10] == doctest::Approx(-0.45).epsilon(1e-6));
+    CHECK(g[0] == doctest::Approx(0.05).epsilon(1e-6));
+    CHECK(g[19] == doctest::Approx(0.05).epsilon(1e-6));
+  }
+}
+
 TEST_CASE("the gradient of cross_entropy takes over the buffer of the logits") {
   Tensor x = sample({64, 32});
   x.set_requires_grad();

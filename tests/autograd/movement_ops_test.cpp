@@ -82,6 +82,24 @@ TEST_CASE("views pass gradients on, and an op does not write into a buffer that 
   CHECK(values(doubled) == Values{2, 4, 6, 8});
 }
 
+TEST_CASE("the buffer under a view that outlived its tensor is not given to an output that is larger than the view") {
+  const Tensor other = counting({20, 64});
+  for (const bool last : {false, true}) {
+    const auto row = [&] {
+      Tensor table = counting({20, 64});
+      return last ? rw::slice(std::move(table), 0, 19, 20) : rw::slice(std::move(table), 0, 0, 1);
+    };
+    const Tensor kept = row();
+    const Values expected = values(other * kept);
+    CHECK(values(other * row()) == expected);
+    CHECK(values(row() * other) == expected);
+
+    Tensor a = other.clone().set_requires_grad();  // and in backward, which reads what is saved: the view alone
+    rw::backward(rw::sum(rw::mul(a, row())));
+    CHECK(values(a.grad()) == values(rw::ones({20, 64}, rw::float64) * kept));
+  }
+}
+
 TEST_CASE("permute moves axes, and the inverse permutation brings them back") {
   const Tensor x = counting({2, 3});
   CHECK(values(rw::permute(x, {1, 0})) == Values{0, 3, 1, 4, 2, 5});
@@ -116,6 +134,13 @@ TEST_CASE("concat takes more tensors than one call of the op holds") {
   CHECK(xs[1099].grad().item() == 2198);
   xs[837] = rw::full({1, 1}, 0, rw::float64);
   says(message_of([&] { rw::concat(xs, 0); }), "input 837 is float64 [1, 1]");
+}
+
+TEST_CASE("a shape of no elements may have extents of any size") {
+  const std::int64_t huge = std::int64_t{1} << 40;
+  CHECK(rw::reshape(rw::zeros({0}), {huge, huge, 0}).numel() == 0);
+  CHECK(rw::zeros({huge, huge, 0}).numel() == 0);
+  CHECK(rw::zeros({0, huge, huge}).bytes() == 0);
 }
 
 TEST_CASE("reshape refuses shapes whose elements cannot be counted") {

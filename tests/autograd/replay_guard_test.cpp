@@ -36,6 +36,12 @@ Tensor scheduled(bool drift, const Tensor& x) {
 
 }  // namespace
 
+TEST_CASE("a list without its backward is refused") {
+  for (const char* list : {"Fck1 Fall2", "Fck1 Fall2 B2"})
+    CHECK_THROWS_WITH_AS(rw::schedule::execute(new Drifting(false), rw::schedule::parse(list), {input()}),
+                         doctest::Contains("is missing"), rw::Error);
+}
+
 TEST_CASE("a recomputed function that computes other values is caught, with the op named") {
   const rw::ReplayGuard guard;
   int runs = 0;

@@ -35,9 +35,8 @@ case $way in
     install_rewind
     export PKG_CONFIG_PATH
     PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name rewind.pc)")
-    # Unquoted on purpose: these are lists of flags.
-    # shellcheck disable=SC2046
-    g++ -std=c++20 -O2 "$here/main.cpp" -o "$out/consumer" $(pkg-config --cflags --libs rewind)
+    # Lists of flags, in which pkg-config quotes what a shell would take apart.
+    eval "g++ -std=c++20 -O2 '$here/main.cpp' -o '$out/consumer' $(pkg-config --cflags --libs rewind)"
     LD_LIBRARY_PATH=$(pkg-config --variable=libdir rewind) "$out/consumer"
     ;;
   compile_cost)

@@ -118,16 +118,15 @@ TEST_CASE("a permutation holds every number once and is about uniform") {
 TEST_CASE_TEMPLATE("random fills have the same bits for any number of threads", T, float, double) {
   const std::int64_t n = 70003;
   const int before = parallel::threads();
-  std::vector<T> first[4];
+  std::vector<T> first[3];
   for (int threads = 1; threads <= 4; ++threads) {
     parallel::set_threads(threads);
-    std::vector<T> v[4];
+    std::vector<T> v[3];
     for (auto& x : v) x.resize(static_cast<std::size_t>(n));
     random::fill_uniform(v[0].data(), n, T{0}, T{1}, 9, 128);
     random::fill_normal(v[1].data(), n, T{0}, T{1}, 9, 128);
-    random::fill_bernoulli(v[2].data(), n, 0.3, 9, 128);
-    k::dropout(v[0].data(), v[3].data(), n, 0.3, 9, 128);
-    for (int i = 0; i < 4; ++i) {
+    k::dropout(v[0].data(), v[2].data(), n, 0.3, 9, 128);
+    for (int i = 0; i < 3; ++i) {
       if (threads == 1) first[i] = v[i];
       CHECK(std::memcmp(first[i].data(), v[i].data(), sizeof(T) * v[i].size()) == 0);
     }

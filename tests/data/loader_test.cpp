@@ -371,6 +371,22 @@ TEST_CASE("dry runs take batches of the right shapes and count no epochs") {
   CHECK(memory::live() == before);
 }
 
+TEST_CASE("a dry run of a loader that was made before reads nothing") {
+  struct Empty final : data::Source {
+    int reads = 0;
+    Layout layout() const override { return {.samples = 10, .x = {2}}; }
+    void read(std::span<const std::int64_t>, const Batch&) override { ++reads; }
+  } source;
+  DataLoader loader(source, {.batch = 4});
+  for (const Batch& b : loader) CHECK(b.y.rank() == 1);
+  CHECK(source.reads == 3);
+  {
+    const DryLedger dry;
+    for (const Batch& b : loader) CHECK(b.x.size(1) == 2);
+  }
+  CHECK(source.reads == 3);
+}
+
 TEST_CASE("mistakes with loaders are named") {
   const Tensor x = zeros({10, 3}), y = zeros({10}, int64);
   CHECK_THROWS_WITH_AS((DataLoader{x, y, {.batch = 0}}), "DataLoader: batch is 0; it is to be at least 1", Error);

@@ -245,6 +245,9 @@ TEST_CASE("latency, throughput and an epoch are there when they are asked for") 
   CHECK(p.epoch.samples == 10);
   CHECK(p.epoch.seconds >= p.epoch.waiting);
   CHECK(loader.epoch() == 0);
+  rw::data::DataLoader full(images({10, 8, 8, 3}), rw::zeros({10}, rw::int64), {.batch = 4, .drop_last = true});
+  CHECK(rw::profile(net, images({6, 8, 8, 3}), sgd, {.steps = 1, .latency_runs = 0, .throughput = false, .loader = &full})
+            .epoch.samples == 8);
 }
 
 TEST_CASE("a loss of one's own is used, and targets are") {
@@ -260,6 +263,25 @@ TEST_CASE("a loss of one's own is used, and targets are") {
       brief(1));
   CHECK(calls > 0);
   CHECK(std::ranges::any_of(p.ops, [](const rw::OpRow& r) { return std::string_view(r.op) == "square"; }));
+
+  // What the optimizer moves beside the net is put back, too.
+  nn::Linear head{3, 2};
+  std::vector<rw::Parameter> both = net.parameters();
+  std::ranges::move(head.parameters(), std::back_inserter(both));
+  rw::optim::SGD of_both{both, {.lr = 0.1}};
+  const std::uint64_t before = rw::hash(head.weight);
+  head.bias.set_grad(rw::ones({2}));
+  rw::profile(
+      net, images({4, 6}), of_both, [&](Tensor y) { return rw::mean(rw::square(head(std::move(y)))); }, brief(1));
+  CHECK(rw::hash(head.weight) == before);
+  CHECK(head.bias.grad().to_vector<float>() == std::vector<float>{1, 1});
+
+  rw::data::DataLoader loader(images({10, 6}), rw::zeros({10}, rw::int64), {.batch = 4});
+  rw::ProfileOptions with_loader = brief(1);
+  with_loader.loader = &loader;
+  CHECK_THROWS_WITH_AS(rw::profile(
+                           net, images({4, 6}), sgd, [](Tensor y) { return rw::mean(std::move(y)); }, with_loader),
+                       doctest::Contains("got a loader and a loss"), rw::Error);
 
   rw::ProfileOptions options = brief(1);
   options.target = rw::full({4}, 7, rw::int64);  // out of range for three classes

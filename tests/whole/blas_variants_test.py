@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 VARIANTS = {"openmp": True, "pthread": True, "serial": False}  # whether it has to be there
-CORES = ("Haswell", None)
+CPU_FLAGS = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+CORES = ("Haswell", None) if {"avx2", "fma"} <= set(CPU_FLAGS) else (None,)
 THREADS = (1, 2, 3, 4)
 
 
