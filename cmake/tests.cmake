@@ -2,7 +2,7 @@
 find_package(doctest QUIET)
 if(doctest_FOUND)
   add_library(rewind_tests_main OBJECT ${PROJECT_SOURCE_DIR}/tests/main.cpp)
-  target_link_libraries(rewind_tests_main PUBLIC doctest::doctest)
+  target_link_libraries(rewind_tests_main PUBLIC doctest::doctest rewind_core)
   rewind_own_flags(rewind_tests_main)
 
   foreach(group core autograd nn optim data profile report whole steady)

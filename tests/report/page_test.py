@@ -315,7 +315,8 @@ class Page(unittest.TestCase):
             self.skipTest("compare_checkpointing was not built")
         page = self.folder / "real.html"
         strategies = "vanilla,low-memory,sqrt,segments:3,budget:21MB"
-        command = [self.compare, "--model", "digits", "--steps", "1", "--frontier", "--strategies", strategies, "--report", page]
+        command = [self.compare, "--model", "digits", "--steps", "1", "--threads", "2", "--frontier"]
+        command += ["--strategies", strategies, "--report", page]
         subprocess.run(command, check=True, capture_output=True)
         self.open(page, 1440)
         titles = [title.text for title in self.find("section h2")]

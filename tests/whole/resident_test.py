@@ -36,7 +36,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run.json"
             steps = str(arguments.steps or (10 if arguments.all else 3))
-            command = [arguments.program, *task, "--optimizer", "momentum", "--strategies", strategy, "--steps", steps]
+            command = [arguments.program, *task, "--optimizer", "momentum", "--strategies", strategy, "--steps", steps,
+                       "--threads", "2"]
             done = subprocess.run([*command, "--json", out], capture_output=True, text=True)
             if done.returncode != 0:
                 faults.append(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
