@@ -85,7 +85,7 @@ int64_t depth_of(int64_t taps, int64_t channels) {
 
 int64_t tile_rows(int64_t pixels, int64_t depth) {
   const int64_t fit = std::clamp(tile_elements / std::max<int64_t>(1, depth) / block_m * block_m, min_rows, max_rows);
-  const int64_t share = parallel::pieces(parallel::pieces(pixels, wanted_tiles), block_m) * block_m;
+  const int64_t share = round_up(ceil_div(pixels, wanted_tiles), block_m);
   return std::max<int64_t>(1, std::min(fit, std::max(min_rows, share)));
 }
 
@@ -274,10 +274,9 @@ struct WindowPlan {
     WindowPlan p{};
     p.run = panel_count<T>(s.kw * s.c) * block_n<T>;
     p.pitch = std::max((s.out_w() - 1) * s.sw * s.c + p.run, (s.pw + s.w) * s.c);
-    const int64_t wanted =
-        std::max(parallel::pieces(wanted_tiles, std::max<int64_t>(1, s.n)), parallel::pieces(s.h * p.pitch, band_elements));
+    const int64_t wanted = std::max(ceil_div(wanted_tiles, std::max<int64_t>(1, s.n)), ceil_div(s.h * p.pitch, band_elements));
     p.bands = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, s.h / (4 * s.kh)));
-    p.band = parallel::pieces(s.h, p.bands);
+    p.band = ceil_div(s.h, p.bands);
     p.windows = window_rows * s.kh * p.run;
     p.packed = s.kh * s.o * p.run;
     return p;
@@ -418,13 +417,12 @@ WeightPlan weight_plan(const ConvShape& s) {
   const int64_t cuts = std::min(max_partials / size, 2 * wanted_tiles);
   p.by_pixels = cuts >= wanted_tiles;
   if (p.by_pixels) {
-    p.grain = std::max(parallel::pieces(parallel::pieces(pixels, std::max<int64_t>(1, cuts)), gathered_rows) * gathered_rows,
-                       gathered_rows);
+    p.grain = std::max(round_up(ceil_div(pixels, std::max<int64_t>(1, cuts)), gathered_rows), gathered_rows);
     p.pieces = parallel::pieces(pixels, p.grain);
     p.depth = depth_of(taps, c);
   } else {
-    const int64_t wanted = parallel::pieces(wanted_tiles, taps * s.groups);
-    p.o_tile = std::max<int64_t>(1, parallel::pieces(parallel::pieces(o, wanted), block_m) * block_m);
+    const int64_t wanted = ceil_div(wanted_tiles, taps * s.groups);
+    p.o_tile = std::max<int64_t>(1, round_up(ceil_div(o, wanted), block_m));
     p.o_tiles = parallel::pieces(o, p.o_tile);
     p.pieces = taps * s.groups * p.o_tiles;
     p.depth = c;

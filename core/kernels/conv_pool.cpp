@@ -42,7 +42,7 @@ bool simple(const ConvShape& c) { return own_microkernel && c.sh == 1 && c.sw ==
 
 template <class T>
 int64_t pitch_of(const ConvShape& c) {
-  return parallel::pieces(c.o, lanes<T> / 2) * (lanes<T> / 2);
+  return round_up(c.o, lanes<T> / 2);
 }
 
 /// Whether a whole convolution by the transform, pooled afterwards, has so few multiplications that it is the faster one.
@@ -165,7 +165,7 @@ struct ForwardPlan {
     const ConvShape& c = s.conv;
     k = c.kh * c.kw * c.c;
     pitch = pitch_of<T>(c);
-    grain = max_of(1, parallel::pieces(c.n, 2 * most_pieces));
+    grain = max_of(1, ceil_div(c.n, 2 * most_pieces));
     pieces = parallel::pieces(c.n, grain);
     if (in_cache<T>(c)) {
       by_lines = along_lines<T>(s);
@@ -261,10 +261,10 @@ struct BackwardPlan {
   BackwardPlan(const ConvPoolShape& s, bool dx, Carver& carver) {
     const ConvShape& c = s.conv;
     half = c.kw * c.c <= lanes<T> / 2;
-    run = half ? lanes<T> / 2 : parallel::pieces(c.kw * c.c, lanes<T>) * lanes<T>;
+    run = half ? lanes<T> / 2 : round_up(c.kw * c.c, lanes<T>);
     size = c.kh * run;
     images = Padded(c).size + run;
-    grain = parallel::pieces(parallel::pieces(c.n, most_pieces / 2), in_turn) * in_turn;
+    grain = round_up(ceil_div(c.n, most_pieces / 2), in_turn);
     pieces = parallel::pieces(c.n, grain);
     filters = carver.take<T>(c.o * size);
     partials = carver.take<T>(pieces * c.o * (size + 1));

@@ -1,5 +1,6 @@
 #include <rewind/core/kernels/depthwise.h>
 
+#include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/vector.h>
 #include <rewind/core/parallel.h>
 
@@ -13,8 +14,6 @@ namespace {
 using std::int64_t;
 
 constexpr int64_t max_pieces = 32;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // for a >= 0
 
 // Rows of `row` elements a piece. Neighbours read the same rows, so a thread takes many that follow one another.
 int64_t row_grain(int64_t rows, int64_t row) {

@@ -138,7 +138,7 @@ struct SettlePlan {
   SettlePlan(std::int64_t rows, std::int64_t channels, fused::Carver& carver) {
     affine = fused::Affine<T>::carve(carver, channels);
     const std::int64_t fold = fused::line_of(channels) / channels;
-    grain = parallel::pieces(max_of(parallel::light_grain / channels, parallel::pieces(rows, std::int64_t{32})), fold) * fold;
+    grain = round_up(max_of(parallel::light_grain / channels, ceil_div(rows, std::int64_t{32})), fold);
     pieces = parallel::pieces(rows, grain);
     sums = carver.take<double>(max_of(1, pieces) * 2 * channels);
   }

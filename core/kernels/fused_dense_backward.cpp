@@ -17,7 +17,7 @@ int64_t weight_block(const ConvShape& g) {
 /// Pieces of y whose parts of dw are made on their own and added up.
 int64_t weight_pieces(const ConvShape& g) {
   const int64_t blocks = parallel::pieces(g.o, weight_block(g));
-  if (blocks > 1) return parallel::pieces(wanted_tiles, blocks);
+  if (blocks > 1) return ceil_div(wanted_tiles, blocks);
   return std::clamp<int64_t>(partial_elements / (g.o * g.kh * g.kw * g.c), 8, most_pieces);
 }
 
@@ -77,7 +77,7 @@ struct BackwardPlan {
     const bool by_tile = partial && (!s.dx || in_place);
     assembled = s.statistics && !by_tile ? carver.take<T>(s.rows() * g.o) : nullptr;
     const int64_t fold = line_of(g.c) / g.c, pixels = g.n * g.h * g.w;
-    rows_grain = parallel::pieces(max_of(parallel::light_grain / g.c, parallel::pieces(pixels, most_pieces)), fold) * fold;
+    rows_grain = round_up(max_of(parallel::light_grain / g.c, ceil_div(pixels, most_pieces)), fold);
     lay_out = small_windows<T>(g) || !fused::in_place(g);
     block = weight_block(g);
     together =

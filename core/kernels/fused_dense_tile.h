@@ -81,17 +81,17 @@ struct Cut {
     const int64_t a_row = in_place(g) ? g.c + g.o : taps_at_once * g.c;
     const int64_t fit = std::clamp(tile_elements / a_row, 4 * block_m, wanted_rows);
     lines = std::clamp<int64_t>(fit / width, 1, most_lines);
-    lines = max_of(1, min_of(lines, parallel::pieces(all, wanted_tiles)));
+    lines = max_of(1, min_of(lines, ceil_div(all, wanted_tiles)));
     if (by_transform(g)) lines = (lines + 1) / 2 * 2;
     const int64_t tiles = parallel::pieces(all, lines);
-    grain = max_of(1, parallel::pieces(tiles, pieces_wanted)) * lines;
+    grain = max_of(1, ceil_div(tiles, pieces_wanted)) * lines;
     pieces = parallel::pieces(all, grain);
     const int64_t segments = min_of(lines, (lines + out_h - 2) / out_h + 1);
     patch_rows = lines * g.sh + segments * max_of(0, g.kh - g.sh);
     patch_row = max_of((width - 1) * g.sw + g.kw, g.w + g.pw) * g.c;
   }
   /// In whole lines, for what lies behind it.
-  int64_t patch_size() const { return parallel::pieces(patch_rows * patch_row, int64_t{16}) * 16; }
+  int64_t patch_size() const { return round_up(patch_rows * patch_row, 16); }
 
   /// Where the tile begins that comes after the one at `begin`: in this piece, or in the one that this worker is likely to get
   /// next; negative, or `all` and more, if there is none.

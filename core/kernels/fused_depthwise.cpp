@@ -21,10 +21,9 @@ struct Cut {
   int64_t images, parts, rows, pieces, n, h;
 
   Cut(int64_t all_images, int64_t height) : n(all_images), h(height) {
-    images = max_of(1, parallel::pieces(n, most_pieces));
-    const int64_t wanted_parts = max_of(2, parallel::pieces(wanted_pieces, max_of(1, n)));
-    rows = n >= enough_images ? h : max_of(min_of(h, least_rows), parallel::pieces(h, wanted_parts));
-    rows = max_of(1, rows);
+    images = max_of(1, ceil_div(n, most_pieces));
+    const int64_t wanted_parts = max_of(2, ceil_div(wanted_pieces, max_of(1, n)));
+    rows = max_of(1, n >= enough_images ? h : max_of(min_of(h, least_rows), ceil_div(h, wanted_parts)));
     parts = parallel::pieces(h, rows);
     pieces = parallel::pieces(n, images) * parts;
   }

@@ -35,12 +35,12 @@ struct Cut {
 
 Cut cut(int64_t rows, int64_t elements_a_row, int64_t elements, int64_t pieces) {
   const int64_t fit = std::clamp(elements / max_of(1, elements_a_row), least_rows, most_rows);
-  int64_t tiles = max_of(parallel::pieces(rows, fit), min_of(wanted_tiles, rows / least_shared_rows));
+  int64_t tiles = max_of(ceil_div(rows, fit), min_of(wanted_tiles, rows / least_shared_rows));
   tiles = max_of(1, tiles);
   Cut c{};
-  c.tile = max_of(1, parallel::pieces(rows, tiles));
+  c.tile = max_of(1, ceil_div(rows, tiles));
   tiles = parallel::pieces(rows, c.tile);
-  c.grain = max_of(1, parallel::pieces(tiles, pieces)) * c.tile;
+  c.grain = max_of(1, ceil_div(tiles, pieces)) * c.tile;
   c.pieces = parallel::pieces(rows, c.grain);
   return c;
 }
@@ -111,8 +111,8 @@ struct BackwardPlan {
     partials = !by_weight && c.pieces > 1 ? carver.take<T>(c.pieces * in * out) : nullptr;
     whole_g = by_weight && own_g ? carver.take<T>(rows * out) : nullptr;
     whole_z = by_weight ? carver.take<T>(packed_size(rows, in)) : nullptr;
-    outputs = out < in ? out : parallel::pieces(parallel::pieces(out, wanted_tiles), block_m) * block_m;
-    inputs = out < in ? parallel::pieces(parallel::pieces(in, wanted_tiles), block_n<T>) * block_n<T> : in;
+    outputs = out < in ? out : round_up(ceil_div(out, wanted_tiles), block_m);
+    inputs = out < in ? round_up(ceil_div(in, wanted_tiles), block_n<T>) : in;
     dw_pieces = parallel::pieces(out, max_of(1, outputs)) * parallel::pieces(in, max_of(1, inputs));
     apart = s.dx && (s.add || (s.pending && streams_lines<T>(in, rows * in)));
     const int64_t used = tile_scratch + (s.pending ? c.tile * in : 0) + (own_g && !by_weight ? c.tile * out : 0) +

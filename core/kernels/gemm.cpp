@@ -1,5 +1,6 @@
 #include <rewind/core/kernels/gemm.h>
 
+#include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/microkernel.h>
 #include <rewind/core/parallel.h>
 
@@ -9,8 +10,6 @@ namespace rewind_lib::kernels {
 namespace {
 
 using std::int64_t;
-
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Multiplications below which waking a thread does not pay.
 constexpr int64_t serial_work = 1 << 18;
@@ -41,18 +40,17 @@ Plan plan(const GemmShape& s) {
     if (split) {
       // A long reduction: rows stay whole, k is cut.
       const int64_t cuts = std::min({wanted_pieces, max_partials / (s.m * s.n), s.k / min_tile_k});
-      p.tile_k = round_up(parallel::pieces(s.k, cuts), block_k);
+      p.tile_k = round_up(ceil_div(s.k, cuts), block_k);
     } else {
       // Where B is the larger matrix, each thread reads its part of it; where C is, each writes its part: halves of the rows at
       // least, since a thread has the first tiles or the last.
       const int64_t wanted = std::max<int64_t>(1, wanted_pieces / s.batch), steps = parallel::pieces(s.n, step_tile_n);
       const int64_t halves = std::min<int64_t>(wanted, p.by_columns ? 1 : 2);
-      const int64_t least_down = std::max(halves, parallel::pieces(wanted, steps));
-      const int64_t down = std::max(std::min(least_down, s.m / least_tile_m), parallel::pieces(s.m, most_tile_m));
-      p.tile_m = parallel::pieces(s.m, down);
-      const int64_t across =
-          std::max(parallel::pieces(wanted, parallel::pieces(s.m, p.tile_m)), parallel::pieces(s.n, most_tile_n));
-      p.tile_n = std::min(s.n, step_tile_n * parallel::pieces(steps, across));
+      const int64_t least_down = std::max(halves, ceil_div(wanted, steps));
+      const int64_t down = std::max(std::min(least_down, s.m / least_tile_m), ceil_div(s.m, most_tile_m));
+      p.tile_m = ceil_div(s.m, down);
+      const int64_t across = std::max(ceil_div(wanted, ceil_div(s.m, p.tile_m)), ceil_div(s.n, most_tile_n));
+      p.tile_n = std::min(s.n, step_tile_n * ceil_div(steps, across));
     }
   }
   p.tiles_m = parallel::pieces(s.m, p.tile_m);
@@ -81,8 +79,8 @@ void pack_whole(int64_t k, int64_t n, const T* b, int64_t ldb, bool transposed, 
 struct TurnedPlan {
   int64_t tile_m, tile_n;  // rows of B, and of A
   explicit TurnedPlan(const GemmShape& s)
-      : tile_m(std::clamp(parallel::pieces(s.n, wanted_pieces), 2 * block_m, most_tile_m)),
-        tile_n(round_up(parallel::pieces(s.m, parallel::pieces(s.m, most_tile_n)), block_n_max)) {}
+      : tile_m(std::clamp(ceil_div(s.n, wanted_pieces), 2 * block_m, most_tile_m)),
+        tile_n(round_up(ceil_div(s.m, ceil_div(s.m, most_tile_n)), block_n_max)) {}
   int64_t part() const { return tile_m * tile_n; }
 };
 

@@ -23,14 +23,14 @@ inline constexpr std::int64_t heavy_grain = 8192;
 /// Pieces of a reduction, at most: one partial result each fits on the stack.
 inline constexpr std::int64_t max_pieces = 64;
 
-/// The grain that cuts n into at most max_pieces pieces of at least `least`.
-constexpr std::int64_t reduction_grain(std::int64_t n, std::int64_t least) {
-  const std::int64_t even = (n + max_pieces - 1) / max_pieces;
-  return even > least ? even : least;
-}
-
+/// For n >= 0.
+constexpr std::int64_t ceil_div(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return ceil_div(n, to) * to; }
 constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+/// The grain that cuts n into at most max_pieces pieces of at least `least`.
+constexpr std::int64_t reduction_grain(std::int64_t n, std::int64_t least) { return max_of(ceil_div(n, max_pieces), least); }
 
 /// The grain, a multiple of `unit`, that cuts n into an even number of nearly equal pieces of about `least`: a short last piece, or
 /// an odd one, would leave threads waiting.
@@ -38,7 +38,7 @@ constexpr std::int64_t even_grain(std::int64_t n, std::int64_t least, std::int64
   std::int64_t pieces = parallel::pieces(n, least);
   if (pieces < 2) return max_of(1, n);
   pieces += pieces % 2;
-  return parallel::pieces(parallel::pieces(n, pieces), unit) * unit;
+  return round_up(ceil_div(n, pieces), unit);
 }
 
 /// f(i) for every i in [0, n), vectorised, in parallel pieces of about `grain`.

@@ -19,7 +19,7 @@ constexpr int64_t least_chunk = 8 * block_m;       // tiles, for each time that 
 // Of `tiles`, that are transformed at once for so many outputs.
 int64_t chunk_of(const ConvShape& s, int64_t tiles, int64_t outputs) {
   const int64_t most = max_of(least_chunk, chunk_elements / (points * (s.c + outputs)));
-  return parallel::pieces(tiles, max_of(1, parallel::pieces(tiles, most)));
+  return ceil_div(tiles, max_of(1, ceil_div(tiles, most)));
 }
 
 // Elements from one point of n to the next: an odd number of lines, since the points of a tile that met in one set of L1 would not
@@ -157,8 +157,8 @@ bool covers(const ConvShape& s) {
 }
 
 std::int64_t outputs_at_once(const ConvShape& s) {
-  const int64_t passes = parallel::pieces(s.c * s.o, most_packed), step = block_n_max;
-  return min_of(s.o, parallel::pieces(parallel::pieces(s.o, passes), step) * step);
+  const int64_t passes = ceil_div(s.c * s.o, most_packed), step = block_n_max;
+  return min_of(s.o, round_up(ceil_div(s.o, passes), step));
 }
 std::int64_t packed_size(const ConvShape& s) { return points * s.c * outputs_at_once(s); }
 std::int64_t sums_size(const ConvShape& s) { return points * s.c * s.o; }
