@@ -30,8 +30,9 @@ struct GradOptions {
   bool create_graph = false;
 };
 /// The gradients of y with respect to each x, leaf or computed. Collects nothing in leaves. Consumes the tape unless
-/// create_graph is on. Throws Error when an x does not influence y, and when a part of the tape is gone on which one might
-/// (detach() what comes from there, if none does).
+/// create_graph is on; each result is then a buffer of its own, and may be written to. Throws Error when an x does not influence y,
+/// when a part of the tape is gone on which one might (detach() what comes from there, if none does), and for an x that a
+/// checkpointed function returned together with others, which it may have made of it.
 std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOptions options = {});
 
 }  // namespace rewind_lib

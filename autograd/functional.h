@@ -42,7 +42,7 @@ Tensor hardsigmoid(Tensor x);
 /// x Phi(x), exact.
 Tensor gelu(Tensor x);
 /// Zeroes each element with probability p and scales the others by 1 / (1 - p). Draws from the default generator; a
-/// replay draws the same mask.
+/// replay draws the same mask. x itself when p is 0.
 Tensor dropout(Tensor x, double p);
 
 // --- contractions ------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ Tensor mean(Tensor x, std::vector<int> axes = {}, bool keep_axes = false);
 Tensor max(Tensor x, std::vector<int> axes = {}, bool keep_axes = false);
 /// Position of the maximum along one axis; int64, no gradient.
 Tensor argmax(Tensor x, int axis = -1);
-/// Sums x down to a shape that broadcasts to its own; and its transpose, NumPy's broadcast_to.
+/// Sums x down to a shape that broadcasts to its own; and its transpose, NumPy's broadcast_to. x itself when it has that shape.
 Tensor sum_to(Tensor x, Shape shape);
 Tensor broadcast_to(Tensor x, Shape shape);
 
@@ -138,7 +138,7 @@ Tensor avg_pool2d(Tensor x, PoolOptions options = {});
 Tensor global_avg_pool(Tensor x);
 
 // --- data movement -----------------------------------------------------------------------------------------------
-/// A view. One extent may be -1 and is worked out.
+/// A view, or x itself when it has that shape. One extent may be -1 and is worked out.
 Tensor reshape(Tensor x, std::span<const std::int64_t> shape);
 inline Tensor reshape(Tensor x, std::initializer_list<std::int64_t> shape) {
   return reshape(std::move(x), std::span(shape.begin(), shape.size()));

@@ -155,6 +155,11 @@ Tensor share(const Saved& saved, const Shape& shape, DType dtype) {
 
 }  // namespace
 
+bool Tape::is_one_of_several(const Tensor& t) {
+  const Entry* e = t.impl().value.recorder == this ? lookup(t.impl().value) : nullptr;
+  return e != nullptr && e->op->release != nullptr && e->out.size() > 1;
+}
+
 Entry& Tape::maker_of(const InputSlot& slot) {
   Entry* maker = lookup(slot.value);
   if (maker == nullptr) fail(consumed);
@@ -430,6 +435,16 @@ class EntryVjp final : public Vjp {
   bool keep_;
 };
 
+namespace {
+
+/// Whether somebody else holds a tensor's memory, or it is a part of a larger piece.
+bool shared(const Tensor& t) {
+  const Storage& s = *t.impl().storage;
+  return !t.impl().refs.one() || !s.refs.one() || s.bytes != t.bytes();
+}
+
+}  // namespace
+
 void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
   if (!goal_->collect) {
     for (std::size_t t = 0; t < goal_->targets.size(); ++t)
@@ -443,8 +458,7 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
   Tensor old = leaf.take_grad();
   if (old.defined()) {
     gradient = add(std::move(old), std::move(gradient));
-  } else if (const Storage& s = *gradient.impl().storage;
-             !gradient.impl().refs.one() || !s.refs.one() || s.bytes != gradient.bytes()) {
+  } else if (shared(gradient)) {
     gradient = gradient.clone();  // a leaf's gradient is its own buffer, and no part of a larger one
   }
   gradient.set_category(Category::gradient);
@@ -587,6 +601,7 @@ void Tape::run(std::span<Tensor> outputs, std::span<Tensor> gradients, const Swe
         if (goal.targets[t].same(y) && value.recorder == nullptr) goal.captured[t] = gradients[i];
       if (!goal.collect && value.recorder == nullptr) continue;
       const GradModeScope mode(goal.create_graph ? GradMode::record : GradMode::off);
+      if (!goal.create_graph && gradients[i].requires_grad()) gradients[i] = gradients[i].detach();
       accumulate(value, y, std::move(gradients[i]));
     }
     sweep(goal.floor);
@@ -652,12 +667,21 @@ std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOpti
   for (std::size_t i = 0; i < x.size(); ++i)
     if (!x[i].requires_grad()) fail(str("grad: x[", i, "], shape ", x[i].shape(), ", does not require a gradient"));
   std::vector<Tensor> result(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (detail::Tape::current().is_one_of_several(x[i]))
+      fail(str(
+          "grad: x[", i, "], shape ", x[i].shape(),
+          ", was returned by a checkpointed function together with others, and what the function made of it is not known; return "
+          "it alone, or ask for the gradients of what went in"));
   std::array outputs{y}, gradients{std::move(g)};
   detail::Tape::current().run(outputs, gradients,
                               {.create_graph = options.create_graph, .collect = false, .targets = x, .captured = result});
   for (std::size_t i = 0; i < x.size(); ++i)
     if (!result[i].defined())
       fail(str("grad: y does not depend on x[", i, "], shape ", x[i].shape(), " (was it detached on the way?)"));
+  if (!options.create_graph)
+    for (Tensor& t : result)
+      if (detail::shared(t)) t = t.clone();
   return result;
 }
 

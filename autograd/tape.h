@@ -107,6 +107,9 @@ class Tape final : public Recorder {
   /// Runs backward from outputs with gradients of theirs, for a goal. Takes both over.
   void run(std::span<Tensor> outputs, std::span<Tensor> gradients, const SweepGoal& goal);
 
+  /// Whether a function that runs again in backward returned t together with others.
+  bool is_one_of_several(const Tensor& t);
+
   /// Inside a vjp: sweeps what was recorded since `mark`, seeded with gradients of `outputs`, for the goal of the sweep
   /// that is going on. Outputs are released before the sweep begins.
   void sweep_segment(std::uint32_t mark, std::vector<Tensor> outputs, std::vector<Tensor> gradients);

@@ -218,13 +218,13 @@ Tensor mul(Tensor a, Tensor b) { return apply_one(ops::mul_op, {std::move(a), st
 Tensor div(Tensor a, Tensor b) { return apply_one(ops::div_op, {std::move(a), std::move(b)}, nullptr); }
 
 Tensor sum_to(Tensor x, Shape shape) {
-  if (x.shape() == shape) return x;
+  if (x.shape() == shape) return ops::as_it_is(std::move(x));
   const SumTo::Attr attr{shape};
   return apply_one(ops::sum_to_op, {std::move(x)}, &attr);
 }
 
 Tensor broadcast_to(Tensor x, Shape shape) {
-  if (x.shape() == shape) return x;
+  if (x.shape() == shape) return ops::as_it_is(std::move(x));
   const BroadcastTo::Attr attr{shape};
   return apply_one(ops::broadcast_to_op, {std::move(x)}, &attr);
 }

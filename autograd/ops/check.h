@@ -1,6 +1,7 @@
 #pragma once
 // Checks that many ops make of their inputs, with errors that name the op and the shapes.
 
+#include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/op.h>
 
 namespace rewind_lib::ops {
@@ -33,6 +34,9 @@ inline void check_channels(std::string_view op, const char* what, const Tensor& 
   if (t.defined() && !(t.shape() == Shape{x[-1]}))
     fail(str(op, ": ", what, " must have shape [", x[-1], "], one element a channel of x ", x, ", not ", t.shape()));
 }
+
+/// x, of an op that has nothing to do. Under NoGrad it comes without its history, as any other result.
+inline Tensor as_it_is(Tensor x) { return grad_mode() == GradMode::off && x.requires_grad() ? x.detach() : x; }
 
 /// FLOPs of `per_element` operations on every element of output 0.
 inline Cost pointwise_cost(const Specs& out, std::int64_t per_element) { return {.flops = per_element * out[0].shape.numel()}; }

@@ -57,7 +57,7 @@ constinit const OpDecl dropout_op = declare<Dropout>();
 Tensor dropout(Tensor x, double p) {
   const Dropout::Attr probe{p, 0, 0};
   Dropout::infer({&x, 1}, probe);  // a call that fails draws nothing
-  if (p == 0) return x;
+  if (p == 0) return ops::as_it_is(std::move(x));
   random::Generator& generator = random::default_generator();
   const Dropout::Attr attr{p, generator.seed(), generator.take(static_cast<std::uint64_t>(x.numel()))};
   return apply_one(ops::dropout_op, {std::move(x)}, &attr);

@@ -2,6 +2,7 @@
 
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/ops/axes.h>
+#include <rewind/autograd/ops/check.h>
 #include <rewind/autograd/ops/registry.h>
 #include <rewind/autograd/ops/sample.h>
 #include <rewind/core/kernels/copy.h>
@@ -376,7 +377,7 @@ Tensor reshape(Tensor x, std::span<const std::int64_t> extents) {
     shape.set(open, x.numel() / known);
   }
   const ShapeAttr attr{shape};
-  if (x.shape() == attr.shape) return x;
+  if (x.shape() == attr.shape) return ops::as_it_is(std::move(x));
   return apply_one(ops::reshape_op, {std::move(x)}, &attr);
 }
 

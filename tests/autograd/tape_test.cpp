@@ -143,6 +143,58 @@ TEST_CASE("what a recorded op has computed is not written to, since backward wou
   (x * 2.0).fill(5);
 }
 
+TEST_CASE("each gradient that grad() returns is a buffer of its own") {
+  Tensor a = leaf({1, 2}), b = leaf({3, 4}), seed = rw::ones({2}, rw::float64);
+  const auto g = rw::grad(rw::sum(a + b), {a, b, a});
+  Tensor first = g[0];
+  first.fill(7);
+  CHECK(g[1].to_vector<double>() == std::vector<double>{1, 1});
+  CHECK(g[2].to_vector<double>() == std::vector<double>{1, 1});
+  CHECK_FALSE(rw::grad(a + 1.0, {a}, {.output_gradient = seed})[0].shares_storage(seed));
+}
+
+TEST_CASE("an output gradient with a history leaves none in the gradients, moved in or not") {
+  Tensor w = leaf({1, 1}), x = leaf({1, 1});
+  for (const bool moved : {false, true}) {
+    Tensor g = w * 2.0;
+    if (moved)
+      rw::backward(x + 1.0, std::move(g));
+    else
+      rw::backward(x + 1.0, g);
+    CHECK(x.grad().is_leaf());
+    CHECK_FALSE(x.grad().requires_grad());
+    x.set_grad({});
+  }
+}
+
+TEST_CASE("what has nothing to do gives its argument back, under NoGrad without a history") {
+  Tensor x = leaf({2, 3});
+  const Tensor h = x * 1.0;
+  const auto same = [&] {
+    return std::vector{rw::reshape(h, {2}), rw::sum_to(h, {2}), rw::broadcast_to(h, {2}), rw::dropout(h, 0)};
+  };
+  for (const Tensor& t : same()) CHECK(t.requires_grad());
+  const rw::NoGrad no_grad;
+  for (const Tensor& t : same()) {
+    CHECK_FALSE(t.requires_grad());
+    CHECK(t.shares_storage(h));
+  }
+}
+
+TEST_CASE("grad() of one of several results of a checkpointed function is refused: the function may have made others of it") {
+  Tensor x = leaf({0.5, 0.5});
+  const auto both = [](Tensor a) {
+    Tensor h = std::move(a) * 2.0;
+    return std::vector{h, rw::square(h)};
+  };
+  const std::vector<Tensor> v = rw::checkpoint(both, x);
+  CHECK(contains(message_of([&] { rw::grad(rw::sum(v[0] + v[1]), {v[0]}); }),
+                 "was returned by a checkpointed function together with others"));
+  CHECK(rw::grad(rw::sum(v[0] + v[1]), {x})[0].to_vector<double>() == std::vector<double>{6, 6});
+  const Tensor one = rw::checkpoint([](Tensor a) { return std::move(a) * 2.0; }, x);
+  CHECK(rw::grad(rw::sum(rw::square(one)), {one})[0].to_vector<double>() == std::vector<double>{2, 2});
+}
+
 TEST_CASE("observers may go in any order") {
   struct Count final : rw::Observer {
     int ops = 0;
