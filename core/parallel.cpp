@@ -19,10 +19,16 @@
 namespace rewind_lib::parallel {
 namespace {
 
+constexpr int most_threads = 4096;
+
+// The first number of a list, as OpenMP takes it; what is no number of threads is passed over.
 int from_environment() {
   for (const char* name : {"REWIND_NUM_THREADS", "OMP_NUM_THREADS"}) {
     const char* text = std::getenv(name);
-    if (text != nullptr && std::atoi(text) > 0) return std::atoi(text);
+    if (text == nullptr) continue;
+    char* end = nullptr;
+    const long n = std::strtol(text, &end, 10);
+    if (n >= 1 && n <= most_threads && (*end == '\0' || *end == ',')) return static_cast<int>(n);
   }
   return omp_get_num_procs();
 }
@@ -157,6 +163,7 @@ int threads() { return setting().load(std::memory_order_relaxed); }
 
 void set_threads(int n) {
   if (n < 1) fail(str("set_threads: the number of threads must be at least 1, got ", n));
+  if (n > most_threads) fail(str("set_threads: at most ", most_threads, " threads, got ", n));
   setting().store(n, std::memory_order_relaxed);
 }
 

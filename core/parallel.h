@@ -13,10 +13,11 @@
 
 namespace rewind_lib::parallel {
 
-/// Threads that parallel loops use: set_threads, else REWIND_NUM_THREADS, else OMP_NUM_THREADS, else the cores at hand.
+/// Threads that parallel loops use: set_threads, else REWIND_NUM_THREADS, else OMP_NUM_THREADS, else the cores at hand. A variable
+/// that is no number from 1 to 4096 is passed over.
 int threads();
-/// Not while another thread runs an op: its workspaces were made for as many threads as there were. Throws Error when n < 1; any op
-/// does when the system gives the process fewer.
+/// Not while another thread runs an op: its workspaces were made for as many threads as there were. Throws Error for n below 1 or
+/// above 4096; any op does when the system gives the process fewer.
 void set_threads(int n);
 
 /// True inside a running parallel loop; loops started there run serially.

@@ -22,9 +22,9 @@ class Shape {
   int rank() const { return rank_; }
   /// Number of elements; 1 for rank 0.
   std::int64_t numel() const {
-    std::int64_t n = 1;
-    for (int i = 0; i < rank_ && n != 0; ++i) n *= extent_[i];
-    return n;
+    std::uint64_t n = 1;  // without a sign: an extent of 0 may stand behind others whose product is no number
+    for (int i = 0; i < rank_; ++i) n *= static_cast<std::uint64_t>(extent_[i]);
+    return static_cast<std::int64_t>(n);
   }
   /// The same, or -1 where that is no std::int64_t: for a shape that no tensor has yet.
   std::int64_t numel_or_none() const;

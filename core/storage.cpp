@@ -155,11 +155,13 @@ std::vector<memory::Holding> largest_locked(int count) {
                          limit > 0 ? memory::human(limit) : "", ". Live now: ", memory::human(live.total), " (");
   for (int c = 0; c < category_count; ++c)
     text += str(c > 0 ? ", " : "", name_of(static_cast<Category>(c)), " ", memory::human(live.bytes[c]));
-  text += "). Largest live tensors:";
+  text += ").";
+  if (!holdings.empty()) text += " Largest live tensors:";
   for (const auto& h : holdings)
-    text += str(" ", memory::human(h.bytes), " ", name_of(h.category), h.op[0] != 0 ? str(" by ", h.op) : "",
-                h.module[0] != 0 ? str(" in ", h.module) : "", ";");
-  text += str(" use a smaller batch", limit > 0 ? ", recompute more, or raise the limit." : " or recompute more.");
+    text += str(&h == holdings.data() ? " " : ", ", memory::human(h.bytes), " ", name_of(h.category),
+                h.op[0] != 0 ? str(" by ", h.op) : "", h.module[0] != 0 ? str(" in ", h.module) : "");
+  text += str(holdings.empty() ? " Use" : ". Use", " a smaller batch",
+              limit > 0 ? ", recompute more, or raise the limit." : " or recompute more.");
   throw OutOfMemory(text);
 }
 

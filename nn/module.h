@@ -100,12 +100,12 @@ class Module {
 
   /// Chooses what is kept for backward from the next forward on. A Sequential is a chain itself; in any other module it is
   /// the largest chain inside. With a Budget, the module's first forward plans: on shapes alone, with the bytes that are live
-  /// then, and leaving room for a loss of twice the size of the output; later ones plan again when sizes have changed. A dry
-  /// run plans by counted costs, and training then follows its plans, so that what it predicted comes true. An optimizer's state is
-  /// counted from the first plan on that finds it there: after its first step. A budget is for a module that is called; what a
-  /// Sequential runs stage by stage takes any other strategy. Of several calls for one chain the last counts. Throws Error when
-  /// there is no chain, and, from forward, when the budget is too small, saying what is needed and why.
-  /// The module must live until backward is done.
+  /// then, and leaving room for a loss, twice the size of the output and 64 KiB; later ones plan again when sizes have changed. A
+  /// dry run plans by counted costs, and training then follows its plans, so that what it predicted comes true. An optimizer's
+  /// state is counted from the first plan on that finds it there: after its first step. A budget is for a module that is called;
+  /// what a Sequential runs stage by stage takes any other strategy. Of several calls for one chain the last counts. Throws Error
+  /// when there is no chain, and, from forward, when the budget is too small, saying what is needed and why. The module must live
+  /// until backward is done.
   void recompute(Recompute how);
 
   /// The path from the module that was called first, "" for that one itself and before the first call.

@@ -147,7 +147,9 @@ class BudgetPlanner::Search {
   Tensor x_;
   const Budget& budget_;
   BudgetPlan plan_;
+  memory::Usage at_peak_;                // of the last dry run
   std::size_t least_ = ~std::size_t{0};  // of all that was tried
+  memory::Usage least_at_;               // and what is live then
   std::vector<schedule::Action> least_actions_;
 };
 
@@ -211,6 +213,7 @@ std::size_t BudgetPlanner::Search::peak_of(const std::vector<schedule::Action>& 
     std::array outputs{std::move(y)}, gradients{empty(outputs[0].shape(), outputs[0].dtype())};
     tape.backward(outputs, gradients, true);
   }
+  at_peak_ = memory::at_peak();
   return memory::peak().total + plan_.reserve;
 }
 
@@ -218,6 +221,7 @@ bool BudgetPlanner::Search::fits(schedule::Schedule s) {
   const std::size_t peak = peak_of(s.actions);
   if (peak < least_) {
     least_ = peak;
+    least_at_ = at_peak_;
     least_actions_ = s.actions;
   }
   if (peak > budget_.bytes) return false;
@@ -270,15 +274,13 @@ void BudgetPlanner::Search::find_fastest() {
 
 void BudgetPlanner::Search::refuse() const {
   const schedule::Trace trace = schedule::simulate(plan_.chain, least_actions_);
-  std::size_t gradients = 0;
-  for (const Parameter& p : root_.parameters()) gradients += p.value.bytes();
-  const memory::Usage live = memory::live();
+  std::string parts;
+  for (int c = 0; c < category_count; ++c)
+    parts += str(name_of(static_cast<Category>(c)), " ", memory::human(least_at_.bytes[c]), ", ");
   fail(str("recompute: a budget of ", budget_.bytes, " bytes is too small; this step needs at least ", least_, " bytes (",
-           memory::human(least_), "): parameters ", memory::human(live[Category::parameter]), ", their gradients ",
-           memory::human(gradients), ", optimizer state ", memory::human(live[Category::optimizer_state]), ", inputs ",
-           memory::human(live[Category::input]), ", and activations up to ", memory::human(static_cast<std::size_t>(trace.peak)),
-           " forced by ", plan_.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage),
-           ", shape of the input ", x_.shape(), ". Use a smaller batch or a larger budget."));
+           memory::human(least_), "): ", parts, "and ", memory::human(plan_.reserve), " kept for a loss. Of the chain, ",
+           plan_.chain.name(trace.steps[static_cast<std::size_t>(trace.peak_step)].action.stage),
+           " takes most; the shape of the input is ", x_.shape(), ". Use a smaller batch or a larger budget."));
 }
 
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {

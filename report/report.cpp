@@ -129,11 +129,17 @@ void write_whole(const std::string& path, const std::string& text) {
   namespace fs = std::filesystem;
   std::error_code none;
   const bool device = fs::exists(path, none) && !fs::is_regular_file(path, none);
-  const fs::path target = device ? fs::path(path) : fs::weakly_canonical(path, none);
+  fs::path target = path;
+  for (int links = 0; !device && fs::is_symlink(target, none) && links < 40; ++links) {
+    const fs::path to = fs::read_symlink(target, none);
+    target = to.is_absolute() ? to : target.parent_path() / to;
+  }
   const fs::path part = device ? target : fs::path(target.string() + ".part");
   std::ofstream file(part, std::ios::binary);
   file << text;
   file.close();
+  if (const fs::file_status before = fs::status(target, none); fs::is_regular_file(before))
+    fs::permissions(part, before.permissions(), none);
   if (file && (device || std::rename(part.c_str(), target.c_str()) == 0)) return;
   if (!device) fs::remove(part, none);
   throw Error("cannot write " + path + ": check that the folder exists and has room");

@@ -88,7 +88,8 @@ double sum_of_squares(const T* x, std::int64_t n) {
   });
   double total = 0;
   for (std::int64_t k = 0; k < pieces; ++k) total += part[k];
-  if (!std::isfinite(total)) {  // a square overflowed, or an element is not finite
+  // A square overflowed, or an element is not finite; or squares were lost that are too small for T.
+  if (!std::isfinite(total) || (sizeof(T) == sizeof(float) && total < 1e-30)) {
     total = 0;
     for (std::int64_t i = 0; i < n; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   }

@@ -93,7 +93,7 @@ int main(int argc, char** argv) {
   CLI::App app{"An epoch with and without a loader that works ahead"};
   app.add_option("--batches", batches)->check(CLI::Range(2, 11));
   app.add_option("--batch", batch)->check(CLI::Range(1, 128));
-  app.add_option("--read-ms", read_ms, "what a batch takes to read; 0: as long as a step")->check(support::not_negative);
+  app.add_option("--read-ms", read_ms, "what a batch takes to read; 0: as long as a step")->check(CLI::Range(0, 10000));
   app.add_option("--json", json, "write the results to this file");
   CLI11_PARSE(app, argc, argv);
   return support::run({json}, [&] {

@@ -5,7 +5,8 @@ namespace rewind_lib::nn::models {
 
 Sequential preresnet(PreResNetOptions o) {
   const int n = (o.depth - 2) / 9;
-  if (n < 1 || 9 * n + 2 != o.depth) fail(str("preresnet: depth must be 9 n + 2 (11, 20, ..., 164, ..., 1001), got ", o.depth));
+  if (n < 1 || 9 * n + 2 != o.depth || o.depth > 10001)
+    fail(str("preresnet: depth must be 9 n + 2 (11, 20, ..., 164, ..., 1001), 10001 at most, got ", o.depth));
 
   Sequential net;
   net.add("conv", Conv2d{{.in = 3, .out = 16, .kernel = 3, .padding = 1, .bias = false}});

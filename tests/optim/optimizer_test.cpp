@@ -505,6 +505,14 @@ TEST_CASE("clipping scales all gradients by one factor and returns the norm") {
   CHECK_THROWS_WITH_AS(sgd.options(7), doctest::Contains("there is no group 7 among its 1"), Error);
 }
 
+TEST_CASE("the norm of gradients whose squares float32 cannot hold") {
+  for (const double size : {1e-20, 1e-25, 1e-37}) {
+    Tensor p = zeros({4}).set_requires_grad();
+    p.set_grad(full({4}, size));
+    CHECK(clip_grad_norm({p}, std::numeric_limits<double>::infinity()) == doctest::Approx(2 * size).epsilon(1e-6));
+  }
+}
+
 TEST_CASE("clipping leaves gradients within the norm as they are") {
   Tensor x = leaf({0, 0});
   x.set_grad(from({0.3, -0.4}, {2}));

@@ -176,8 +176,8 @@ TEST_CASE("a budget that is too small is an error that says what is needed, and 
   model.recompute(rw::Budget{.bytes = rw::memory::live().total + 1000, .costs = rw::Costs::counted});
   const std::string text = message_of(model, x);
   CHECK(text.find("is too small; this step needs at least ") != text.npos);
-  CHECK(text.find("parameters") != text.npos);
-  CHECK(text.find("forced by stage") != text.npos);
+  CHECK(text.find("parameter ") != text.npos);
+  CHECK(text.find("Of the chain, stage") != text.npos);
   const auto at = text.find("at least ") + 9;
   const std::size_t needed = std::stoull(text.substr(at));
   model.recompute(rw::Budget{.bytes = needed, .costs = rw::Costs::counted});
