@@ -284,7 +284,7 @@ void BudgetPlanner::Search::refuse() const {
 }
 
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
-  if (planning_ || resting_) return;
+  if (planning_) return;
   if (largest_version_ != Module::structure_version()) {
     largest_ = largest_chain(root);
     largest_version_ = Module::structure_version();
@@ -294,6 +294,7 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (chain != chain_) let_go(root);
   if (chain->told_ > root.told_) return;
   chain_ = chain;
+  if (resting_) return chain->choose(Recompute::vanilla());
   const std::size_t live = memory::live().total, stages = chain->stages().size();
   const std::uint64_t settings = Settings::of(root);
   // A plan for this input serves while what is live beside it stays, near enough: more would break the budget, and with much

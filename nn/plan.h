@@ -27,7 +27,7 @@ class BudgetPlanner {
   /// The chain that it planned for last, if it is still below root and was told nothing since, keeps everything again.
   void let_go(Module& root);
 
-  /// While alive, nothing is planned on this thread: nets follow the plans that they have, or keep everything.
+  /// While alive, nothing is planned on this thread: nets with a budget keep everything.
   class Rest {
    public:
     Rest() : before_(std::exchange(resting_, true)) {}

@@ -161,7 +161,7 @@ Summary summarize(Module& net, const Shape& input, DType dtype) {
   const GradModeScope record(GradMode::record);
   // A checkpointed function donates what it would keep if it were recorded. What is kept does not depend on donation.
   const NoDonation separate;
-  const BudgetPlanner::Rest as_planned;  // what is saved does not depend on a plan, and this is not the step to make one for
+  const BudgetPlanner::Rest no_plans;  // what is saved does not depend on one, and this is not the step to make one for
   net.train();
   Watch watch(summary, inventory.modules);
   Tensor x;

@@ -63,6 +63,16 @@ TEST_CASE("a summary of a net with a budget does not plan, which a budget for sm
   net.recompute(rw::Budget{1000});
   CHECK(nn::summarize(net, {2, 32, 32, 3}).activation_bytes_saved == plain.activation_bytes_saved);
   CHECK_THROWS_WITH_AS(net(rw::zeros({2, 32, 32, 3})), doctest::Contains("a budget of 1000 bytes is too small"), rw::Error);
+  // Nor does it follow a plan that was made for other stages.
+  net.recompute(rw::Budget{1'000'000'000});
+  rw::backward(rw::sum(net(rw::zeros({2, 32, 32, 3}))));
+  const std::size_t planned = net.actions().size();
+  CHECK(planned > 0);
+  net.fuse(false);
+  CHECK_NOTHROW(nn::summarize(net, {2, 32, 32, 3}));
+  net.fuse(true);
+  rw::backward(rw::sum(net(rw::zeros({2, 32, 32, 3}))));
+  CHECK(net.actions().size() == planned);
 }
 
 TEST_CASE("a summary leaves no trace") {
