@@ -119,8 +119,7 @@ Specs infer(const OpDecl& op, Inputs in, const void* attr) {
 bool may_donate(const Tensor& t, const Spec& spec) {
   if (!t.defined()) return false;
   const detail::TensorImpl& impl = t.impl();
-  // All of a storage, not a view into one that is larger: the output may be larger, too, where an input is broadcast.
-  return impl.refs.one() && impl.storage->refs.one() && impl.dtype == spec.dtype && t.bytes() == impl.storage->bytes &&
+  return detail::owns_its_memory(t) && impl.dtype == spec.dtype &&
          impl.storage->bytes == static_cast<std::size_t>(spec.shape.numel()) * size_of(spec.dtype) &&
          !(impl.requires_grad && t.is_leaf());
 }

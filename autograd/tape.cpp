@@ -435,16 +435,6 @@ class EntryVjp final : public Vjp {
   bool keep_;
 };
 
-namespace {
-
-/// Whether somebody else holds a tensor's memory, or it is a part of a larger piece.
-bool shared(const Tensor& t) {
-  const Storage& s = *t.impl().storage;
-  return !t.impl().refs.one() || !s.refs.one() || s.bytes != t.bytes();
-}
-
-}  // namespace
-
 void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
   if (!goal_->collect) {
     for (std::size_t t = 0; t < goal_->targets.size(); ++t)
@@ -458,7 +448,7 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
   Tensor old = leaf.take_grad();
   if (old.defined()) {
     gradient = add(std::move(old), std::move(gradient));
-  } else if (shared(gradient)) {
+  } else if (!owns_its_memory(gradient)) {
     gradient = gradient.clone();  // a leaf's gradient is its own buffer, and no part of a larger one
   }
   gradient.set_category(Category::gradient);
@@ -681,7 +671,7 @@ std::vector<Tensor> grad(const Tensor& y, const std::vector<Tensor>& x, GradOpti
       fail(str("grad: y does not depend on x[", i, "], shape ", x[i].shape(), " (was it detached on the way?)"));
   if (!options.create_graph)
     for (Tensor& t : result)
-      if (detail::shared(t)) t = t.clone();
+      if (!detail::owns_its_memory(t)) t = t.clone();
   return result;
 }
 

@@ -88,6 +88,12 @@ struct SweepGoal {
   std::span<Tensor> captured = {};
 };
 
+/// Whether nobody else holds a tensor or its memory, and it is all of that memory: not a view into a piece that is larger.
+inline bool owns_its_memory(const Tensor& t) {
+  const TensorImpl& impl = t.impl();
+  return impl.refs.one() && impl.storage->refs.one() && impl.storage->bytes == t.bytes();
+}
+
 class Tape final : public Recorder {
  public:
   /// This thread's tape.

@@ -285,11 +285,7 @@ void BudgetPlanner::Search::refuse() const {
 
 void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   if (planning_) return;
-  if (largest_version_ != Module::structure_version()) {
-    largest_ = largest_chain(root);
-    largest_version_ = Module::structure_version();
-  }
-  Sequential* chain = largest_;
+  Sequential* chain = largest_chain(root);
   if (chain == nullptr) fail("recompute: the chain that the budget was for is gone");
   if (chain != chain_) let_go(root);
   if (chain->told_ > root.told_) return;

@@ -55,9 +55,7 @@ class BudgetPlanner {
   Budget budget_;
   static thread_local bool resting_;
   bool planning_ = false;
-  Sequential* chain_ = nullptr;    // that it planned for last; it may be gone
-  Sequential* largest_ = nullptr;  // below the module, as of a version of what nets are made of
-  std::uint64_t largest_version_ = 0;
+  Sequential* chain_ = nullptr;  // that it planned for last; it may be gone
   std::vector<Entry> plans_;
 };
 

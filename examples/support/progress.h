@@ -94,7 +94,7 @@ int run(const std::vector<std::string>& files, F&& body) {
     std::ranges::for_each(files, expect_writable);  // before anything is computed in vain
     for (std::size_t i = 0; i < files.size(); ++i)
       if (!files[i].empty() && std::count(files.begin(), files.begin() + static_cast<std::ptrdiff_t>(i), files[i]) > 0 &&
-          std::filesystem::is_regular_file(files[i]))
+          (!std::filesystem::exists(files[i]) || std::filesystem::is_regular_file(files[i])))
         throw rewind::Error("two outputs cannot be written to one file, " + files[i]);
     body();
     return 0;
