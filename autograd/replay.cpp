@@ -27,6 +27,13 @@ static std::string describe(int input, const OpDecl& op, const char* module, con
   return str("input ", input, " of ", op.name, module[0] != 0 ? str(" in module ", module) : "", ", shape ", tensor.shape());
 }
 
+void refuse_beside(const OpDecl& op, int input, const Tensor& tensor) {
+  fail(str(
+      op.name, ": input ", input, " ", tensor.shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
+      ", was made by another stage or function that is recomputed, and came here beside its inputs. Its gradient would be lost, "
+      "or be added in another order: give it along as an input, or detach() it"));
+}
+
 void RunLog::check_leaves() const {
   for (const Leaf& l : leaves_) {
     const bool frozen = !l.tensor.requires_grad();
@@ -61,7 +68,8 @@ void RunLog::Write::reads(const OpDecl& op, std::span<const Tensor> in, std::uin
       log_.leaves_.push_back({in[i], in[i].impl().storage->version, static_cast<int>(i), &op, location().module});
 }
 
-RunLog::Compare::Compare(const RunLog& log) : log_(log) {
+RunLog::Compare::Compare(const RunLog& log, std::optional<std::uint64_t> others) : log_(log), own_(Tape::current().next_serial()) {
+  others_ = others.value_or(own_);
   if (!log.notes_.empty() && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }
@@ -74,11 +82,16 @@ void RunLog::Compare::reads(const OpDecl& op, std::span<const Tensor> in, std::u
     }
     return std::ranges::any_of(log_.leaves_, [&](const Leaf& l) { return l.tensor.same(t); });
   };
-  for (std::size_t i = 0; i < in.size(); ++i)
-    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf() && !noted(in[i]))
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if ((needs & bit(static_cast<int>(i))) == 0) continue;
+    const ValueRef& value = in[i].impl().value;
+    if (value.recorder == &Tape::current() && value.serial >= others_ && value.serial < own_)
+      refuse_beside(op, static_cast<int>(i), in[i]);
+    if (in[i].is_leaf() && !noted(in[i]))
       fail(str("replay: ", describe(static_cast<int>(i), op, location().module, in[i]),
                ", was not read in the first run, or did not require a gradient then. What is recomputed has to read the same "
                "parameters every time: replace or unfreeze them after backward, and make none in there."));
+  }
 }
 
 void RunLog::Compare::flag(bool on, const char* what) {

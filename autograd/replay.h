@@ -49,6 +49,9 @@ class RunLog {
   std::vector<Note> notes_;
 };
 
+/// For an input that another function made, which is recomputed too, and which did not come as an input of this one.
+[[noreturn]] void refuse_beside(const OpDecl& op, int input, const Tensor& tensor);
+
 /// A run of a function that keeps no history. What it makes carries its number, so that others who read it and were not given it
 /// can be told: when the function runs again, it has none to give.
 class UnrecordedRun {
@@ -77,7 +80,9 @@ class RunLog::Write final : Observer, RunWatch {
 
 class RunLog::Compare final : Observer, RunWatch {
  public:
-  explicit Compare(const RunLog& log);
+  /// The entries with serial numbers from others up to the next one are what other functions recorded that run again: to be given
+  /// one's result twice, as an input and beside it, changes the order in which gradients are added.
+  explicit Compare(const RunLog& log, std::optional<std::uint64_t> others = {});
   ~Compare() { context().watches.pop_back(); }
   Compare(const Compare&) = delete;
   Compare& operator=(const Compare&) = delete;
@@ -87,6 +92,7 @@ class RunLog::Compare final : Observer, RunWatch {
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
   void flag(bool on, const char* what) override;
   const RunLog& log_;
+  std::uint64_t others_, own_;  // serial numbers
   std::size_t next_ = 0, next_flag_ = 0, next_leaf_ = 0;
   std::optional<ObserverScope> scope_;
 };

@@ -95,6 +95,7 @@ void run_backward(Vjp& v, const void* attr) {
 
   for (const detail::RunLog& log : s.logs) log.check_leaves();
   s.check_kept();
+  const std::uint64_t others = Tape::current().next_serial();  // what stages record from here on
   const int before = s.first - 1;
   std::vector<Tensor> gradients(parts);  // of the activation that was reached
   for (std::size_t i = 0, j = 0; i < parts; ++i)
@@ -124,7 +125,7 @@ void run_backward(Vjp& v, const void* attr) {
         forget(a, s.differentiable[s.at(l)]);
         const detail::UnrecordedRun run(std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::track);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
+        const detail::RunLog::Compare compare(s.logs[s.at(l)], others);
         kept(l) = s.stages->run(l, std::move(a));
         break;
       }
@@ -132,8 +133,8 @@ void run_backward(Vjp& v, const void* attr) {
         std::array<Tensor, parts> a = split(source(l - 1));
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
         Recorded& r = tape(l).emplace();
+        const detail::RunLog::Compare compare(s.logs[s.at(l)], others);
         r.tape.begin(a, s.differentiable[s.at(l)], s.passed_on[s.at(l)] ? &v : nullptr);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)]);
         r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
         break;
       }
