@@ -35,12 +35,8 @@ void replay(Vjp& v, const void* attr) {
   {
     const ReplayScope scope(call.generator, GradMode::record);
     std::vector<Tensor> inputs;
-    std::uint32_t needs = 0;
-    for (int i = 0; i < v.inputs(); ++i) {
-      inputs.push_back((call.given & bit(i)) != 0 ? v.input(i) : Tensor());
-      if (v.needs(i)) needs |= bit(i);
-    }
-    segment.begin(inputs, needs, &v);
+    for (int i = 0; i < v.inputs(); ++i) inputs.push_back((call.given & bit(i)) != 0 ? v.input(i) : Tensor());
+    segment.begin(inputs, v.needs(), &v);
     const RunLog::Compare compare(*call.log);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
     for (std::size_t j = 0; j < all.size(); ++j)

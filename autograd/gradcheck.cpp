@@ -120,6 +120,7 @@ GradcheckResult first_order(FunctionRef f, const std::vector<Tensor>& inputs, co
 }  // namespace
 
 GradcheckResult detail::gradcheck(FunctionRef f, const std::vector<Tensor>& inputs, GradcheckOptions options) {
+  if (checked_inputs(inputs).empty()) fail("gradcheck: no input is a float64 tensor, so there is no gradient to check");
   GradcheckResult result = first_order(f, inputs, options, "the gradient");
   if (!result.ok || !options.second_order) return result;
 
@@ -257,11 +258,11 @@ class Checker final : public SampleSink {
     if (op_.cost(inputs, specs, attr).flops < 0) problem(number, "has a negative cost");
     if (op_.vjp == nullptr) return;
 
+    const std::vector<std::size_t> checked = checked_inputs(inputs);
+    if (checked.empty()) return;
     if (const GradcheckResult r = rewind_lib::gradcheck(op_, inputs, attr); !r.ok) problem(number, r.message);
 
     // Gradients: the same bits with donation, without, and recomputed; everything that is saved is read.
-    const std::vector<std::size_t> checked = checked_inputs(inputs);
-    if (checked.empty()) return;
     const std::vector<Tensor> v = direction_like(plain);
     const auto gradients = [&](auto run) {
       std::vector<Tensor> leaves = leaves_of(inputs, checked), moved;

@@ -182,6 +182,12 @@ class Vjp {
   virtual ~Vjp() = default;
   /// Whether a gradient for input i is wanted.
   virtual bool needs(int i) const = 0;
+  /// The same of all inputs, as a mask.
+  std::uint32_t needs() const {
+    std::uint32_t mask = 0;
+    for (int i = 0; i < inputs(); ++i) mask |= needs(i) ? bit(i) : 0;
+    return mask;
+  }
   /// Whether a gradient has reached output j.
   virtual bool has_grad(int j) const = 0;
   /// Moves out the gradient of output j; zeros when none has reached it. Once per j.

@@ -57,12 +57,14 @@ Tape& Tape::current() {
   struct Retired {
     std::mutex lock;
     std::vector<Tape*> tapes;
+    std::size_t owners = 0;  // threads that will give theirs back, which must not fail: there is room for all
   };
   static Retired* const retired = new Retired;
   struct Owner {
     Tape* tape = nullptr;
     Owner() {
       const std::lock_guard guard(retired->lock);
+      retired->tapes.reserve(retired->tapes.size() + retired->owners + 1);
       const auto at = std::ranges::find_if(retired->tapes, [](Tape* t) { return t->take_over(); });
       if (at == retired->tapes.end()) {
         tape = new Tape;
@@ -70,7 +72,7 @@ Tape& Tape::current() {
         tape = *at;
         retired->tapes.erase(at);
       }
-      retired->tapes.reserve(retired->tapes.size() + 1);
+      ++retired->owners;
       current_tape = tape;
     }
     ~Owner() {
@@ -78,6 +80,7 @@ Tape& Tape::current() {
       tape->retire();
       const std::lock_guard guard(retired->lock);
       retired->tapes.push_back(tape);
+      --retired->owners;
     }
   };
   thread_local Owner owner;

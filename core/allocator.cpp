@@ -16,6 +16,11 @@ Arena::Arena(std::size_t reserve) {
     // One chunk more than asked for, so that the range can begin on a chunk.
     void* range = mmap(nullptr, reserve + chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) continue;
+    touched_ = static_cast<std::uint32_t*>(std::calloc(reserve / chunk, sizeof(std::uint32_t)));
+    if (touched_ == nullptr) {
+      munmap(range, reserve + chunk);
+      continue;
+    }
     const auto address = reinterpret_cast<std::uintptr_t>(range);
     const std::size_t skip = (chunk - address % chunk) % chunk;
     if (skip > 0) munmap(range, skip);
@@ -23,7 +28,6 @@ Arena::Arena(std::size_t reserve) {
     base_ = top_ = high_ = static_cast<std::byte*>(range) + skip;
     reserved_ = reserve;
     madvise(base_, reserved_, MADV_HUGEPAGE);
-    touched_ = static_cast<std::uint32_t*>(std::calloc(reserved_ / chunk, sizeof(std::uint32_t)));
     return;
   }
 }

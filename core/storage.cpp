@@ -12,6 +12,15 @@
 #include <thread>
 #include <utility>
 
+// GCC defines a macro, clang answers a question.
+#if defined(__has_feature)
+#define REWIND_SANITIZE_ADDRESS __has_feature(address_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__)
+#define REWIND_SANITIZE_ADDRESS 1
+#else
+#define REWIND_SANITIZE_ADDRESS 0
+#endif
+
 namespace rewind_lib {
 namespace {
 
@@ -22,6 +31,7 @@ struct Ledger {
   Ledger* outer = nullptr;  // a dry run inside another
   memory::Usage live, peak, at_peak;
   std::vector<memory::Event>* timeline = nullptr;
+  bool timeline_cut = false;  // events are missing
 
   void change(Category category, std::int64_t delta) {
     std::size_t& bytes = live.bytes[static_cast<int>(category)];
@@ -33,7 +43,15 @@ struct Ledger {
       peak.total = live.total;
       at_peak = live;
     }
-    if (timeline != nullptr) timeline->push_back({category, delta, live.total, location().op, location().module});
+    if (timeline != nullptr) note({category, delta, live.total, location().op, location().module});
+  }
+  // Memory that is given back must not fail.
+  void note(const memory::Event& event) noexcept {
+    try {
+      timeline->push_back(event);
+    } catch (const std::bad_alloc&) {
+      timeline_cut = true;
+    }
   }
   void reset_peak() { peak = at_peak = live; }
 };
@@ -83,7 +101,7 @@ struct Heap {
 
   /// False when the system has no more.
   bool take_bytes(Storage* s) {
-#if defined(__SANITIZE_ADDRESS__)
+#if REWIND_SANITIZE_ADDRESS
     // Blocks of their own, so that the sanitizer sees every overrun. The arena itself has its own tests.
     s->data = static_cast<std::byte*>(std::aligned_alloc(Arena::alignment, (std::max<std::size_t>(s->bytes, 1) + 63) / 64 * 64));
     return s->data != nullptr;
@@ -104,7 +122,7 @@ struct Heap {
   }
 
   void give_bytes(Storage* s) {
-#if defined(__SANITIZE_ADDRESS__)
+#if REWIND_SANITIZE_ADDRESS
     std::free(s->data);
 #else
     (s->bytes < small_bytes ? small : large).deallocate(s->block);
@@ -326,6 +344,7 @@ void start_timeline() {
   Ledger& ledger = ledger_now();
   if (ledger.timeline == nullptr) ledger.timeline = new std::vector<Event>;
   ledger.timeline->clear();
+  ledger.timeline_cut = false;
 }
 std::vector<Event> stop_timeline() {
   Guard guard(heap().lock);
@@ -334,6 +353,7 @@ std::vector<Event> stop_timeline() {
   if (ledger.timeline != nullptr) events.swap(*ledger.timeline);
   delete ledger.timeline;
   ledger.timeline = nullptr;
+  if (ledger.timeline_cut) throw OutOfMemory("out of memory: the timeline of memory did not fit; record fewer steps");
   return events;
 }
 

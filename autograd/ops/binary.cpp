@@ -41,7 +41,7 @@ struct BinaryOp {
     });
   }
   static Saves saves(const Attr&, std::uint32_t needs) {
-    if (B == Binary::mul) return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)};
+    if (B == Binary::mul) return {.inputs = ops::other_factors(needs)};
     if (B == Binary::div) return {.inputs = bit(1) | (needs & bit(1)) >> 1};
     return {};
   }
@@ -53,11 +53,14 @@ struct BinaryOp {
     } else if constexpr (B == Binary::mul) {
       if (v.needs(0)) v.give(0, sum_to(mul(g, v.input(1)), v.input_shape(0)));
       if (v.needs(1)) v.give(1, sum_to(mul(std::move(g), v.input(0)), v.input_shape(1)));
-    } else {  // a / b: g / b, and -(g / b) a / b
+    } else {  // a / b: g / b, and -g (a / b) / b, which is finite where g / b is not
       Tensor b = v.input(1);
-      Tensor ga = div(std::move(g), b);
-      if (v.needs(0)) v.give(0, sum_to(ga, v.input_shape(0)));
-      if (v.needs(1)) v.give(1, sum_to(neg(div(mul(std::move(ga), v.input(0)), std::move(b))), v.input_shape(1)));
+      if (v.needs(0)) v.give(0, sum_to(div(g, b), v.input_shape(0)));
+      if (v.needs(1)) {
+        Tensor slope = div(v.input(0), b);
+        slope = neg(div(std::move(slope), std::move(b)));
+        v.give(1, sum_to(mul(std::move(g), std::move(slope)), v.input_shape(1)));
+      }
     }
   }
   static void samples(Samples<Attr> s) {

@@ -6,11 +6,11 @@
 
 namespace rewind_lib::ops {
 
-/// Inputs `first` .. are defined, floating point and of one dtype (undefined ones are skipped from `optional` on).
-inline DType check_floats(std::string_view op, Inputs in, std::size_t optional = ~std::size_t{0}) {
+/// All inputs are floating point and of one dtype. Those whose bits are set in `optional` may be undefined.
+inline DType check_floats(std::string_view op, Inputs in, std::uint32_t optional = 0) {
   for (std::size_t i = 0; i < in.size(); ++i) {
     if (!in[i].defined()) {
-      if (i >= optional) continue;
+      if ((optional & bit(static_cast<int>(i))) != 0) continue;
       fail(str(op, ": input ", i, " is undefined (default-constructed or moved from)"));
     }
     if (!is_float(in[i].dtype()))
@@ -29,6 +29,15 @@ inline std::int64_t rows_of(const Shape& x) {
   return rows;
 }
 
+/// x can be normalised by channels, which are its last axis: with statistics of its own, or with others, where it may be empty.
+inline void check_matrix(std::string_view op, const Shape& x, bool statistics) {
+  if (x.rank() < 2 || (statistics && x.numel() == 0))
+    fail(str(op, ": x must be [..., channels] with at least two axes", statistics ? " and one element" : "", ", not ", x));
+}
+inline void check_eps(std::string_view op, double eps, const Shape& x) {
+  if (!(eps >= 0)) fail(str(op, ": eps must not be negative, got ", eps, " (x ", x, ")"));
+}
+
 /// An optional input has one element a channel, which is the last axis of x.
 inline void check_channels(std::string_view op, const char* what, const Tensor& t, const Shape& x) {
   if (t.defined() && !(t.shape() == Shape{x[-1]}))
@@ -37,6 +46,9 @@ inline void check_channels(std::string_view op, const char* what, const Tensor& 
 
 /// x, of an op that has nothing to do. Under NoGrad it comes without its history, as any other result.
 inline Tensor as_it_is(Tensor x) { return grad_mode() == GradMode::off && x.requires_grad() ? x.detach() : x; }
+
+/// What a product saves of its factors, inputs 0 and 1: for the gradient of each the other.
+inline std::uint32_t other_factors(std::uint32_t needs) { return ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1); }
 
 /// FLOPs of `per_element` operations on every element of output 0.
 inline Cost pointwise_cost(const Specs& out, std::int64_t per_element) { return {.flops = per_element * out[0].shape.numel()}; }

@@ -51,6 +51,11 @@ Shape check_convolution(const char* op, const Shape& x, const Shape& w, const Co
   return {s.n, s.out_h(), s.out_w(), s.o};
 }
 
+void check_bias(const char* op, const Tensor& bias, const Shape& x, const Shape& w) {
+  if (bias.defined() && !(bias.shape() == Shape{w[0]}))
+    fail(str(op, ": bias must be [", w[0], "], one for each filter of w ", w, ", but is ", bias.shape(), " (x is ", x, ")"));
+}
+
 }  // namespace ops
 
 namespace {
@@ -60,9 +65,8 @@ using ops::check_floats;
 using ops::conv2d_backward_input;
 using ops::conv2d_backward_weight;
 using ops::conv_geometry;
+using ops::macs_of;
 using ops::sample;
-
-std::int64_t macs_of(const ConvShape& s) { return s.n * s.out_h() * s.out_w() * s.o * s.kh * s.kw * (s.c / s.groups); }
 
 /// What the gradient ops know of the forward besides their inputs.
 struct BackwardAttr {
@@ -113,11 +117,9 @@ struct Conv2d {
   using Attr = ConvOptions;
 
   static Specs infer(Inputs in, const Attr& attr) {
-    const DType dtype = check_floats(name, in, 2);
+    const DType dtype = check_floats(name, in, bit(2));
     const Shape y = check_convolution(name, in[0].shape(), in[1].shape(), attr);
-    if (in[2].defined() && !(in[2].shape() == Shape{y[3]}))
-      fail(str(name, ": bias must be [", y[3], "], one for each filter of w ", in[1].shape(), ", but is ", in[2].shape(), " (x is ",
-               in[0].shape(), ")"));
+    ops::check_bias(name, in[2], in[0].shape(), in[1].shape());
     return {{y, dtype}};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& attr) {
@@ -137,7 +139,7 @@ struct Conv2d {
     });
   }
   static Saves saves(const Attr& attr, std::uint32_t needs) {
-    return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1), .outputs = attr.epilogue != Epilogue::none ? bit(0) : 0};
+    return {.inputs = ops::other_factors(needs), .outputs = attr.epilogue != Epilogue::none ? bit(0) : 0};
   }
   static void vjp(Vjp& v, const Attr& attr) {
     Tensor g = v.grad(0);
@@ -216,7 +218,7 @@ struct Conv2dBackwardInput {
                                      f.workspace<T>());
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr& a) {
     Tensor d = v.grad(0);  // an image
     const Shape& w = v.input_shape(1);
@@ -270,7 +272,7 @@ struct Conv2dBackwardWeight {
                                       f.workspace<T>());
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr& a) {
     Tensor d = v.grad(0);  // a weight
     const Shape& x = v.input_shape(1);

@@ -37,11 +37,6 @@ ConvPoolShape geometry(const char* op, const Shape& x, const Shape& w, const Con
   return {conv, ops::pool_geometry(made, a.pool), ops::activation_of(a.conv.epilogue)};
 }
 
-std::int64_t macs_of(const ConvPoolShape& s) {
-  const kernels::ConvShape& c = s.conv;
-  return c.n * c.out_h() * c.out_w() * c.o * c.kh * c.kw * (c.c / c.groups);
-}
-
 bool backward_covers(const ConvPoolShape& s, DType dtype) {
   return visit_float(dtype, [&](auto zero) { return kernels::conv_pool_backward_covers<decltype(zero)>(s); });
 }
@@ -110,11 +105,9 @@ struct ConvPool {
   using Attr = ConvPoolAttr;
 
   static Specs infer(Inputs in, const Attr& a) {
-    const DType dtype = check_floats(name, in, 2);
+    const DType dtype = check_floats(name, in, bit(2));
     const Shape made = ops::check_convolution(name, in[0].shape(), in[1].shape(), a.conv);
-    if (in[2].defined() && !(in[2].shape() == Shape{made[3]}))
-      fail(str(name, ": bias must be [", made[3], "], one for each filter of w ", in[1].shape(), ", but is ", in[2].shape(),
-               " (x is ", in[0].shape(), ")"));
+    ops::check_bias(name, in[2], in[0].shape(), in[1].shape());
     const Shape y = ops::check_pool(name, made, a.pool);
     if (made[1] * made[2] > std::numeric_limits<std::int32_t>::max())
       fail(str(name, ": images of more than 2^31 pixels are not supported, the convolution of ", in[0].shape(), " makes ", made));
@@ -122,7 +115,7 @@ struct ConvPool {
   }
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
     const ConvPoolShape s = geometry(name, in[0].shape(), in[1].shape(), a);
-    const std::int64_t macs = macs_of(s), made = s.conv.n * s.conv.out_h() * s.conv.out_w() * s.conv.o;
+    const std::int64_t macs = ops::macs_of(s.conv), made = s.conv.n * s.conv.out_h() * s.conv.out_w() * s.conv.o;
     const std::int64_t maxima = s.pool.n * s.pool.out_h() * s.pool.out_w() * s.pool.c;
     return {.flops = 2 * macs + (in[2].defined() ? made : 0) +
                      maxima * (s.pool.kh * s.pool.kw + (s.activation != kernels::Activation::none)),
@@ -205,7 +198,7 @@ struct ConvPoolBackward {
 
   static Specs infer(Inputs in, const Attr& a) {
     const DType dtype = check_floats(name, in.first(1));
-    check_floats(name, in.subspan(2), 1);
+    check_floats(name, in.subspan(2), bit(1));
     const Shape &g = in[0].shape(), &x = in[2].shape();
     if (x.rank() != 4) fail(str(name, ": x must be [N, H, W, C], but is ", x));
     if (in[2].dtype() != dtype) fail(str(name, ": g is ", dtype, ", but x is ", in[2].dtype(), "; inputs must have one dtype"));
@@ -213,9 +206,7 @@ struct ConvPoolBackward {
     if (in[3].defined() && !(in[3].shape() == w)) fail(str(name, ": w must be ", w, ", but is ", in[3].shape()));
     const Shape y = ops::check_pool(name, ops::check_convolution(name, x, w, a.forward.conv), a.forward.pool);
     if (!(g == y)) fail(str(name, ": g is ", g, ", but the pool behind the convolution of ", x, " with ", w, " makes ", y));
-    if (!in[1].defined() || in[1].dtype() != int32 || !(in[1].shape() == y))
-      fail(str(name, ": needs positions int32 ", y, ", but got ",
-               in[1].defined() ? str(in[1].dtype(), " ", in[1].shape()) : "an undefined tensor"));
+    ops::check_positions(name, in[1], y);
     if (!backward_covers(geometry(name, x, w, a.forward), dtype))
       fail(str(name, ": has kernels for 3 or 5 rows at stride 1 over few channels, not for x ", x, " and w ", w));
     Specs out{{w, dtype}, {{w[0]}, dtype}};
@@ -225,7 +216,7 @@ struct ConvPoolBackward {
   // As of the gradients of any convolution, though only the maxima are visited.
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
     const std::int64_t macs =
-        macs_of(geometry(name, in[2].shape(), weight(in[2].shape(), a), a.forward)) * (in[3].defined() ? 2 : 1);
+        ops::macs_of(geometry(name, in[2].shape(), weight(in[2].shape(), a), a.forward).conv) * (in[3].defined() ? 2 : 1);
     return {.flops = 2 * macs + in[0].numel(), .macs = macs};
   }
   static std::size_t workspace(Inputs in, const Specs& out, const Attr& a) {

@@ -103,11 +103,9 @@ struct Depthwise {
   using Attr = DepthwiseOptions;
 
   static Specs infer(Inputs in, const Attr& attr) {
-    const DType dtype = check_floats(name, in, 2);
+    const DType dtype = check_floats(name, in, bit(2));
     const Shape y = check_convolution(name, in[0].shape(), in[1].shape(), attr);
-    if (in[2].defined() && !(in[2].shape() == Shape{y[3]}))
-      fail(str(name, ": bias must be [", y[3], "], one for each channel of x ", in[0].shape(), ", but is ", in[2].shape(),
-               " (w is ", in[1].shape(), ")"));
+    ops::check_channels(name, "bias", in[2], in[0].shape());
     return {{y, dtype}};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& attr) {
@@ -121,7 +119,7 @@ struct Depthwise {
                                  kernels::Activation::none, f.out<T>(0));
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr& attr) {
     Tensor g = v.grad(0);
     const Shape &x = v.input_shape(0), &w = v.input_shape(1);
@@ -146,7 +144,7 @@ struct Depthwise {
     s.error({sample({5, 5, 4}), w, Tensor()}, {}, "x must be [N, H, W, C]: x [5, 5, 4], w [3, 3, 4]");
     s.error({x, sample({4, 3, 3, 1}), Tensor()}, {}, "w must be [KH, KW, C]");
     s.error({x, sample({3, 3, 2}), Tensor()}, {}, "x has 4 channels and w has 2");
-    s.error({x, w, sample({3})}, {}, "bias must be [4]");
+    s.error({x, w, sample({3})}, {}, "bias must have shape [4]");
     s.error({x, w, Tensor()}, {.stride = -1}, "stride must be at least 1");
     s.error({x, w, Tensor()}, {.padding = {0, -2}}, "padding must not be negative");
     s.error({x, w, Tensor()}, {.dilation = {0, 1}}, "dilation must be at least 1");
@@ -184,7 +182,7 @@ struct DepthwiseBackwardInput {
       kernels::depthwise_backward_input(geometry(f.out_shape(0), f.in_shape(1), a.options), f.in<T>(0), f.in<T>(1), f.out<T>(0));
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr& a) {
     Tensor d = v.grad(0);  // an image
     const Shape& w = v.input_shape(1);
@@ -232,7 +230,7 @@ struct DepthwiseBackwardWeight {
                                          f.workspace<T>());
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr& a) {
     Tensor d = v.grad(0);  // a weight
     const Shape& x = v.input_shape(1);

@@ -45,8 +45,6 @@ FusedShape geometry(const Shape& x, const Shape& w, const FusedAttr& a, bool pen
   return s;
 }
 
-std::int64_t macs_of(const FusedShape& s) { return s.rows() * s.conv.o * s.conv.kh * s.conv.kw * (s.conv.c / s.conv.groups); }
-
 void check_pending(std::string_view op, const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& gamma,
                    const Tensor& beta, double eps) {
   if (mean.defined() != var.defined()) fail(str(op, ": give both of mean and var, or neither (x ", x.shape(), ")"));
@@ -56,7 +54,7 @@ void check_pending(std::string_view op, const Tensor& x, const Tensor& mean, con
   ops::check_channels(op, "var", var, x.shape());
   ops::check_channels(op, "gamma", gamma, x.shape());
   ops::check_channels(op, "beta", beta, x.shape());
-  if (!(eps >= 0)) fail(str(op, ": eps must not be negative, got ", eps, " (x ", x.shape(), ")"));
+  ops::check_eps(op, eps, x.shape());
 }
 
 /// The shape of y.
@@ -69,7 +67,7 @@ Shape check_convolution(const char* op, const Shape& x, const Shape& w, const Fu
   ops::check_window(op, s.conv.h, s.conv.w, s.conv.kh, s.conv.kw, a.stride, a.padding, 1, describe);
   if (!kernels::fused_covers(s))
     fail(str(op, ": depthwise filters must be 3x3 or 5x5 at stride 1 or 2: ", describe(), "; use depthwise_conv2d() for others"));
-  if (s.rows() * s.conv.o == 0) fail(str(op, ": y would have no elements: ", describe()));
+  if (s.conv.o == 0 || (a.statistics && s.rows() == 0)) fail(str(op, ": y would have no elements: ", describe()));
   return {s.conv.n, s.conv.out_h(), s.conv.out_w(), s.conv.o};
 }
 
@@ -115,6 +113,9 @@ const std::vector<Case>& cases() {
       {{2, 4, 7, 2}, {3, 3, 3, 2}, 1, 1},
       {{1, 5, 8, 1}, {2, 3, 3, 1}, 1, 0},
       {{1, 3, 6, 3}, {2, 2, 5, 3}, 1, {1, 2}},
+      {{0, 3, 3, 2}, {3, 1, 1, 2}},
+      {{0, 4, 3, 2}, {3, 3, 2}, 2, 1},
+      {{0, 3, 4, 2}, {17, 3, 3, 2}, 1, 1},
   };
   return list;
 }
@@ -139,7 +140,7 @@ std::vector<Tensor> inputs_of(const Case& k, const FusedAttr& a, int number) {
   return in;
 }
 FusedAttr attr_of(const Case& k, int number) {
-  return {k.stride, k.padding, number % 2 == 0 ? 1e-3 : 0.1, static_cast<Epilogue>(number % 5), number % 6 != 5};
+  return {k.stride, k.padding, number % 2 == 0 ? 1e-3 : 0.1, static_cast<Epilogue>(number % 5), number % 6 != 5 && k.x[0] > 0};
 }
 
 // --- the gradient ------------------------------------------------------------------------------------------------
@@ -179,9 +180,7 @@ struct FusedConvBackward {
   /// g, g_mean, g_var, y, mean of y, x, mean, var, gamma, beta, w, what is added to the gradient of x. Inputs 1 to 4 go
   /// together: without them, no gradient has reached the statistics, and that of a residual is g.
   static Specs infer(Inputs in, const Attr& a) {
-    for (const int i : {0, 5, 10})
-      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, ~(bit(0) | bit(5) | bit(10)));
     const Shape &g = in[0].shape(), &x = in[5].shape(), &w = in[10].shape();
     check_pending(name, in[5], in[6], in[7], in[8], in[9], a.forward.eps);
     const Shape y = check_convolution(name, x, w, a.forward, in[6].defined());
@@ -217,7 +216,7 @@ struct FusedConvBackward {
     return s;
   }
   static Cost cost(Inputs in, const Specs&, const Attr& a) {
-    const std::int64_t macs = macs_of(geometry(in[5].shape(), in[10].shape(), a.forward, false)) *
+    const std::int64_t macs = ops::macs_of(geometry(in[5].shape(), in[10].shape(), a.forward, false).conv) *
                               ((a.wanted.has(Wanted::x) ? 1 : 0) + (a.wanted.has(Wanted::w) ? 1 : 0));
     return {.flops = 2 * macs + (in[1].defined() ? 4 * in[0].numel() : 0) + (in[6].defined() ? 8 * in[5].numel() : 0),
             .macs = macs};
@@ -250,7 +249,7 @@ struct FusedConvBackward {
           bits |= number % 7 == 3 ? bit(Wanted::gamma) | bit(Wanted::var) : Wanted::norm;
         std::vector<Tensor> all{sample(y, -1, 1, 5), {}, {}, {}, {}, in[0], in[1], in[2], in[3], in[4], in[5], {}};
         if ((bits & bit(Wanted::x)) != 0 && number % 3 != 0 && adds(k.x, k.w, a)) all[11] = sample(k.x, -1, 1, 10);
-        if (number % 4 != 2) {
+        if (number % 4 != 2 && k.x[0] > 0) {
           if (number % 3 == 0) bits |= bit(Wanted::residual);
           all[1] = sample(o, -1, 1, 6);
           all[2] = sample(o, -1, 1, 7);
@@ -282,9 +281,7 @@ struct FusedConv {
 
   /// x, mean, var, gamma, beta, w, residual -> y, and with statistics its mean and biased variance.
   static Specs infer(Inputs in, const Attr& a) {
-    for (const int i : {0, 5})
-      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, ~(bit(0) | bit(5)));
     const Shape y = check_convolution(name, in[0].shape(), in[5].shape(), a, in[1].defined());
     check_pending(name, in[0], in[1], in[2], in[3], in[4], a.eps);
     if (in[6].defined() && !(in[6].shape() == y))
@@ -294,7 +291,7 @@ struct FusedConv {
     return {{y, dtype}, {{y[3]}, dtype}, {{y[3]}, dtype}};
   }
   static Cost cost(Inputs in, const Specs& out, const Attr& a) {
-    const std::int64_t macs = macs_of(geometry(in[0].shape(), in[5].shape(), a, false)), y = out[0].shape.numel();
+    const std::int64_t macs = ops::macs_of(geometry(in[0].shape(), in[5].shape(), a, false).conv), y = out[0].shape.numel();
     return {.flops = 2 * macs + (in[1].defined() ? 4 * in[0].numel() : 0) + (a.statistics ? 4 * y : 0) + (in[6].defined() ? y : 0),
             .macs = macs};
   }
@@ -316,9 +313,7 @@ struct FusedConv {
     return {.inputs = residual_only && !a.statistics ? 0 : std::uint32_t{0x3f}, .outputs = a.statistics ? bit(0) | bit(1) : 0};
   }
   static void vjp(Vjp& v, const Attr& a) {
-    std::uint32_t wanted = 0;  // inputs 0 to 5 have the numbers of their gradients
-    for (int i = 0; i < 6; ++i)
-      if (v.needs(i)) wanted |= bit(i);
+    std::uint32_t wanted = v.needs() & 0x3f;  // inputs 0 to 5 have the numbers of their gradients
     if ((wanted & Wanted::norm) != 0) wanted |= bit(Wanted::x);
     Tensor in[12];
     const bool statistics = a.statistics && (v.has_grad(1) || v.has_grad(2));
@@ -395,7 +390,7 @@ kernels::FusedInput<T> settle_input(const Forward& f, int x, double eps, Epilogu
 
 void check_settle(const char* op, Inputs in, const SettleAttr& a) {
   const Shape& x = in[0].shape();
-  if (x.rank() < 2 || x.numel() == 0) fail(str(op, ": x must be [..., channels] with at least two axes and one element, not ", x));
+  ops::check_matrix(op, x, false);
   for (const std::size_t i : {1, 2})
     if (!in[i].defined()) fail(str(op, ": needs a mean and a variance for x ", x));
   check_pending(op, in[0], in[1], in[2], in[3], in[4], a.eps);
@@ -416,9 +411,7 @@ struct SettleGradient {
   /// x, mean, var, gamma, beta, what the forward made (with shortcut and epilogue only), g -> the gradients of x, of its
   /// normalisation, then of the shortcut.
   static Specs infer(Inputs in, const Attr& a) {
-    for (const std::size_t i : {0, 6})
-      if (!in[i].defined()) fail(str(name, ": input ", i, " is undefined"));
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, ~(bit(0) | bit(6)));
     check_settle(name, in, a.forward);
     const Shape& x = in[0].shape();
     for (const std::size_t i : {5, 6})
@@ -465,8 +458,8 @@ struct SettleGradient {
     s.error({x, c, c, none, none, none, none}, {{}, {bit(Wanted::x)}}, "input 6 is undefined");
   }
   static const std::vector<Shape>& shapes() {
-    static const std::vector<Shape> list{{1, 1},    {2, 3},  {40, 1},      {5, 17},       {33, 8},     {3, 24},
-                                         {2, 3, 2}, {70, 2}, {1, 2, 2, 3}, {2, 2, 1, 16}, {1, 1, 1, 2}};
+    static const std::vector<Shape> list{{1, 1}, {2, 3},    {40, 1}, {5, 17},      {33, 8},       {3, 24},
+                                         {0, 5}, {2, 3, 2}, {70, 2}, {1, 2, 2, 3}, {2, 2, 1, 16}, {1, 1, 1, 2}};
     return list;
   }
 };
@@ -482,8 +475,7 @@ struct Settle {
 
   /// x, mean, var, gamma, beta; the shortcut, and its mean, var, gamma, beta where it is pending too.
   static Specs infer(Inputs in, const Attr& a) {
-    if (!in[0].defined()) fail(str(name, ": input 0 is undefined"));
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, ~bit(0));
     check_settle(name, in, a);
     const Shape& x = in[0].shape();
     if (in[5].defined() && !(in[5].shape() == x)) fail(str(name, ": the shortcut is ", in[5].shape(), ", but x is ", x));
@@ -516,9 +508,7 @@ struct Settle {
     return {.inputs = inputs, .outputs = masks ? bit(0) : 0};
   }
   static void vjp(Vjp& v, const Attr& a) {
-    std::uint32_t needs = 0;
-    for (int i = 0; i < 10; ++i)
-      if (v.needs(i)) needs |= bit(i);
+    const std::uint32_t needs = v.needs();
     const bool norm = (needs & 0x1f) != 0, shortcut = (needs & 0x3e0) != 0;
     Tensor g = v.grad(0), z;  // z: the gradient of the sum, before the activation
     Tensor out[Specs::max_outputs];

@@ -50,16 +50,21 @@ Tensor epilogue_gradient(Epilogue epilogue, Tensor y, Tensor g);
 /// Sum over all leading axes of g^T x: g [..., O], x [..., I] -> [O, I]. (In linear.cpp.)
 Tensor linear_backward_weight(Tensor g, Tensor x);
 
-/// The shape of a convolution's result; throws where x, w and the options do not fit. The gradients of x [N, H, W, C] and of w,
-/// from g, that of the result before its epilogue. (In conv2d.cpp.)
+/// The shape of a convolution's result; throws where x, w and the options do not fit, and so does the next where a bias does not.
+/// The gradients of x [N, H, W, C] and of w, from g, that of the result before its epilogue. (In conv2d.cpp.)
 Shape check_convolution(const char* op, const Shape& x, const Shape& w, const ConvOptions& options);
 kernels::ConvShape conv_geometry(const Shape& x, const Shape& w, const ConvOptions& options);
+inline std::int64_t macs_of(const kernels::ConvShape& s) {
+  return s.n * s.out_h() * s.out_w() * s.o * s.kh * s.kw * (s.c / s.groups);
+}
+void check_bias(const char* op, const Tensor& bias, const Shape& x, const Shape& w);
 Tensor conv2d_backward_input(Tensor g, Tensor w, const ConvOptions& options, const Shape& x);
 Tensor conv2d_backward_weight(Tensor g, Tensor x, const ConvOptions& options, const Shape& w);
 
 /// The same of a pool, whose options are resolved: a stride of 0 stands for the kernel. (In pool.cpp.)
 PoolOptions resolve(PoolOptions options);
 Shape check_pool(const char* op, const Shape& x, const PoolOptions& options);
+void check_positions(const char* op, const Tensor& positions, const Shape& y);
 kernels::WindowShape pool_geometry(const Shape& x, const PoolOptions& options);
 Tensor max_pool2d_backward(Tensor g, Tensor positions, const PoolOptions& options, const Shape& x);
 

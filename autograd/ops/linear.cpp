@@ -29,7 +29,7 @@ struct Linear {
   };
 
   static Specs infer(Inputs in, const Attr& attr) {
-    const DType dtype = check_floats(name, in, 2);
+    const DType dtype = check_floats(name, in, bit(2));
     const Shape &x = in[0].shape(), &w = in[1].shape();
     ops::check_epilogue(name, attr.epilogue, x);
     if (w.rank() != 2) fail(str(name, ": w must be [out, in], but is ", w, " (x is ", x, ")"));
@@ -59,7 +59,7 @@ struct Linear {
     });
   }
   static Saves saves(const Attr& attr, std::uint32_t needs) {
-    return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1), .outputs = attr.epilogue != Epilogue::none ? bit(0) : 0};
+    return {.inputs = ops::other_factors(needs), .outputs = attr.epilogue != Epilogue::none ? bit(0) : 0};
   }
   static void vjp(Vjp& v, const Attr& attr) {
     Tensor g = v.grad(0);
@@ -128,7 +128,7 @@ struct LinearBackwardWeight {
       kernels::gemm(gemm(f.in_shape(0), f.in_shape(1)), f.in<T>(0), f.in<T>(1), f.out<T>(0), f.workspace<T>());
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr&) {
     Tensor g = v.grad(0);  // [out, in], a weight
     if (v.needs(0)) v.give(0, linear(v.input(1), g));

@@ -86,7 +86,7 @@ struct Matmul {
       kernels::gemm(gemm(f.in_shape(0), f.in_shape(1), attr), f.in<T>(0), f.in<T>(1), f.out<T>(0), f.workspace<T>());
     });
   }
-  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ((needs & bit(0)) << 1) | ((needs & bit(1)) >> 1)}; }
+  static Saves saves(const Attr&, std::uint32_t needs) { return {.inputs = ops::other_factors(needs)}; }
   static void vjp(Vjp& v, const Attr& attr) {
     const bool ta = attr.transpose_a, tb = attr.transpose_b;
     Tensor g = v.grad(0);

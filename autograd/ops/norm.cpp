@@ -20,15 +20,13 @@ namespace rewind_lib {
 namespace {
 
 using ops::check_channels;
+using ops::check_eps;
 using ops::check_floats;
+using ops::check_matrix;
 using ops::rows_of;
 using ops::sample;
 
 std::int64_t channels_of(const Shape& x) { return x[-1]; }
-
-void check_matrix(std::string_view op, const Shape& x) {
-  if (x.rank() < 2 || x.numel() == 0) fail(str(op, ": x must be [..., channels] with at least two axes and one element, not ", x));
-}
 
 bool defined_input(const Vjp& v, int i) { return v.input_shape(i).rank() > 0; }
 
@@ -45,6 +43,12 @@ struct Wanted : ops::WantedGradients {
 
 struct Gradients {
   Tensor x, gamma, beta;
+  /// To the inputs 0, 1 and 2.
+  void give(Vjp& v) && {
+    if (x.defined()) v.give(0, std::move(x));
+    if (gamma.defined()) v.give(1, std::move(gamma));
+    if (beta.defined()) v.give(2, std::move(beta));
+  }
 };
 
 template <std::size_t N>
@@ -145,10 +149,6 @@ T* make_rstd(const Forward& f, std::int64_t doubles, const T* var, std::int64_t 
   return rstd;
 }
 
-void check_eps(std::string_view op, double eps, const Shape& x) {
-  if (!(eps >= 0)) fail(str(op, ": eps must not be negative, got ", eps, " (x ", x, ")"));
-}
-
 /// No odd number of rows with one channel: the middle sample would sit on the kink of a ReLU.
 const Shape norm_shapes[] = {{2, 1},  {4, 1}, {2, 3},    {5, 2},    {4, 3},       {9, 2},
                              {18, 1}, {3, 9}, {2, 2, 3}, {2, 3, 2}, {2, 2, 2, 3}, {1, 3, 2, 2}};
@@ -162,11 +162,9 @@ struct BatchNormGradient {
 
   /// x, mean, var, gamma, beta, g.
   static Specs infer(Inputs in, const Attr& a) {
-    for (const int i : {0, 1, 2, 5})
-      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
-    const DType dtype = check_floats(name, in, 3);
+    const DType dtype = check_floats(name, in, bit(3) | bit(4));
     const Shape& x = in[0].shape();
-    check_matrix(name, x);
+    check_matrix(name, x, a.batch_statistics);
     ops::check_epilogue(name, a.epilogue, x);
     check_channels(name, "mean", in[1], x);
     check_channels(name, "var", in[2], x);
@@ -255,9 +253,9 @@ struct BatchNorm {
 
   /// x, gamma, beta -> y, mean, biased variance.
   static Specs infer(Inputs in, const Attr& a) {
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, bit(1) | bit(2));
     const Shape& x = in[0].shape();
-    check_matrix(name, x);
+    check_matrix(name, x, true);
     ops::check_epilogue(name, a.epilogue, x);
     check_channels(name, "gamma", in[1], x);
     check_channels(name, "beta", in[2], x);
@@ -297,7 +295,7 @@ struct BatchNorm {
     if (v.needs(0) && v.has_grad(1)) v.give(0, broadcast_to(affine(v.grad(1), share, 0), x.shape()));
     if (v.needs(0) && v.has_grad(2)) v.give(0, mul(sub(x, mean), affine(v.grad(2), 2 * share, 0)));
     if (!v.has_grad(0)) return;
-    const Wanted wanted{(v.needs(0) ? bit(0) : 0) | (v.needs(1) ? bit(1) : 0) | (v.needs(2) ? bit(2) : 0)};
+    const Wanted wanted{v.needs()};
     Tensor gamma, beta;
     if (defined_input(v, 1) && (v.needs(0) || a.epilogue != Epilogue::none)) gamma = v.input(1);
     if (defined_input(v, 2) && a.epilogue != Epilogue::none) beta = v.input(2);
@@ -305,9 +303,7 @@ struct BatchNorm {
     Gradients g = apply_gradient(ops::batch_norm_gradient_op,
                                  {std::move(x), std::move(mean), std::move(var), std::move(gamma), std::move(beta), v.grad(0)},
                                  &attr, wanted);
-    if (g.x.defined()) v.give(0, std::move(g.x));
-    if (g.gamma.defined()) v.give(1, std::move(g.gamma));
-    if (g.beta.defined()) v.give(2, std::move(g.beta));
+    std::move(g).give(v);
   }
   static void samples(Samples<Attr> s) {
     int salt = 0;
@@ -359,6 +355,8 @@ struct BatchNormUpdate {
     if (a.rows < 2)
       fail(str(name, ": a batch of ", a.rows, " row for ", in[0].shape(),
                " channels has no unbiased variance to move running statistics with"));
+    if (!(a.momentum >= 0 && a.momentum <= 1))
+      fail(str(name, ": momentum must be between 0 and 1, got ", a.momentum, " (", in[0].shape(), " channels)"));
     return {};
   }
   static Cost cost(Inputs in, const Specs&, const Attr&) {
@@ -380,6 +378,8 @@ struct BatchNormUpdate {
     s.error({sample({3}), sample({3}), sample({3}), Tensor()}, {4, 0.1}, "input 3 is undefined");
     s.error({sample({3}), sample({3}), sample({3}), sample({3}).to(float32)}, {4, 0.1}, "inputs must have one dtype");
     s.error({sample({3}), sample({3}), sample({3}), sample({3})}, {1, 0.1}, "a batch of 1 row");
+    s.error({sample({3}), sample({3}), sample({3}), sample({3})}, {4, 5}, "momentum must be between 0 and 1, got 5");
+    s.error({sample({3}), sample({3}), sample({3}), sample({3})}, {4, std::nan("")}, "momentum must be between 0 and 1");
   }
 };
 
@@ -394,11 +394,9 @@ struct BatchNormInference {
 
   /// x, gamma, beta, mean, var.
   static Specs infer(Inputs in, const Attr& a) {
-    for (const int i : {0, 3, 4})
-      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, bit(1) | bit(2));
     const Shape& x = in[0].shape();
-    check_matrix(name, x);
+    check_matrix(name, x, false);
     ops::check_epilogue(name, a.epilogue, x);
     check_channels(name, "gamma", in[1], x);
     check_channels(name, "beta", in[2], x);
@@ -428,9 +426,7 @@ struct BatchNormInference {
   }
   static void vjp(Vjp& v, const Attr& a) {
     const bool act = a.epilogue != Epilogue::none;
-    std::uint32_t needs = 0;
-    for (int i = 0; i < 5; ++i)
-      if (v.needs(i)) needs |= bit(i);
+    const std::uint32_t needs = v.needs();
     const bool scaled = (needs & (bit(0) | bit(3) | bit(4))) != 0;
     const Tensor gamma = defined_input(v, 1) && (scaled || act) ? v.input(1) : Tensor();
     const Tensor var = scaled || reads_x(a, needs) ? v.input(4) : Tensor();
@@ -472,8 +468,12 @@ struct BatchNormInference {
             if (in[i].defined()) in[i].set_requires_grad();
         s.add(std::move(in), {salt % 2 == 0 ? 1e-3 : 0.1, e});
       }
+    for (const Epilogue e : {Epilogue::none, Epilogue::relu})
+      s.add({sample({0, 3}), sample({3}, 1.1, 4.3, 1), sample({3}, -0.77, 3.3, 2), sample({3}, -0.3, 0.4, 3),
+             sample({3}, 0.6, 1.7, 4)},
+            {1e-3, e});
     const Attr a{1e-5, Epilogue::none};
-    s.error({sample({4}), Tensor(), Tensor(), sample({4}), sample({4})}, a, "at least two axes and one element, not [4]");
+    s.error({sample({4}), Tensor(), Tensor(), sample({4}), sample({4})}, a, "at least two axes, not [4]");
     s.error({sample({2, 3}), Tensor(), Tensor(), sample({3}), sample({2})}, a,
             "var must have shape [3], one element a channel of x [2, 3], not [2]");
     s.error({sample({2, 3}), Tensor(), Tensor(), Tensor(), sample({3})}, a, "input 3 is undefined");
@@ -500,9 +500,7 @@ struct LayerNormGradient {
 
   /// x, mean, rstd, gamma, g.
   static Specs infer(Inputs in, const Attr& a) {
-    for (const int i : {0, 1, 2, 4})
-      if (!in[static_cast<std::size_t>(i)].defined()) fail(str(name, ": input ", i, " is undefined"));
-    const DType dtype = check_floats(name, in, 3);
+    const DType dtype = check_floats(name, in, bit(3));
     const Shape& x = in[0].shape();
     if (x.rank() < 1 || x[-1] == 0) fail(str(name, ": the last axis of x must not be empty, shape ", x));
     const Shape rows(std::span(x.begin(), static_cast<std::size_t>(x.rank() - 1)));
@@ -580,7 +578,7 @@ struct LayerNorm {
 
   /// x, gamma, beta -> y, mean and rstd of every row.
   static Specs infer(Inputs in, const Attr& a) {
-    const DType dtype = check_floats(name, in, 1);
+    const DType dtype = check_floats(name, in, bit(1) | bit(2));
     const Shape& x = in[0].shape();
     if (x.rank() < 1 || x[-1] == 0) fail(str(name, ": the last axis of x must not be empty, shape ", x));
     check_channels(name, "gamma", in[1], x);
@@ -619,14 +617,12 @@ struct LayerNorm {
       }
     }
     if (!v.has_grad(0)) return;
-    const Wanted wanted{(v.needs(0) ? bit(0) : 0) | (v.needs(1) ? bit(1) : 0) | (v.needs(2) ? bit(2) : 0)};
+    const Wanted wanted{v.needs()};
     const LayerNormGradient::Attr attr{wanted};
     Tensor gamma = v.needs(0) && defined_input(v, 1) ? v.input(1) : Tensor();
     Gradients g = apply_gradient(ops::layer_norm_gradient_op,
                                  {std::move(x), std::move(mean), std::move(rstd), std::move(gamma), v.grad(0)}, &attr, wanted);
-    if (g.x.defined()) v.give(0, std::move(g.x));
-    if (g.gamma.defined()) v.give(1, std::move(g.gamma));
-    if (g.beta.defined()) v.give(2, std::move(g.beta));
+    std::move(g).give(v);
   }
   static void samples(Samples<Attr> s) {
     int salt = 0;

@@ -62,12 +62,20 @@ PoolOptions resolve(PoolOptions o) {
   return o;
 }
 
+// As the pool of some x makes them: int32, in the shape of its output.
+void check_positions(const char* op, const Tensor& positions, const Shape& y) {
+  if (!positions.defined() || positions.dtype() != int32 || !(positions.shape() == y))
+    fail(str(op, ": needs positions int32 ", y, ", but got ",
+             positions.defined() ? str(positions.dtype(), " ", positions.shape()) : "an undefined tensor"));
+}
+
 }  // namespace ops
 
 namespace {
 
 using ops::check_floats;
 using ops::check_pool;
+using ops::check_positions;
 using ops::pool_geometry;
 using ops::resolve;
 using ops::sample;
@@ -84,13 +92,6 @@ Shape check_backward(const char* op, const Shape& g, const BackwardAttr& a) {
   const Shape x{g[0], a.h, a.w, g[3]}, y = check_pool(op, x, a.options);
   if (!(g == y)) fail(str(op, ": g is ", g, ", but the pool of ", x, " makes ", y));
   return x;
-}
-
-/// Positions as the pool of some x makes them: int32, in the shape of its output.
-void check_positions(const char* op, const Tensor& positions, const Shape& y) {
-  if (!positions.defined() || positions.dtype() != int32 || !(positions.shape() == y))
-    fail(str(op, ": needs positions int32 ", y, ", but got ",
-             positions.defined() ? str(positions.dtype(), " ", positions.shape()) : "an undefined tensor"));
 }
 
 struct Case {

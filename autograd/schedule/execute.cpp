@@ -257,9 +257,13 @@ Value execute(Stages* owned, const std::vector<Action>& actions, Value a) {
     const auto to = std::ranges::find(from, actions.end(), B(s->first));
     if (to == actions.end()) refuse(actions, str("B", s->first, " is missing"));
     s->actions.assign(from, to + 1);
-    for (const Action& x : s->actions)
+    std::vector<bool> recorded(static_cast<std::size_t>(s->last - s->first) + 1);
+    for (const Action& x : s->actions) {
       if (x.stage < s->first || x.stage > s->last)
         refuse(actions, str(to_string(x), " runs outside the stages ", s->first, " to ", s->last));
+      if (x.kind == Kind::B && !recorded[s->at(x.stage)]) refuse(actions, str(to_string(x), " comes without Fall", x.stage));
+      if (x.kind == Kind::B || x.kind == Kind::Fall) recorded[s->at(x.stage)] = x.kind == Kind::Fall;
+    }
     const std::span part = forward.subspan(begin, end - begin);
     a = run_segment(std::move(s), part, std::move(a));
     begin = end;

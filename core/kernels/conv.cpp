@@ -26,10 +26,6 @@ constexpr int64_t max_rows = 20 * block_m;
 constexpr int64_t min_rows = 4 * block_m;
 constexpr int64_t wanted_tiles = 16;
 
-bool is_pointwise(const ConvShape& s) {
-  return s.kh == 1 && s.kw == 1 && s.sh == 1 && s.sw == 1 && s.ph == 0 && s.pw == 0 && s.groups == 1;
-}
-
 constexpr int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 constexpr int64_t floor_mod(int64_t a, int64_t b) { return a - floor_div(a, b) * b; }
 
@@ -211,8 +207,7 @@ void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bi
 
   const int64_t k = p.taps * p.depth, packed_stride = packed_size(k, p.width);
   const int64_t panels = panel_count<T>(p.width);
-  const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(s.groups * panels, grain, [&](int64_t begin, int64_t end) {
+  parallel::for_range(s.groups * panels, pack_grain(k), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = i / panels, panel = i % panels;
       pack(k, p.width, int64_t{0}, k, weight + g * p.width * k, k, true, workspace + g * packed_stride, panel, panel + 1);
@@ -371,8 +366,7 @@ void conv2d_backward_input(const ConvShape& s, const T* dy, const T* weight, T* 
       return Offset{floor_div(phase.h + s.ph - kernel_h(t) * s.dh, s.sh), floor_div(phase.w + s.pw - kernel_w(t) * s.dw, s.sw)};
     };
     const int64_t k = p.taps * o;
-    const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (k * block_n_max + 1));
-    parallel::for_range(s.groups * panels, grain, [&](int64_t begin, int64_t end) {
+    parallel::for_range(s.groups * panels, pack_grain(k), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t g = i / panels, panel = i % panels;
         for (int64_t t = 0; t < p.taps; ++t)
@@ -484,12 +478,7 @@ void conv2d_backward_weight(const ConvShape& s, const T* x, const T* dy, T* dwei
         for (int64_t tap = 0; tap < taps; tap += taps_at_once)
           add(begin, end, g, tap, std::min(taps_at_once, taps - tap), int64_t{0}, o, out, scratch + worker * p.scratch);
     });
-    if (p.pieces > 1)
-      parallel::for_range(size, std::max<int64_t>(512, parallel::light_grain / p.pieces), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) dweight[i] = partials[i];
-        for (int64_t piece = 1; piece < p.pieces; ++piece)
-          for (int64_t i = begin; i < end; ++i) dweight[i] += partials[piece * size + i];
-      });
+    if (p.pieces > 1) add_partials(size, p.pieces, partials, dweight);
   } else {
     parallel::for_pieces(p.pieces, [&](int64_t piece, int worker) {
       const int64_t tile = piece % p.o_tiles, tap = piece / p.o_tiles % taps, g = piece / p.o_tiles / taps;

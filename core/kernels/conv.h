@@ -23,6 +23,11 @@ struct ConvShape {
   constexpr std::int64_t out_w() const { return window_positions(w, kw, sw, pw, dw); }
 };
 
+/// 1x1 at stride 1: a product of matrices.
+constexpr bool is_pointwise(const ConvShape& s) {
+  return s.kh == 1 && s.kw == 1 && s.sh == 1 && s.sw == 1 && s.ph == 0 && s.pw == 0 && s.groups == 1;
+}
+
 /// y = activation(x * weight + bias[O]); bias may be null.
 std::int64_t conv2d_forward_workspace(const ConvShape& shape);
 template <class T>

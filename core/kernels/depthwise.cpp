@@ -498,12 +498,7 @@ void backward(const WindowShape& s, const T* x, const T* dy, const T* weight, T*
     if (past) stream_end();
   });
   if constexpr (Dw) {
-    if (pieces > 1)
-      parallel::for_range(taps, std::max<int64_t>(512, parallel::light_grain / pieces), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) dweight[i] = workspace[i];
-        for (int64_t piece = 1; piece < pieces; ++piece)
-          for (int64_t i = begin; i < end; ++i) dweight[i] += workspace[piece * taps + i];
-      });
+    if (pieces > 1) add_partials(taps, pieces, workspace, dweight);
   }
 }
 

@@ -15,6 +15,14 @@ FusedShape assembled(FusedShape s) {
   return s;
 }
 
+/// The gradients of a batch of no images: sums of nothing.
+template <class T>
+void fill_zero(const FusedShape& s, const FusedResult<T>& out) {
+  for (T* norm : {out.norm.gamma, out.norm.beta, out.norm.mean, out.norm.var})
+    if (norm != nullptr) std::fill_n(norm, s.conv.c, T(0));
+  if (out.w != nullptr) std::fill_n(out.w, (s.depthwise ? 1 : s.conv.o) * s.conv.kh * s.conv.kw * s.conv.c, T(0));
+}
+
 }  // namespace
 
 template <class T>
@@ -44,6 +52,7 @@ std::size_t fused_backward_workspace(const FusedShape& s) {
 template <class T>
 void fused_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
                     const FusedResult<T>& out, void* workspace) {
+  if (s.rows() == 0) return fill_zero(s, out);
   if (is_pointwise(s)) return fused::pointwise_backward(s, in, w, gradient, out, workspace);
   FusedShape shape = s;
   FusedGradient<T> g = gradient;
@@ -68,12 +77,7 @@ void assemble_gradient(std::int64_t rows, std::int64_t channels, const FusedGrad
   fused::Carver carver(workspace);
   const auto assembly = fused::Assembly<T>::carve(carver, channels);
   assembly.fill(gradient, channels, rows);
-  const std::int64_t fold = fused::line_of(channels) / channels;
-  const std::int64_t grain = max_of(1, parallel::light_grain / (channels * fold)) * fold;
-  parallel::for_range(rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t at = begin * channels;
-    fused::assemble(assembly, channels, (end - begin) * channels, gradient.g + at, gradient.y + at, out + at);
-  });
+  fused::assemble_rows(assembly, rows, channels, gradient, out);
 }
 
 namespace {

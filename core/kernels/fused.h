@@ -30,11 +30,7 @@ struct FusedShape {
   std::int64_t rows() const { return conv.n * conv.out_h() * conv.out_w(); }
 };
 
-/// 1x1 at stride 1: a product of matrices.
-constexpr bool is_pointwise(const FusedShape& s) {
-  const ConvShape& c = s.conv;
-  return !s.depthwise && c.kh == 1 && c.kw == 1 && c.sh == 1 && c.sw == 1 && c.ph == 0 && c.pw == 0;
-}
+constexpr bool is_pointwise(const FusedShape& s) { return !s.depthwise && is_pointwise(s.conv); }
 
 /// Whether there are kernels for a shape.
 constexpr bool fused_covers(const FusedShape& s) {

@@ -53,13 +53,11 @@ void dense_forward(const FusedShape& s, const FusedInput<T>& in, const T* w, con
   const int64_t all = g.n * g.out_h(), width = g.out_w(), taps = g.kh * g.kw, k = taps * g.c;
   if (s.pending) p.affine.fill(in, g.c);
   const bool transformed = by_transform(g);
-  const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
   for_outputs(g, [&](int64_t first_output, int64_t outputs) {
     if (transformed)
       winograd::pack_weight(g, w, false, first_output, outputs, p.packed);
     else
-      parallel::for_range(panel_count<T>(g.o), grain,
-                          [&](int64_t begin, int64_t end) { pack(k, g.o, int64_t{0}, k, w, k, true, p.packed, begin, end); });
+      pack_whole(k, g.o, w, k, true, p.packed);
     with(in.activation, [&]<Activation act>() {
       parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
         T* scratch = p.scratch + worker * p.scratch_size;

@@ -198,8 +198,8 @@ void differentiate_rows(const Affine<T>& affine, int64_t channels, int64_t at, i
 template <class T>
 void pack_turned(const ConvShape& c, const T* w, int64_t first, int64_t channels, const BackwardPlan<T>& p) {
   if (by_transform(p.around)) return winograd::pack_weight(p.around, w, true, first, channels, p.packed);
-  const int64_t taps = c.kh * c.kw, k = taps * c.o, grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(panel_count<T>(c.c), grain, [&](int64_t begin, int64_t end) {
+  const int64_t taps = c.kh * c.kw, k = taps * c.o;
+  parallel::for_range(panel_count<T>(c.c), pack_grain(k), [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < taps; ++t)
       pack(k, c.c, t * c.o, c.o, w + (taps - 1 - t) * c.c, taps * c.c, false, p.packed, begin, end);
   });
@@ -310,11 +310,7 @@ void dense_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, co
   const T* g = gradient.g;
   if (s.statistics) p.assembly.fill(gradient, c.o, rows);
   if (p.assembled != nullptr) {
-    const int64_t fold = line_of(c.o) / c.o, grain = max_of(1, parallel::light_grain / (c.o * fold)) * fold;
-    parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
-      const int64_t at = begin * c.o;
-      assemble(p.assembly, c.o, (end - begin) * c.o, gradient.g + at, gradient.y + at, p.assembled + at);
-    });
+    assemble_rows(p.assembly, rows, c.o, gradient, p.assembled);
     g = p.assembled;
   }
   with(in.activation, [&]<Activation act>() {

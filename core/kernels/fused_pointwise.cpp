@@ -45,13 +45,6 @@ Cut cut(int64_t rows, int64_t elements_a_row, int64_t elements, int64_t pieces) 
   return c;
 }
 
-template <class T>
-void pack_weight(int64_t k, int64_t n, const T* w, int64_t ldw, bool transposed, T* packed) {
-  const int64_t grain = max_of(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(panel_count<T>(n), grain,
-                      [=](int64_t begin, int64_t end) { pack(k, n, int64_t{0}, k, w, ldw, transposed, packed, begin, end); });
-}
-
 // Whether weights are read as they lie, in dot products. That pays where rows are few and, with 32 registers, where products are so
 // deep that packed ones store and load y several times.
 bool reads_weights_in_place(int64_t rows, int64_t tile_rows, int64_t in) {
@@ -138,7 +131,7 @@ void pointwise_forward(const FusedShape& s, const FusedInput<T>& in, const T* w,
   const ForwardPlan<T> p(s, carver);
   const int64_t ci = s.conv.c, co = s.conv.o, rows = s.rows();
   if (s.pending) p.affine.fill(in, ci);
-  if (!p.dots) pack_weight(ci, co, w, ci, true, p.packed);
+  if (!p.dots) pack_whole(ci, co, w, ci, true, p.packed);
   const TileB<T> weight = p.dots ? TileB<T>{.data = w, .ld = ci, .transposed = true, .dots = true}
                                  : TileB<T>{.data = p.packed, .packed = true, .packed_k = ci};
   const bool past = p.past && streams_lines(y, co, rows * co);
@@ -199,6 +192,98 @@ std::size_t pointwise_backward_workspace(const FusedShape& s) {
   return carver.used();
 }
 
+/// The gradients of a tile of rows after the other, by one thread.
+template <Activation act, class T>
+struct BackwardTiles {
+  const FusedShape& s;
+  const FusedInput<T>& in;
+  const FusedGradient<T>& gradient;
+  const FusedResult<T>& out;
+  const BackwardPlan<T>& p;
+  bool past;     // dx is streamed
+  T* scratch;    // the thread's
+  double* sums;  // the piece's, as is dw
+  T* dw;
+  int64_t ci = s.conv.c, co = s.conv.o;
+  T* normalised = scratch + tile_scratch;
+  T* tile_dx = normalised + (s.pending ? p.c.tile * ci : 0);
+  T* tile_g = tile_dx + (p.apart ? max_of(2, p.c.tile) * ci : 0);
+
+  /// Brings in the rows of a tile that comes next.
+  Ahead tile_ahead(int64_t next) const {
+    const int64_t rows = s.rows();
+    Ahead ahead;
+    foresee(ahead, gradient.g, co, rows, next, p.c.tile);
+    if (s.statistics) foresee(ahead, gradient.y, co, rows, next, p.c.tile);
+    foresee(ahead, in.x, ci, rows, next, p.c.tile);
+    foresee(ahead, out.add, ci, rows, next, p.c.tile);
+    return ahead;
+  }
+
+  /// G, where what reaches the statistics is in it.
+  const T* whole_gradient(int64_t begin, int64_t count) const {
+    const T* g = gradient.g + begin * co;
+    if (!s.statistics) return g;
+    T* to = s.residual ? out.residual + begin * co : p.by_weight ? p.whole_g + begin * co : tile_g;
+    assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
+    return to;
+  }
+
+  void weight(int64_t begin, int64_t count, const T* g, bool accumulate, Ahead& ahead) const {
+    const T* z = in.x + begin * ci;
+    if (s.pending) {
+      normalise<act>(p.affine, ci, count * ci, z, normalised);
+      z = normalised;
+    }
+    if (p.by_weight)
+      pack(s.rows(), ci, begin, count, z, ci, false, p.whole_z, int64_t{0}, panel_count<T>(ci));
+    else
+      gemm_tile(co, ci, count, g, co, true, TileB<T>{.data = z, .ld = ci}, dw, ci, Epilogue<T>{.accumulate = accumulate}, scratch,
+                &ahead);
+  }
+
+  void input(int64_t begin, int64_t count, const T* g, Ahead& ahead) const {
+    const T *x = in.x + begin * ci, *more = out.add == nullptr ? nullptr : out.add + begin * ci;
+    T* dx = out.x + begin * ci;
+    if (own_microkernel && past && co <= block_k && line_of(ci) == ci)  // as in pointwise_forward
+      return input_in_blocks(count, g, x, more, dx, ahead);
+    T* da = p.apart ? tile_dx : dx;
+    gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, da, ci, Epilogue<T>{},
+              scratch, &ahead);
+    if (s.pending) {
+      differentiate<act>(p.affine, ci, count * ci, x, da, dx, sums, sums + ci, static_cast<const T*>(nullptr),
+                         static_cast<T*>(nullptr), more, past);
+    } else if (more != nullptr) {
+      REWIND_INDEPENDENT
+      for (int64_t i = 0; i < count * ci; ++i) dx[i] = da[i] + more[i];
+    }
+  }
+
+  void input_in_blocks(int64_t count, const T* g, const T* x, const T* more, T* dx, Ahead& ahead) const {
+    T* sum = tile_dx;
+    std::fill_n(sum, 2 * ci, T(0));
+    product_in_blocks(count, ci, co, g, co, p.packed, ahead,
+                      [=, this, affine = p.affine](int64_t i, int64_t j, int64_t r, int64_t width, const T* block) {
+                        const int64_t at = i * ci + j;
+                        stream_differentiated<act>(affine, j, r, width, block, x + at, dx + at,
+                                                   more == nullptr ? nullptr : more + at, ci, sum, sum + ci);
+                      });
+    for (int64_t c = 0; c < 2 * ci; ++c) sums[c] += static_cast<double>(sum[c]);
+  }
+};
+
+/// dw from what the tiles have left behind, cut by weight.
+template <class T>
+void weight_at_once(const FusedShape& s, const BackwardPlan<T>& p, const T* whole_g, T* dw) {
+  const int64_t ci = s.conv.c, co = s.conv.o, rows = s.rows(), across = parallel::pieces(ci, p.inputs);
+  parallel::for_pieces(p.dw_pieces, [&](int64_t piece, int worker) {
+    const int64_t o = piece / across * p.outputs, i = piece % across * p.inputs;
+    gemm_tile(min_of(p.outputs, co - o), min_of(p.inputs, ci - i), rows, whole_g + o, co, true,
+              TileB<T>{.data = p.whole_z + i * rows, .packed = true, .packed_k = rows}, dw + o * ci + i, ci, Epilogue<T>{},
+              p.scratch + worker * p.scratch_size);
+  });
+}
+
 template <class T>
 void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w, const FusedGradient<T>& gradient,
                         const FusedResult<T>& out, void* workspace) {
@@ -208,81 +293,27 @@ void pointwise_backward(const FusedShape& s, const FusedInput<T>& in, const T* w
   const int64_t ci = s.conv.c, co = s.conv.o, rows = s.rows();
   if (s.pending) p.affine.fill(in, ci);
   if (s.statistics) p.assembly.fill(gradient, co, rows);
-  if (out.x != nullptr) pack_weight(co, ci, w, ci, false, p.packed);
+  if (out.x != nullptr) pack_whole(co, ci, w, ci, false, p.packed);
   const bool past = p.apart && s.pending && out.x != out.add && streams_lines(out.x, ci, rows * ci);
-  const bool in_blocks = own_microkernel && past && co <= block_k && line_of(ci) == ci;  // as in pointwise_forward
-  const T* whole_g = !s.statistics ? gradient.g : s.residual ? out.residual : p.whole_g;
   with(in.activation, [&]<Activation act>() {
     parallel::for_pieces(p.c.pieces, [&](int64_t piece, int worker) {
-      T* scratch = p.scratch + worker * p.scratch_size;
-      T* normalised = scratch + tile_scratch;
-      T* tile_dx = normalised + (s.pending ? p.c.tile * ci : 0);
-      T* tile_g = tile_dx + (p.apart ? max_of(2, p.c.tile) * ci : 0);
       double* sums = s.pending ? p.sums + piece * 2 * ci : nullptr;
       for (int64_t c = 0; sums != nullptr && c < 2 * ci; ++c) sums[c] = 0;
       T* dw = p.c.pieces > 1 ? p.partials + piece * ci * co : out.w;
+      const BackwardTiles<act, T> tiles{s, in, gradient, out, p, past, p.scratch + worker * p.scratch_size, sums, dw};
       const int64_t first = p.c.first(piece), last = p.c.last(piece, rows);
       for (int64_t begin = first; begin < last; begin += p.c.tile) {
         const int64_t count = min_of(p.c.tile, last - begin);
-        const T *g = gradient.g + begin * co, *x = in.x + begin * ci;
-        Ahead ahead;
-        const int64_t next = p.c.next(rows, piece, worker, begin);
-        foresee(ahead, gradient.g, co, rows, next, p.c.tile);
-        if (s.statistics) foresee(ahead, gradient.y, co, rows, next, p.c.tile);
-        foresee(ahead, in.x, ci, rows, next, p.c.tile);
-        foresee(ahead, out.add, ci, rows, next, p.c.tile);
-        if (s.statistics) {
-          T* to = s.residual ? out.residual + begin * co : p.by_weight ? p.whole_g + begin * co : tile_g;
-          assemble(p.assembly, co, count * co, g, gradient.y + begin * co, to);
-          g = to;
-        }
-        if (out.w != nullptr) {
-          const T* z = x;
-          if (s.pending) {
-            normalise<act>(p.affine, ci, count * ci, x, normalised);
-            z = normalised;
-          }
-          if (p.by_weight)
-            pack(rows, ci, begin, count, z, ci, false, p.whole_z, int64_t{0}, panel_count<T>(ci));
-          else
-            gemm_tile(co, ci, count, g, co, true, TileB<T>{.data = z, .ld = ci}, dw, ci, Epilogue<T>{.accumulate = begin > first},
-                      scratch, &ahead);
-        }
-        if (out.x == nullptr) continue;
-        T *dx = out.x + begin * ci, *da = p.apart ? tile_dx : dx;
-        const T* more = out.add == nullptr ? nullptr : out.add + begin * ci;
-        if (in_blocks) {
-          T* sum = tile_dx;
-          std::fill_n(sum, 2 * ci, T(0));
-          product_in_blocks(count, ci, co, g, co, p.packed, ahead,
-                            [=](int64_t i, int64_t j, int64_t r, int64_t width, const T* block) {
-                              const int64_t at = i * ci + j;
-                              stream_differentiated<act>(p.affine, j, r, width, block, x + at, dx + at,
-                                                         more == nullptr ? nullptr : more + at, ci, sum, sum + ci);
-                            });
-          for (int64_t c = 0; c < 2 * ci; ++c) sums[c] += static_cast<double>(sum[c]);
-          continue;
-        }
-        gemm_tile(count, ci, co, g, co, false, TileB<T>{.data = p.packed, .packed = true, .packed_k = co}, da, ci, Epilogue<T>{},
-                  scratch, &ahead);
-        if (s.pending) {
-          differentiate<act>(p.affine, ci, count * ci, x, da, dx, sums, sums + ci, static_cast<const T*>(nullptr),
-                             static_cast<T*>(nullptr), more, past);
-        } else if (more != nullptr) {
-          REWIND_INDEPENDENT
-          for (int64_t i = 0; i < count * ci; ++i) dx[i] = da[i] + more[i];
-        }
+        Ahead ahead = tiles.tile_ahead(p.c.next(rows, piece, worker, begin));
+        const T* g = tiles.whole_gradient(begin, count);
+        if (out.w != nullptr) tiles.weight(begin, count, g, begin > first, ahead);
+        if (out.x != nullptr) tiles.input(begin, count, g, ahead);
       }
       if (past) stream_end();
     });
   });
   if (out.w != nullptr && p.by_weight)
-    parallel::for_pieces(p.dw_pieces, [&](int64_t piece, int worker) {
-      const int64_t across = parallel::pieces(ci, p.inputs), o = piece / across * p.outputs, i = piece % across * p.inputs;
-      gemm_tile(min_of(p.outputs, co - o), min_of(p.inputs, ci - i), rows, whole_g + o, co, true,
-                TileB<T>{.data = p.whole_z + i * rows, .packed = true, .packed_k = rows}, out.w + o * ci + i, ci, Epilogue<T>{},
-                p.scratch + worker * p.scratch_size);
-    });
+    weight_at_once(s, p, !s.statistics ? gradient.g : s.residual ? static_cast<const T*>(out.residual) : p.whole_g, out.w);
   else if (out.w != nullptr && p.c.pieces > 1)
     add_partials(ci * co, p.c.pieces, p.partials, out.w);
   finish_norm(in, ci, p.c.pieces, p.sums, out.norm);

@@ -68,7 +68,7 @@ inline V activated(V z) {
   if constexpr (goes_by_result(act)) return activate_lanes(act, z);
 }
 
-/// The gradient of z from that of act(z), g. Where a relu passes none on, that is 0, whatever g.
+/// The gradient of z from that of act(z), g. Where none is passed on, it is 0, whatever g.
 template <Activation act, class T, class V>
 inline V gradient_through(V g, V z) {
   const V zero = {};
@@ -77,9 +77,8 @@ inline V gradient_through(V g, V z) {
     return g * (s * (z * (1 - s) + 1));
   }
   if constexpr (act == Activation::hardswish) {
-    V slope = z * (zero + T(1) / T(3)) + T(0.5);
-    slope = z <= zero - 3 ? zero : slope;
-    return g * (z >= zero + 3 ? zero + 1 : slope);
+    const V slope = z * (zero + T(1) / T(3)) + T(0.5), r = g * (z >= zero + 3 ? zero + 1 : slope);
+    return z <= zero - 3 ? zero : r;
   }
   if constexpr (act == Activation::relu || act == Activation::relu6) g = z <= zero ? zero : g;
   if constexpr (act == Activation::relu6) g = z >= zero + 6 ? zero : g;
@@ -394,6 +393,16 @@ void assemble(Assembly<T> p, int64_t channels, int64_t n, const T* g, const T* y
     });
 }
 
+/// As assemble(), of all rows, by all threads.
+template <class T>
+void assemble_rows(const Assembly<T>& p, int64_t rows, int64_t channels, const FusedGradient<T>& gradient, T* out) {
+  const int64_t fold = line_of(channels) / channels, grain = max_of(1, parallel::light_grain / (channels * fold)) * fold;
+  parallel::for_range(rows, grain, [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * channels;
+    assemble(p, channels, (end - begin) * channels, gradient.g + at, gradient.y + at, out + at);
+  });
+}
+
 /// As assemble(), of `width` channels from `first` on: rows of g and y are `ld` elements apart, those of out follow each other.
 template <class T>
 void assemble_part(Assembly<T> p, int64_t first, int64_t width, int64_t ld, int64_t rows, const T* g, const T* y, T* out) {
@@ -418,19 +427,6 @@ void finish_norm(const FusedInput<T>& in, int64_t channels, int64_t pieces, doub
     if (out.mean != nullptr) out.mean[c] = static_cast<T>(-scale * sums[c]);
     if (out.var != nullptr) out.var[c] = static_cast<T>(-0.5 * scale * rstd * rstd * sums[channels + c]);
   }
-}
-
-/// out[n] = sum of the pieces' partial[n], in order.
-template <class T>
-void add_partials(int64_t n, int64_t pieces, const T* partials, T* out) {
-  parallel::for_range(n, max_of(512, parallel::light_grain / max_of(1, pieces)), [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) out[i] = partials[i];
-    for (int64_t p = 1; p < pieces; ++p) {
-      const T* from = partials + p * n;
-      REWIND_INDEPENDENT
-      for (int64_t i = begin; i < end; ++i) out[i] += from[i];
-    }
-  });
 }
 
 /// Brings in rows of x, `row` elements each, from `next` on, at most `some`, as far as they are in [0, all); x may be null.

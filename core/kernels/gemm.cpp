@@ -68,13 +68,6 @@ int64_t batch_grain(const GemmShape& s, const Plan& p) {
   return std::max<int64_t>(1, serial_work / std::max<int64_t>(1, work));
 }
 
-template <class T>
-void pack_whole(int64_t k, int64_t n, const T* b, int64_t ldb, bool transposed, T* packed) {
-  const int64_t grain = std::max<int64_t>(1, parallel::light_grain / (k * block_n_max + 1));
-  parallel::for_range(panel_count<T>(n), grain,
-                      [&](int64_t begin, int64_t end) { pack(k, n, int64_t{0}, k, b, ldb, transposed, packed, begin, end); });
-}
-
 // C = A B^T may be made turned, C^T = B A^T: rows of B are read in place, and what is packed is A.
 struct TurnedPlan {
   int64_t tile_m, tile_n;  // rows of B, and of A

@@ -155,4 +155,17 @@ T lane_max(const T* x, std::int64_t n) {
   return best;
 }
 
+/// out[n] = sum of the pieces' partial[n], in order.
+template <class T>
+void add_partials(std::int64_t n, std::int64_t pieces, const T* partials, T* out) {
+  parallel::for_range(n, max_of(512, parallel::light_grain / max_of(1, pieces)), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) out[i] = partials[i];
+    for (std::int64_t p = 1; p < pieces; ++p) {
+      const T* from = partials + p * n;
+      REWIND_INDEPENDENT
+      for (std::int64_t i = begin; i < end; ++i) out[i] += from[i];
+    }
+  });
+}
+
 }  // namespace rewind_lib::kernels

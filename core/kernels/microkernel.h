@@ -8,6 +8,7 @@
 #include <rewind/core/error.h>
 #include <rewind/core/kernels/gemm.h>
 #include <rewind/core/kernels/vector.h>
+#include <rewind/core/parallel.h>
 
 #include <cstdint>
 
@@ -52,6 +53,19 @@ constexpr std::int64_t panel_count(std::int64_t n) {
 template <class T>
 void pack(std::int64_t k, std::int64_t n, std::int64_t k_begin, std::int64_t rows, const T* b, std::int64_t ldb, bool transposed,
           T* packed, std::int64_t panel_begin, std::int64_t panel_end);
+
+/// Panels of depth k that a thread should pack at least.
+constexpr std::int64_t pack_grain(std::int64_t k) {
+  const std::int64_t panels = parallel::light_grain / (k * block_n_max + 1);
+  return panels < 1 ? 1 : panels;
+}
+/// All of a B[k,n], as above, by all threads.
+template <class T>
+void pack_whole(std::int64_t k, std::int64_t n, const T* b, std::int64_t ldb, bool transposed, T* packed) {
+  parallel::for_range(panel_count<T>(n), pack_grain(k), [=](std::int64_t begin, std::int64_t end) {
+    pack(k, n, std::int64_t{0}, k, b, ldb, transposed, packed, begin, end);
+  });
+}
 
 /// B of a product: either a matrix, or packed.
 template <class T>

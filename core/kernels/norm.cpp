@@ -112,15 +112,20 @@ template <class T>
 void batch_norm_statistics(const T* x, std::int64_t rows, std::int64_t channels, T* mean, T* var, double* scratch) {
   if (channels == 0) return;
   const std::int64_t grain = column_grain(rows, channels, light), pieces = parallel::pieces(rows, grain);
-  // Sums of x - shift and of its square, shift being the first row of the piece: no cancellation when |mean| >> std.
+  // Sums of x - shift and of its square, shift being the median of three rows of the piece: no cancellation when |mean| >> std, nor
+  // where one row, of a masked image's margin, is far from the others.
+  const auto shift_of = [=](std::int64_t piece, std::int64_t c) {
+    const std::int64_t begin = piece * grain, count = min_of(grain, rows - begin);
+    const T *row = x + begin * channels + c, p = row[0], q = row[count / 2 * channels], r = row[(count - 1) * channels];
+    return std::max(std::min(p, q), std::min(std::max(p, q), r));
+  };
   parallel::for_pieces(pieces, [=](std::int64_t piece, int) {
     double* sums = scratch + piece * 2 * channels;
     for (std::int64_t c = 0; c < 2 * channels; ++c) sums[c] = 0;
     const std::int64_t begin = piece * grain;
-    const T* row = x + begin * channels;
     for_tiles(begin, min_of(rows, begin + grain), channels, [=](const Tile& t) {
       T shift[tile_width];
-      spread(t, channels, shift, [=](std::int64_t c) { return row[c]; });
+      spread(t, channels, shift, [=](std::int64_t c) { return shift_of(piece, c); });
       const T* base = shift;
       two_sums<T>(
           t, channels,
@@ -136,7 +141,7 @@ void batch_norm_statistics(const T* x, std::int64_t rows, std::int64_t channels,
     for (std::int64_t p = 0; p < pieces; ++p) {
       const double n = static_cast<double>(min_of(grain, rows - p * grain));
       const double s1 = scratch[p * 2 * channels + c], s2 = scratch[(p * 2 + 1) * channels + c];
-      const double delta = static_cast<double>(x[p * grain * channels + c]) + s1 / n - m;
+      const double delta = static_cast<double>(shift_of(p, c)) + s1 / n - m;
       const double spread_within = s2 - s1 * s1 / n;
       m += delta * n / (count + n);
       squares += (spread_within < 0 ? 0 : spread_within) + delta * delta * count * n / (count + n);

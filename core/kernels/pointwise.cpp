@@ -197,6 +197,14 @@ REWIND_INLINE T inside(T g, T s) {
   if constexpr (op == Unary::relu6) return s >= T{6} ? T{0} : above;
   return above;
 }
+// The same of a product with a slope, where that is 0.
+template <Unary op, class T>
+REWIND_INLINE T sloped(T g, T s) {
+  const T r = g * first<op>(s);
+  if constexpr (op == Unary::hardswish) return s <= T{-3} ? T{0} : r;
+  if constexpr (op == Unary::hardsigmoid) return ((s <= T{-3}) | (s >= T{3})) ? T{0} : r;
+  return r;
+}
 
 constexpr std::int64_t grain_of(Unary op) {
   switch (op) {
@@ -261,7 +269,7 @@ void unary_first(Unary op, const T* s, const T* g, T* r, std::int64_t n) {
     } else if constexpr (u == Unary::log) {  // 1 / s may be infinite where g / s is not
       for_each(n, grain_of(u), [=](std::int64_t i) { r[i] = g[i] / s[i]; });
     } else {
-      for_each(n, grain_of(u), [=](std::int64_t i) { r[i] = g[i] * first<u>(s[i]); });
+      for_each(n, grain_of(u), [=](std::int64_t i) { r[i] = sloped<u>(g[i], s[i]); });
     }
   });
 }

@@ -209,7 +209,7 @@ void avg_pool2d_backward(const WindowShape& s, const T* dy, T* dx) {
 
 template <class T>
 void global_avg_pool_forward(std::int64_t n, std::int64_t pixels, std::int64_t c, const T* x, T* y) {
-  const T scale = pixels == 0 ? T(0) : T(1) / static_cast<T>(pixels);
+  const double scale = pixels == 0 ? 0 : 1 / static_cast<double>(pixels);
   const int64_t strips = parallel::pieces(c, 4 * strip);
   parallel::for_range(n * strips, row_grain(pixels * std::min(c, 4 * strip)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -217,18 +217,20 @@ void global_avg_pool_forward(std::int64_t n, std::int64_t pixels, std::int64_t c
       const T* from = x + image * pixels * c;
       for_vectors<T>(first, last, [&](auto tag, int64_t at) {
         using V = typename decltype(tag)::type;
-        // Sums of parts, so that a large image does not lose what comes late to what is there already.
-        constexpr int64_t part = 4 * lines_per_flush;
-        V total = {};
+        // In parts, so that a large image does not lose what comes late to what is there already.
+        constexpr int64_t part = 4 * lines_per_flush, width = sizeof(V) / sizeof(T);
+        double total[width] = {};
         for (int64_t p = 0; p < pixels;) {
           const int64_t to = std::min(pixels, p + part);
           V sum[4] = {};
           for (; p + 4 <= to; p += 4)
             for (int q = 0; q < 4; ++q) sum[q] += load<V>(from + (p + q) * c + at);
           for (; p < to; ++p) sum[0] += load<V>(from + p * c + at);
-          total += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+          T sums[width];
+          store(sums, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+          for (int64_t k = 0; k < width; ++k) total[k] += static_cast<double>(sums[k]);
         }
-        store(y + image * c + at, total * scale);
+        for (int64_t k = 0; k < width; ++k) y[image * c + at + k] = static_cast<T>(total[k] * scale);
       });
     }
   });

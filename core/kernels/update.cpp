@@ -3,6 +3,8 @@
 #include <rewind/core/kernels/loop.h>
 #include <rewind/core/kernels/vector_math.h>
 
+#include <numeric>
+
 namespace rewind_lib::kernels {
 namespace {
 
@@ -15,14 +17,14 @@ void adam_pass(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& 
                double root_scale, double eps) {
   const T b1 = static_cast<T>(o.beta1), b2 = static_cast<T>(o.beta2), c1 = static_cast<T>(1 - o.beta1),
           c2 = static_cast<T>(1 - o.beta2), l2 = static_cast<T>(decay), keep = static_cast<T>(shrink),
-          size = static_cast<T>(step_size), scale_v = static_cast<T>(root_scale), e = static_cast<T>(eps);
+          size = static_cast<T>(step_size), scale = static_cast<T>(root_scale), e = static_cast<T>(eps);
   for_each(n, light, [=](std::int64_t i) {
     const T d = g[i] + l2 * w[i];
     const T mi = b1 * m[i] + c1 * d;
-    const T vi = b2 * v[i] + c2 * (d * d);
+    const T vi = b2 * v[i] + c2 * d * d;  // c2 first: the square of a large gradient may be infinite
     m[i] = mi;
     v[i] = vi;
-    w[i] = keep * w[i] - size * mi / (math::sqrt(vi * scale_v) + e);
+    w[i] = keep * w[i] - size * mi / (math::sqrt(vi) * scale + e);
   });
 }
 
@@ -58,7 +60,7 @@ void momentum(T* w, const T* g, T* buffer, std::int64_t n, const MomentumOptions
 
 template <class T>
 void adam(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, std::int64_t step) {
-  adam_pass(w, g, m, v, n, o, o.weight_decay, 1, o.lr / correction(o.beta1, step), 1 / correction(o.beta2, step), o.eps);
+  adam_pass(w, g, m, v, n, o, o.weight_decay, 1, o.lr / correction(o.beta1, step), 1 / std::sqrt(correction(o.beta2, step)), o.eps);
 }
 
 template <class T>
@@ -69,31 +71,32 @@ void adam_efficient(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOpti
 
 template <class T>
 void adamw(T* w, const T* g, T* m, T* v, std::int64_t n, const AdamOptions& o, std::int64_t step) {
-  adam_pass(w, g, m, v, n, o, 0, 1 - o.lr * o.weight_decay, o.lr / correction(o.beta1, step), 1 / correction(o.beta2, step), o.eps);
+  adam_pass(w, g, m, v, n, o, 0, 1 - o.lr * o.weight_decay, o.lr / correction(o.beta1, step),
+            1 / std::sqrt(correction(o.beta2, step)), o.eps);
 }
 
 template <class T>
 double sum_of_squares(const T* x, std::int64_t n) {
-  double part[max_pieces];
   const std::int64_t grain = reduction_grain(n, parallel::light_grain), pieces = parallel::pieces(n, grain);
-  parallel::for_pieces(pieces, [&](std::int64_t piece, int) {
-    const T* p = x + piece * grain;
-    part[piece] = lane_sum<T>(
-        min_of(grain, n - piece * grain),
-        [p](std::int64_t i) {
-          const auto v = load<Vector<T>>(p + i);
-          return v * v;
-        },
-        [p](std::int64_t i) { return p[i] * p[i]; });
+  const auto sum = [&](auto&& of_piece) {
+    double part[max_pieces];
+    parallel::for_pieces(pieces, [&](std::int64_t k, int) { part[k] = of_piece(x + k * grain, min_of(grain, n - k * grain)); });
+    return std::accumulate(part, part + pieces, 0.0);
+  };
+  const double total = sum([](const T* p, std::int64_t count) {
+    const auto squares = [p](std::int64_t i) {
+      const auto v = load<Vector<T>>(p + i);
+      return v * v;
+    };
+    return lane_sum<T>(count, squares, [p](std::int64_t i) { return p[i] * p[i]; });
   });
-  double total = 0;
-  for (std::int64_t k = 0; k < pieces; ++k) total += part[k];
   // A square overflowed, or an element is not finite; or squares were lost that are too small for T.
-  if (!std::isfinite(total) || (sizeof(T) == sizeof(float) && total < 1e-30)) {
-    total = 0;
-    for (std::int64_t i = 0; i < n; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  }
-  return total;
+  if (std::isfinite(total) && (sizeof(T) == sizeof(double) || total >= 1e-30)) return total;
+  return sum([](const T* p, std::int64_t count) {
+    double squares = 0;
+    for (std::int64_t i = 0; i < count; ++i) squares += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+    return squares;
+  });
 }
 
 template <class T>

@@ -263,6 +263,29 @@ TEST_CASE(
                        doctest::Contains("the padded image has 1x1"), rw::Error);
 }
 
+TEST_CASE("a batch of no images goes through convolutions and their norms in evaluation, fused or not") {
+  nn::Sequential net{nn::Conv2d{{.in = 3, .out = 8, .kernel = 3, .bias = false}},
+                     nn::BatchNorm2d{8},
+                     nn::ReLU6{},
+                     nn::DepthwiseConv2d{{.channels = 8, .kernel = 3, .padding = 1, .bias = false}},
+                     nn::BatchNorm2d{8},
+                     nn::Conv2d{{.in = 8, .out = 4, .kernel = 1, .bias = false}},
+                     nn::BatchNorm2d{4}};
+  for (const bool fused : {true, false}) {
+    net.fuse(fused);
+    net.train();
+    CHECK_THROWS_AS(net(rw::zeros({0, 8, 8, 3})), rw::Error);
+    net.eval();
+    const rw::Tensor x = rw::zeros({0, 8, 8, 3}).set_requires_grad();
+    rw::Tensor y = net(x);
+    CHECK(y.shape() == rw::Shape{0, 6, 6, 4});
+    rw::backward(rw::sum(y));
+    for (const rw::Parameter& p : net.parameters())
+      for (const float g : p.value.grad().to_vector<float>()) CHECK(g == 0);
+    for (const rw::Parameter& p : net.parameters()) static_cast<void>(p.value.take_grad());
+  }
+}
+
 TEST_CASE("an empty batch is flattened to no rows of as many columns") {
   CHECK(nn::Flatten{}(rw::zeros({0, 2, 3, 4})).shape() == rw::Shape{0, 24});
   CHECK(nn::Flatten{}(rw::zeros({3, 0, 4})).shape() == rw::Shape{3, 0});

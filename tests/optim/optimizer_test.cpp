@@ -629,3 +629,13 @@ TEST_CASE("state that a trial made is gone after it") {
   CHECK(adam.state_bytes() == 2 * 4 * 4);
   CHECK(adam.steps() == 1);
 }
+
+TEST_CASE("Adam goes on after a gradient whose square is infinite in float32") {
+  const Tensor w = rewind::ones({1}).set_requires_grad();
+  Adam adam{{{"w", w}}, {.lr = 0.1}};
+  for (const float g : {2e19F, 1.0F, 1.0F}) {
+    w.set_grad(rewind::full({1}, g));
+    adam.step();
+  }
+  CHECK(w.to_vector<float>()[0] == doctest::Approx(0.78120).epsilon(1e-4));  // 1 where v is infinite
+}
