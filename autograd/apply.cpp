@@ -1,7 +1,6 @@
 // The choke point: every op of every phase runs through apply().
 
 #include <rewind/autograd/op.h>
-#include <rewind/autograd/replay.h>
 #include <rewind/autograd/tape.h>
 #include <rewind/core/fetch.h>
 #include <rewind/core/kernels/check.h>
@@ -161,7 +160,10 @@ std::uint32_t needed_inputs(const OpDecl& op, Inputs in, GradMode mode) {
       fail(str(op.name, ": input ", i, " ", in[i].shape(),
                " was made inside a checkpointed function and has no history; return it from that "
                "function, or detach() it"));
-    if (mode == GradMode::track && value.serial != context().run) detail::refuse_beside(op, static_cast<int>(i), in[i]);
+    if (mode == GradMode::track && value.serial != context().run)
+      fail(str(op.name, ": input ", i, " ", in[i].shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
+               ", was made by another stage or function that is recomputed, and came here beside its inputs. Its gradient would be "
+               "lost: give it along as an input, or detach() it"));
   }
   return needs;
 }
@@ -295,8 +297,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
     for (Observer* o : c.observers) o->after(event);
   }
 
-  if (needs != 0)
-    for (detail::RunWatch* w : c.watches) w->reads(op, in, needs);
+  for (detail::RunWatch* w : c.watches) w->reads(op, in, needs);
   if (recording)
     detail::Tape::current().record(op, attr, in, out, needs, plan.keeps, plan.remade, plan.runs > 0);
   else if (needs != 0)

@@ -25,7 +25,7 @@ void replay(Vjp& v, const void* attr) {
         "checkpoint: a checkpointed function cannot be differentiated twice; call it without checkpoint() where create_graph is "
         "on");
 
-  call.log->check_leaves();
+  call.log->check_reads();
   std::vector<Tensor> gradients;
   for (std::uint32_t rest = call.differentiable, j = 0; rest != 0; rest &= rest - 1, ++j)
     gradients.push_back(v.has_grad(static_cast<int>(j)) ? v.grad(static_cast<int>(j)) : Tensor());
@@ -36,9 +36,10 @@ void replay(Vjp& v, const void* attr) {
     const ReplayScope scope(call.generator, GradMode::record);
     std::vector<Tensor> inputs;
     for (int i = 0; i < v.inputs(); ++i) inputs.push_back((call.given & bit(i)) != 0 ? v.input(i) : Tensor());
-    segment.begin(inputs, v.needs(), &v);
     const RunLog::Compare compare(*call.log);
+    segment.begin(inputs, v.needs(), &v);
     std::vector<Tensor> all = call.closure->call(std::move(inputs));
+    compare.finish();
     for (std::size_t j = 0; j < all.size(); ++j)
       if (j < most_tensors && (call.differentiable & bit(static_cast<int>(j))) != 0) results.push_back(std::move(all[j]));
   }
@@ -79,7 +80,9 @@ std::vector<Tensor> run_checkpoint(Closure* closure, std::vector<Tensor> inputs)
   {
     const GradModeScope track(GradMode::track);
     const UnrecordedRun run({});
-    const RunLog::Write write(*log);
+    std::vector<const Tensor*> given;
+    for (const Tensor& x : inputs) given.push_back(&x);
+    const RunLog::Write write(*log, given);
     out = closure->call(inputs);
   }
   for (std::size_t i = 0; i < inputs.size(); ++i)

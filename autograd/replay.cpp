@@ -23,22 +23,42 @@ static std::uint64_t hash_of(const OpEvent& event) {
   return h;
 }
 
-static std::string describe(int input, const OpDecl& op, const char* module, const Tensor& tensor) {
-  return str("input ", input, " of ", op.name, module[0] != 0 ? str(" in module ", module) : "", ", shape ", tensor.shape());
+static std::string describe(int input, const OpDecl& op, const char* module, const Shape& shape) {
+  return str("input ", input, " of ", op.name, module[0] != 0 ? str(" in module ", module) : "", ", shape ", shape);
 }
 
-void refuse_beside(const OpDecl& op, int input, const Tensor& tensor) {
-  fail(str(
-      op.name, ": input ", input, " ", tensor.shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
-      ", was made by another stage or function that is recomputed, and came here beside its inputs. Its gradient would be lost, "
-      "or be added in another order: give it along as an input, or detach() it"));
+static bool same_value(const ValueRef& a, const ValueRef& b) {
+  return a.recorder == b.recorder && a.serial == b.serial && a.output == b.output;
 }
 
-void RunLog::check_leaves() const {
-  for (const Leaf& l : leaves_) {
-    const bool frozen = !l.tensor.requires_grad();
-    if (frozen || l.tensor.impl().storage->version != l.version)
-      fail(str("backward: ", describe(l.input, *l.op, l.module, l.tensor), ", was ", frozen ? "frozen" : "modified in place",
+bool RunLog::Read::is(const Tensor& t, bool needs) const {
+  if (needs != needed) return false;
+  if (!needed) return tensor.impl().storage == t.impl().storage;
+  return tensor.defined() ? tensor.same(t) : same_value(value, t.impl().value);
+}
+
+/// Whether a tensor that is read is more than a value on the way: neither made in a run without history, nor a constant that nobody
+/// knows by name.
+static bool matters(const Tensor& t, bool needs) {
+  if (!t.defined()) return false;
+  return needs ? t.impl().value.recorder != &Forgotten::instance() : t.category() == Category::parameter;
+}
+
+bool RunLog::is_given(const Tensor& t, bool needs) const {
+  const TensorImpl& impl = t.impl();
+  return std::ranges::any_of(given_, [&](const Given& g) {
+    if (!needs) return g.storage == impl.storage;
+    return t.is_leaf() ? g.leaf == &impl : g.value.recorder != nullptr && same_value(g.value, impl.value);
+  });
+}
+
+void RunLog::check_reads() const {
+  for (const Read& r : reads_) {
+    if (!r.tensor.defined()) continue;
+    const bool frozen = r.needed && !r.tensor.requires_grad();
+    if (frozen || r.tensor.impl().storage->version != r.version)
+      fail(str("backward: ", describe(r.input, *r.op, r.module, r.tensor.shape()), ", was ",
+               frozen ? "frozen" : "modified in place",
                " after forward read it, and is to be read again: that part of the net is recomputed. Do it after backward."));
   }
 }
@@ -53,8 +73,13 @@ UnrecordedRun::UnrecordedRun(std::span<const Tensor* const> inputs) : run_(next_
     if (t->defined() && t->impl().value.recorder == &Forgotten::instance()) t->impl().value.serial = context().run;
 }
 
-RunLog::Write::Write(RunLog& log) : log_(log) {
-  if (context().check_replays && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
+RunLog::Write::Write(RunLog& log, std::span<const Tensor* const> inputs) : log_(log) {
+  for (const Tensor* t : inputs)
+    if (t->defined()) log.given_.push_back({t->is_leaf() ? &t->impl() : nullptr, t->impl().value, t->impl().storage});
+  if (context().check_replays && !DryLedger::active()) {
+    log.guarded_ = true;
+    scope_.emplace(static_cast<Observer&>(*this));
+  }
   context().watches.push_back(this);
 }
 
@@ -63,35 +88,68 @@ void RunLog::Write::after(const OpEvent& event) {
 }
 
 void RunLog::Write::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
-  for (std::size_t i = 0; i < in.size(); ++i)
-    if ((needs & bit(static_cast<int>(i))) != 0 && in[i].is_leaf())
-      log_.leaves_.push_back({in[i], in[i].impl().storage->version, static_cast<int>(i), &op, location().module});
+  if (op.mutates != 0) return;  // a replay leaves it out
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    const bool needed = (needs & bit(static_cast<int>(i))) != 0;
+    if (!matters(in[i], needed)) continue;
+    const bool computed = needed && !in[i].is_leaf(), given = log_.is_given(in[i], needed);
+    if (given && (computed || !needed)) continue;
+    log_.reads_.push_back({computed ? Tensor() : in[i], in[i].impl().value, in[i].impl().storage->version, needed,
+                           static_cast<int>(i), &op, location().module, given, false});
+  }
 }
 
-RunLog::Compare::Compare(const RunLog& log, std::optional<std::uint64_t> others) : log_(log), own_(Tape::current().next_serial()) {
-  others_ = others.value_or(own_);
-  if (!log.notes_.empty() && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
+RunLog::Compare::Compare(RunLog& log) : log_(log), own_(Tape::current().next_serial()) {
+  for (Read& r : log.reads_) r.seen = false;
+  if (log.guarded_ && !DryLedger::active()) scope_.emplace(static_cast<Observer&>(*this));
   context().watches.push_back(this);
 }
 
 void RunLog::Compare::reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) {
-  const auto noted = [&](const Tensor& t) {
-    if (next_leaf_ < log_.leaves_.size() && log_.leaves_[next_leaf_].tensor.same(t)) {  // as a rule they come in order
-      ++next_leaf_;
-      return true;
-    }
-    return std::ranges::any_of(log_.leaves_, [&](const Leaf& l) { return l.tensor.same(t); });
-  };
   for (std::size_t i = 0; i < in.size(); ++i) {
-    if ((needs & bit(static_cast<int>(i))) == 0) continue;
-    const ValueRef& value = in[i].impl().value;
-    if (value.recorder == &Tape::current() && value.serial >= others_ && value.serial < own_)
-      refuse_beside(op, static_cast<int>(i), in[i]);
-    if (in[i].is_leaf() && !noted(in[i]))
-      fail(str("replay: ", describe(static_cast<int>(i), op, location().module, in[i]),
-               ", was not read in the first run, or did not require a gradient then. What is recomputed has to read the same "
-               "parameters every time: replace or unfreeze them after backward, and make none in there."));
+    const Tensor& t = in[i];
+    const bool needed = (needs & bit(static_cast<int>(i))) != 0;
+    if (!matters(t, needed) || log_.is_given(t, needed)) continue;
+    const ValueRef& value = t.impl().value;
+    const bool computed = needed && !t.is_leaf();
+    if (computed && value.recorder == &Tape::current() && value.serial >= own_) continue;  // by this run
+    std::size_t at = next_read_;
+    while (at < log_.reads_.size() && !log_.reads_[at].is(t, needed)) ++at;
+    const std::string what = str("replay: ", describe(static_cast<int>(i), op, location().module, t.shape()));
+    if (at == log_.reads_.size())
+      fail(str(what,
+               computed
+                   ? ", was computed elsewhere, and was not read in the first run: another stage left it beside the chain, or a "
+                     "tensor that was captured has been computed anew. What is recomputed has to read the same tensors every "
+                     "time: give it along as an input, or detach() it."
+                   : ", was not read in the first run, or not with a gradient as now. What is recomputed has to read the "
+                     "same parameters every time, in the same order: replace or unfreeze them after backward, and make none in "
+                     "there."));
+    Read& read = log_.reads_[at];
+    if (!computed && t.impl().storage->version != read.version)
+      fail(str(what,
+               ", was modified in place by what is recomputed itself, which would do so again. Do it outside, or where "
+               "!replaying() and after it was read."));
+    read.seen = true;
+    next_read_ = at + 1;
   }
+}
+
+void RunLog::Compare::finish() const {
+  for (const Read& r : log_.reads_) {
+    const auto same = [&](const Read& other) {
+      return other.seen && other.needed == r.needed &&
+             (r.tensor.defined() ? other.tensor.defined() && other.tensor.same(r.tensor) : same_value(other.value, r.value));
+    };
+    if (r.needed && !r.given && !r.seen && std::ranges::none_of(log_.reads_, same))
+      fail(str(
+          "replay: input ", r.input, " of ", r.op->name, r.module[0] != 0 ? str(" in module ", r.module) : "",
+          ", which gets a gradient, was read in the first run and not in the second. What is recomputed has to compute the same "
+          "every time; what it only looks at belongs under NoGrad."));
+  }
+  if (scope_ && next_ != log_.notes_.size())
+    fail(str("replay: the function ended where the first run had ", log_.notes_[next_].op->name,
+             ". A function that is recomputed must run the same ops every time."));
 }
 
 void RunLog::Compare::flag(bool on, const char* what) {

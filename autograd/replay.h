@@ -21,36 +21,49 @@ class ReplayScope {
   random::GeneratorScope generator_;
 };
 
-/// What a first run depended on: the leaves with a gradient that it read, with their versions, and its flags; and for a ReplayGuard
-/// what it computed, op by op.
+/// What a first run depended on beside its inputs: leaves and computed tensors whose gradients go on, parameters and buffers that
+/// get none, and flags; and for a ReplayGuard what it computed, op by op.
 class RunLog {
  public:
   /// Notes what is read and computed while alive.
   class Write;
-  /// While alive, compares a second run with the notes: leaves in any order, flags and results in the same order.
+  /// While alive, compares a second run with the notes.
   class Compare;
-  /// Throws Error when a leaf was changed in place or frozen since.
-  void check_leaves() const;
+  /// Throws Error when something that was read was changed in place or frozen since.
+  void check_reads() const;
 
  private:
-  struct Leaf {
-    Tensor tensor;
+  /// A tensor that an op read. What was computed is known by its place on the tape, so that no history is held for it.
+  struct Read {
+    Tensor tensor;  // undefined of what was computed
+    ValueRef value;
     std::uint32_t version;
+    bool needed;  // a gradient
     int input;
     const OpDecl* op;
     const char* module;
+    bool given;  // an input: the second run may get it in another form
+    bool seen;   // by the second run
+    bool is(const Tensor& t, bool needs) const;
+  };
+  /// An input of the function, which is told from what it captured.
+  struct Given {
+    const TensorImpl* leaf;
+    ValueRef value;
+    const Storage* storage;
   };
   struct Note {
     const OpDecl* op;
     std::uint64_t hash;
   };
-  std::vector<Leaf> leaves_;
+  bool is_given(const Tensor& t, bool needs) const;
+
+  std::vector<Given> given_;
+  std::vector<Read> reads_;
   std::vector<bool> flags_;
+  bool guarded_ = false;  // there are notes
   std::vector<Note> notes_;
 };
-
-/// For an input that another function made, which is recomputed too, and which did not come as an input of this one.
-[[noreturn]] void refuse_beside(const OpDecl& op, int input, const Tensor& tensor);
 
 /// A run of a function that keeps no history. What it makes carries its number, so that others who read it and were not given it
 /// can be told: when the function runs again, it has none to give.
@@ -65,7 +78,8 @@ class UnrecordedRun {
 
 class RunLog::Write final : Observer, RunWatch {
  public:
-  explicit Write(RunLog& log);
+  /// inputs: of the function that is going to run.
+  Write(RunLog& log, std::span<const Tensor* const> inputs);
   ~Write() { context().watches.pop_back(); }
   Write(const Write&) = delete;
   Write& operator=(const Write&) = delete;
@@ -78,22 +92,24 @@ class RunLog::Write final : Observer, RunWatch {
   std::optional<ObserverScope> scope_;
 };
 
+/// The second run reads the same tensors in the same order, and sets the same flags. It may leave out what the first run read
+/// (replaying() is for that), but no tensor for good that gets a gradient. Begins before the second run's inputs get a place.
 class RunLog::Compare final : Observer, RunWatch {
  public:
-  /// The entries with serial numbers from others up to the next one are what other functions recorded that run again: to be given
-  /// one's result twice, as an input and beside it, changes the order in which gradients are added.
-  explicit Compare(const RunLog& log, std::optional<std::uint64_t> others = {});
+  explicit Compare(RunLog& log);
   ~Compare() { context().watches.pop_back(); }
   Compare(const Compare&) = delete;
   Compare& operator=(const Compare&) = delete;
+  /// When the function has returned. Throws Error when something is missing.
+  void finish() const;
 
  private:
   void after(const OpEvent& event) override;
   void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) override;
   void flag(bool on, const char* what) override;
-  const RunLog& log_;
-  std::uint64_t others_, own_;  // serial numbers
-  std::size_t next_ = 0, next_flag_ = 0, next_leaf_ = 0;
+  RunLog& log_;
+  std::uint64_t own_;  // the serial number of the first entry that the run itself may record
+  std::size_t next_ = 0, next_flag_ = 0, next_read_ = 0;
   std::optional<ObserverScope> scope_;
 };
 

@@ -185,7 +185,7 @@ class Forgotten final : public Recorder {
 /// Sees what a function that may run again during backward depends on beside its inputs.
 class RunWatch {
  public:
-  /// A call whose inputs `needs` require a gradient.
+  /// A call, whose inputs `needs` get a gradient.
   virtual void reads(const OpDecl& op, std::span<const Tensor> in, std::uint32_t needs) = 0;
   /// See depends_on().
   virtual void flag(bool on, const char* what) = 0;

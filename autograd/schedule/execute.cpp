@@ -32,12 +32,22 @@ Versions versions_of(const Value& a) {
   return v;
 }
 
-bool same(const Value& a, const std::array<Tensor, parts>& b) {
-  for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var}) {
-    const Tensor& other = b[i++];
-    if (t->defined() ? !other.defined() || !t->same(other) : other.defined()) return false;
-  }
-  return true;
+/// Whether a part leads to something before it on the tape, or is a leaf: not so what was made in a run that is not recorded.
+bool has_history(const Tensor& t) {
+  return t.defined() && t.requires_grad() && t.impl().value.recorder != &detail::Forgotten::instance();
+}
+std::uint32_t parts_with_history(const Value& a) {
+  std::uint32_t mask = 0;
+  for (std::size_t i = 0; const Tensor* t : {&a.x, &a.mean, &a.var}) mask |= has_history(*t) ? bit(static_cast<int>(i)) : 0, ++i;
+  return mask;
+}
+/// The parts `own` with their history, the others without.
+Value detach_but(const Value& a, std::uint32_t own) {
+  const auto part = [&](const Tensor& t, int i) {
+    if (!t.defined()) return Tensor();
+    return (own & bit(i)) != 0 && has_history(t) ? t : t.detach();
+  };
+  return {part(a.x, 0), part(a.mean, 1), part(a.var, 2)};
 }
 
 /// Stages [first, last] that run unrecorded, what backward does about them, and what it needs for that.
@@ -51,20 +61,24 @@ struct Segment {
   std::vector<Versions> versions;             // of these, as they were kept
   std::vector<random::Generator> generators;  // where the random numbers stood before each stage
   std::vector<std::uint32_t> differentiable;  // which parts of each stage's input a gradient goes on to
-  std::vector<bool> passed_on;       // each stage is given what the segment was given: those before it returned their input
+  // Which of these came with a history of their own: what the segment was given, where the stages before returned that, and what
+  // they returned of what they captured. Gradients go there one by one, as without recompute.
+  std::vector<std::uint32_t> own;
   std::vector<detail::RunLog> logs;  // what each stage depended on
   std::size_t at(int l) const { return static_cast<std::size_t>(l - first); }
   Value& activation(int l) { return kept[at(l)]; }
   void keep(int l, const Value& a) {
-    kept[at(l)] = a.detach();
+    kept[at(l)] = detach_but(a, own[at(l + 1)]);
     versions[at(l)] = versions_of(a);
   }
-  /// Throws Error when something of what was kept is not as it was.
+  /// Throws Error when what was kept of stage l is not as it was.
+  void check_kept(int l) const {
+    if (kept[at(l)].x.defined() && versions_of(kept[at(l)]) != versions[at(l)])
+      fail(str("recompute: what stage ", l, " made, shape ", kept[at(l)].x.shape(),
+               ", was changed in place after it was kept to run the next stages again. Change a clone() of it."));
+  }
   void check_kept() const {
-    for (std::size_t i = 0; i < kept.size(); ++i)
-      if (kept[i].x.defined() && versions_of(kept[i]) != versions[i])
-        fail(str("recompute: what stage ", first + static_cast<int>(i), " made, shape ", kept[i].x.shape(),
-                 ", was changed in place after it was kept to run the next stages again. Change a clone() of it."));
+    for (int l = first; l < last; ++l) check_kept(l);
   }
 };
 
@@ -86,6 +100,7 @@ void forget(Value& a, std::uint32_t differentiable) {
 struct Recorded {
   TapeSegment tape;
   Value result;
+  Versions versions{};
 };
 
 void run_backward(Vjp& v, const void* attr) {
@@ -93,9 +108,8 @@ void run_backward(Vjp& v, const void* attr) {
   if (Tape::current().create_graph())
     fail("recompute: a recomputed chain cannot be differentiated twice; use Recompute::vanilla() where create_graph is on");
 
-  for (const detail::RunLog& log : s.logs) log.check_leaves();
+  for (const detail::RunLog& log : s.logs) log.check_reads();
   s.check_kept();
-  const std::uint64_t others = Tape::current().next_serial();  // what stages record from here on
   const int before = s.first - 1;
   std::vector<Tensor> gradients(parts);  // of the activation that was reached
   for (std::size_t i = 0, j = 0; i < parts; ++i)
@@ -105,13 +119,27 @@ void run_backward(Vjp& v, const void* attr) {
     }
   Value input{v.input(0)};
   if (s.statistics) input = {std::move(input.x), v.input(1), v.input(2)};
+  for (int i = 0; Tensor * t : {&input.x, &input.mean, &input.var}) {
+    if ((s.differentiable[0] & bit(i)) != 0) static_cast<void>(v.join(i, *t));  // else it gets places of its own below
+    ++i;
+  }
+  const Versions given = versions_of(input);
   std::vector<std::optional<Recorded>> tapes(s.kept.size() + 1);
   const auto tape = [&](int l) -> std::optional<Recorded>& { return tapes[s.at(l)]; };
   const auto kept = [&](int l) -> Value& { return l == before ? input : s.activation(l); };
-  const auto source = [&](int l) {  // a_l without a history
-    REWIND_CHECK(kept(l).x.defined() || (l > before && tape(l)));
-    const Value& a = kept(l).x.defined() ? kept(l) : tape(l)->result;
-    return a.detach();
+  const auto input_of = [&](int l) {
+    REWIND_CHECK(kept(l - 1).x.defined() || (l - 1 > before && tape(l - 1)));
+    return detach_but(kept(l - 1).x.defined() ? kept(l - 1) : tape(l - 1)->result, s.own[s.at(l)]);
+  };
+  // The parts of a stage's input whose gradients have no other place to go to.
+  const auto to_place = [&](int l, const Value& a) { return s.differentiable[s.at(l)] & ~parts_with_history(a); };
+  // What a stage was given, and others will be again.
+  const auto check_input_of = [&](int l) {
+    if (l > s.first) s.check_kept(l - 1);
+    const bool changed = l == s.first ? kept(before).x.defined() && versions_of(input) != given
+                                      : tape(l - 1) && versions_of(tape(l - 1)->result) != tape(l - 1)->versions;
+    if (changed)
+      fail(str("recompute: stage ", l, " changed what it was given in place, when it ran again. Let it change a clone()."));
   };
   for (const Action& action : s.actions) {
     const int l = action.stage;
@@ -121,21 +149,29 @@ void run_backward(Vjp& v, const void* attr) {
         // The only handle when the activation is not kept, so that the stage can use its memory. The segment's input is kept to
         // the end: it is the chain's, or on the tape of the stage before.
         const bool last_use = action.kind == Kind::Fnone && l > s.first && kept(l - 1).x.defined();
-        Value a = last_use ? std::exchange(kept(l - 1), {}).detach() : source(l - 1);
-        forget(a, s.differentiable[s.at(l)]);
+        Value a = input_of(l);
+        if (last_use) kept(l - 1) = {};
+        forget(a, to_place(l, a));
         const detail::UnrecordedRun run(std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::track);
-        const detail::RunLog::Compare compare(s.logs[s.at(l)], others);
-        kept(l) = s.stages->run(l, std::move(a));
+        detail::RunLog::Compare compare(s.logs[s.at(l)]);
+        s.keep(l, s.stages->run(l, std::move(a)));
+        compare.finish();
+        check_input_of(l);
         break;
       }
       case Kind::Fall: {
-        std::array<Tensor, parts> a = split(source(l - 1));
+        Value input_now = input_of(l);
+        const std::uint32_t place = to_place(l, input_now);
+        std::array<Tensor, parts> a = split(std::move(input_now));
         const detail::ReplayScope scope(s.generators[s.at(l)], GradMode::record);
+        detail::RunLog::Compare compare(s.logs[s.at(l)]);
         Recorded& r = tape(l).emplace();
-        const detail::RunLog::Compare compare(s.logs[s.at(l)], others);
-        r.tape.begin(a, s.differentiable[s.at(l)], s.passed_on[s.at(l)] ? &v : nullptr);
+        r.tape.begin(a, place, nullptr);
         r.result = s.stages->run(l, {std::move(a[0]), std::move(a[1]), std::move(a[2])});
+        r.versions = versions_of(r.result);
+        compare.finish();
+        check_input_of(l);
         break;
       }
       case Kind::B: {
@@ -182,6 +218,29 @@ constexpr OpDecl segment_decl = [] {
   fail(str("recompute: this schedule cannot be executed: ", why, " (", to_string(actions), ")"));
 }
 
+/// Backward goes down, and what it runs again belongs to the unrecorded stages that it has come to.
+void check_backward(const std::vector<Action>& actions, std::span<const Action> forward) {
+  const int n = static_cast<int>(forward.size());
+  std::vector<int> last(forward.size());  // of the unrecorded stages that a stage is among; 0 where it was recorded
+  for (int l = n; l > 0; --l) {
+    const auto i = static_cast<std::size_t>(l - 1);
+    last[i] = forward[i].kind == Kind::Fall ? 0 : l < n && last[i + 1] != 0 ? last[i + 1] : l;
+  }
+  int reached = n + 1;  // the last B
+  for (const Action& x : std::span(actions).subspan(forward.size())) {
+    if (x.stage < 1 || x.stage > n) refuse(actions, str("there is no stage ", x.stage));
+    if (x.kind == Kind::B) {
+      if (x.stage != reached - 1) refuse(actions, str(to_string(x), " follows B", reached, ", out of order"));
+      reached = x.stage;
+      continue;
+    }
+    const int end = last[static_cast<std::size_t>(x.stage - 1)];
+    if (end == 0) refuse(actions, str(to_string(x), " runs a stage again that was recorded in forward"));
+    if (x.stage >= reached || reached > end + 1)
+      refuse(actions, str(to_string(x), " comes ", x.stage >= reached ? str("after B", x.stage) : str("before B", end + 1)));
+  }
+}
+
 /// Runs the segment's stages for the first time, keeping what the actions say, and puts its entry on the tape.
 Value run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, Value a) {
   const std::array<Tensor, parts> inputs = split(a);
@@ -195,10 +254,11 @@ Value run_segment(std::unique_ptr<Segment> s, std::span<const Action> forward, V
     for (const Action& action : forward) {
       s->generators.push_back(random::default_generator());
       s->differentiable.push_back(differentiable_parts(a));
-      s->passed_on.push_back(same(a, inputs));
+      s->own.push_back(parts_with_history(a));
       if (action.kind == Kind::Fck && action.stage > s->first) s->keep(action.stage - 1, a);
-      const detail::UnrecordedRun run(std::array<const Tensor*, parts>{&a.x, &a.mean, &a.var});
-      const detail::RunLog::Write write(s->logs.emplace_back());
+      const std::array<const Tensor*, parts> given_now{&a.x, &a.mean, &a.var};
+      const detail::UnrecordedRun run(given_now);
+      const detail::RunLog::Write write(s->logs.emplace_back(), given_now);
       a = s->stages->run(action.stage, std::move(a));
     }
   }
@@ -237,6 +297,7 @@ Value execute(Stages* owned, const std::vector<Action>& actions, Value a) {
     for (const Action& f : forward) a = stages->run(f.stage, std::move(a));
     return a;
   }
+  check_backward(actions, forward);
   for (std::size_t begin = 0; begin < forward.size();) {
     if (forward[begin].kind == Kind::Fall) {
       a = stages->run(forward[begin++].stage, std::move(a));

@@ -44,7 +44,12 @@ TEST_CASE("a list without its backward is refused") {
   refused("Fck1 Fall2", "is missing");
   refused("Fck1 Fall2 B2", "is missing");
   refused("Fck1 Fck2 B2 B1", "B2 comes without Fall2");
-  refused("Fck1 Fck2 Fall3 B3 Fall2 B2 B2 Fall1 B1", "B2 comes without Fall2");
+  refused("Fck1 Fck2 Fall3 B3 Fall2 B2 B2 Fall1 B1", "B2 follows B2, out of order");
+  refused("Fck1 Fck2 Fall3 B3 Fall4 B4", "there is no stage 4");
+  refused("Fck1 Fall2 Fall3 B3 Fck1 B2 Fall1 B1", "Fck1 comes before B2");
+  refused("Fck1 Fck2 Fall3 B3 Fall2 B2 Fck2 Fall1 B1", "Fck2 comes after B2");
+  refused("Fck1 Fck2 Fall3 Fall3 B3 Fall2 B2 Fall1 B1", "each stage must run once");
+  refused("Fck1 Fck2 Fall3 B3 Fall3 Fall2 B2 Fall1 B1", "Fall3 runs a stage again that was recorded");
 }
 
 TEST_CASE("a recomputed function that computes other values is caught, with the op named") {
@@ -57,6 +62,21 @@ TEST_CASE("a recomputed function that computes other values is caught, with the 
                        rw::Error);
   CHECK_THROWS_WITH_AS(rw::backward(scheduled(true, input())), doctest::Contains("replay: affine computed other values"),
                        rw::Error);
+}
+
+TEST_CASE("a recomputed function that ends early, or ran nothing at first, is caught") {
+  const rw::ReplayGuard guard;
+  int runs = 0;
+  Tensor y = rw::checkpoint(
+      [&runs](Tensor h) {
+        h = rw::tanh(std::move(h));
+        return ++runs == 1 ? rw::exp(std::move(h)) : h;
+      },
+      input());
+  CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("the function ended where the first run had exp"), rw::Error);
+  const Tensor x = input();
+  y = rw::checkpoint([&](Tensor h) { return ++runs == 3 ? rw::add(h, x) : rw::exp(rw::add(std::move(h), x)); }, input());
+  CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("replay: exp ran, where the first run had ended"), rw::Error);
 }
 
 TEST_CASE("a recomputed function that runs other ops is caught") {

@@ -659,6 +659,48 @@ TEST_CASE("a thread that ends lets go what others have dropped, closures and all
   CHECK(live() == before);
 }
 
+TEST_CASE("weights that have changed places before a checkpoint runs again are noticed, and one that is left out") {
+  Tensor x = leaf({2}), v = leaf({3}), w = leaf({4});
+  Tensor one = rw::checkpoint([&](Tensor t) { return rw::sum(rw::square(t * v) * w); }, x);
+  std::swap(v, w);
+  CHECK(contains(message_of([&] { rw::backward(one); }), "was not read in the first run"));
+  bool both = true;
+  Tensor two = rw::checkpoint([&](Tensor t) { return both ? rw::sum(t * v * w) : rw::sum(t * v); }, x);
+  both = false;
+  CHECK(contains(message_of([&] { rw::backward(two); }), "input 1 of mul, which gets a gradient, was read in the first run"));
+}
+
+TEST_CASE("a captured tensor that has been computed anew before a checkpoint runs again is noticed") {
+  Tensor w = leaf({2}), x = leaf({3}), h = w * 2.0;
+  // A recurrent cell that captures its state by reference, which is the next state by then.
+  h = rw::checkpoint([&h](Tensor t) { return rw::tanh(t * h); }, x);
+  CHECK(contains(message_of([&] { rw::backward(h); }), "input 1 of mul, shape [1], was computed elsewhere"));
+  Tensor memory = w * 3.0;
+  Tensor y = rw::checkpoint([&memory](Tensor t) { return rw::square(t * memory); }, x);
+  memory = w * 4.0;
+  CHECK(contains(message_of([&] { rw::backward(y); }), "was computed elsewhere, and was not read in the first run"));
+}
+
+TEST_CASE("parameters and buffers that get no gradient are noticed when they change before a checkpoint runs again") {
+  const rw::memory::CategoryScope parameter(rw::Category::parameter);
+  Tensor x = leaf({2}), frozen = rw::full({1}, 3, rw::float64);
+  Tensor y = rw::checkpoint([frozen](Tensor t) { return rw::square(t * frozen); }, x);
+  frozen.fill(4);
+  CHECK(contains(message_of([&] { rw::backward(y); }), "input 1 of mul, shape [1], was modified in place after forward read it"));
+}
+
+TEST_CASE("a function that changes a weight before it reads it would do so in every run, and is refused") {
+  Tensor x = leaf({2}), w = leaf({3});
+  Tensor y = rw::checkpoint(
+      [w](Tensor t) {
+        Tensor v = w.detach();
+        v.mutate<double>()[0] *= 0.5;
+        return rw::square(t * w);
+      },
+      x);
+  CHECK(contains(message_of([&] { rw::backward(y); }), "was modified in place by what is recomputed itself"));
+}
+
 TEST_CASE("an input that is frozen before a checkpoint runs again is noticed, captured or not") {
   Tensor x = leaf({2}), w = leaf({3});
   Tensor one = rw::checkpoint([w](Tensor t) { return rw::sum(t * w); }, x);

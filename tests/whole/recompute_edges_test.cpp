@@ -364,28 +364,123 @@ TEST_CASE("gradients that would get lost beside a chain are an error") {
     net.recompute(how);
     CHECK_THROWS_WITH_AS(net(rw::randn({2, 8})), doctest::Contains("mul: input 1 [2, 8]"), rw::Error);
   }
-  for (const bool input : {false, true}) {
+  for (const rw::Recompute& how : {rw::Recompute::low_memory(), rw::Recompute::periodic(2), rw::Recompute::segments(2)}) {
     rw::Tensor left;
     nn::Linear stem{8, 8};
-    nn::Sequential net{Keep{&left, input}};
-    if (input) net.add(nn::Linear{8, 8});
-    net.add(Get{&left});
-    net.add(nn::Linear{8, 8});
-    net.add(nn::Tanh{});
-    std::vector<rw::Recompute> all{rw::Recompute::low_memory()};
-    if (!input)
-      all.insert(all.end(), {rw::Recompute::periodic(2), rw::Recompute::segments(2)});  // the chain's own input may be read
-    for (const rw::Recompute& how : all) {
-      net.recompute(how);
-      const auto step = [&] { rw::backward(rw::mean(net(stem(rw::randn({2, 8}))))); };
-      CHECK_THROWS_WITH_AS(step(), doctest::Contains("mul: input 1 [2, 8]"), rw::Error);
-    }
+    nn::Sequential net{Keep{&left, false}, Get{&left}, nn::Linear{8, 8}, nn::Tanh{}};
+    net.recompute(how);
+    const auto step = [&] { rw::backward(rw::mean(net(stem(rw::randn({2, 8}))))); };
+    CHECK_THROWS_WITH_AS(step(), doctest::Contains("another stage"), rw::Error);
   }
   int runs = 0;
   const rw::Tensor w = rw::randn({4}).set_requires_grad();
   rw::Tensor y = rw::checkpoint([&](rw::Tensor x) { return ++runs == 1 ? rw::mul(x, w) : rw::mul(x, w.detach()); }, rw::randn({4}));
+  CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)),
+                       doctest::Contains("input 1 of mul, which gets a gradient, was read in the first run"), rw::Error);
+  y = rw::checkpoint([&](rw::Tensor x) { return ++runs == 3 ? rw::tanh(x) : rw::tanh(x.detach()); }, w);
   CHECK_THROWS_WITH_AS(rw::backward(rw::sum(y)), doctest::Contains("result 0, shape [4], led to a gradient in the first run"),
                        rw::Error);
+}
+
+TEST_CASE("what the chain was given may be read by later stages, too: the same bits") {
+  const auto run = [](const rw::Recompute& how) {
+    rw::random::seed(4);
+    rw::Tensor left;
+    nn::Linear stem{8, 8};
+    nn::Sequential net{Keep{&left, true}, nn::Linear{8, 8}, Get{&left}, nn::Linear{8, 8}, Get{&left}, nn::Tanh{}};
+    net.recompute(how);
+    rw::backward(rw::mean(net(stem(rw::randn({2, 8})))));
+    Hashes all;
+    for (const rw::Parameter& p : net.parameters()) all.push_back(rw::hash(p.value.grad()));
+    all.push_back(rw::hash(stem.weight.grad()));
+    return all;
+  };
+  const Hashes expected = run(rw::Recompute::vanilla());
+  for (const char* how : {"low-memory", "recursive", "periodic:1", "periodic:2", "revolve:2", "segments:2", "sqrt"})
+    CHECK_MESSAGE(run(rw::Recompute::parse(how)) == expected, how);
+}
+
+namespace {
+
+/// Returns what it captured, made before or a leaf.
+struct Lookup : nn::Module {
+  rw::Tensor table;
+  explicit Lookup(rw::Tensor t) : table(std::move(t)) {}
+  rw::Tensor forward(rw::Tensor) override { return table; }
+};
+struct Twice : nn::Module {
+  rw::Tensor forward(rw::Tensor x) override {
+    rw::Tensor t = rw::mul(x, rw::tanh(x));
+    return rw::add(std::move(t), rw::exp(std::move(x)));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a stage that returns what it captured: gradients are added there one by one, the same bits") {
+  for (const bool computed : {false, true})
+    for (const bool inside : {false, true}) {
+      const auto run = [&](const char* how) {
+        rw::random::seed(6);
+        const rw::Tensor w = rw::randn({3, 8}).set_requires_grad();
+        for (int batch = 0; batch < 2; ++batch) {  // accumulated
+          const rw::Tensor table = computed ? rw::affine(w, 1, 0) : w;
+          nn::Sequential net{nn::Linear{8, 8}, Lookup{table}, Twice{}, nn::Linear{8, 8}, nn::Tanh{}};
+          net.recompute(rw::Recompute::parse(how));
+          rw::Tensor y =
+              inside ? rw::checkpoint([&](rw::Tensor x) { return net(std::move(x)); }, rw::randn({3, 8})) : net(rw::randn({3, 8}));
+          rw::backward(rw::add(rw::mean(rw::square(std::move(y))), rw::mean(rw::exp(table))));
+        }
+        return rw::hash(w.grad());
+      };
+      const std::uint64_t expected = run("vanilla");
+      for (const char* how :
+           {"low-memory", "recursive", "periodic:1", "periodic:2", "revolve:2", "revolve:3", "segments:2", "sqrt"})
+        CHECK_MESSAGE(run(how) == expected, how);
+    }
+}
+
+namespace {
+
+/// Changes what it is given, where that has no gradient.
+struct Writes : nn::Module {
+  nn::Linear linear{8, 8};
+  rw::Tensor forward(rw::Tensor x) override {
+    const rw::NoGrad no_grad;
+    rw::Tensor t = x.detach();
+    for (float& v : t.mutate<float>()) v *= 0.5F;
+    return x;
+  }
+  void describe(nn::Fields& f) override { f.child("linear", linear); }
+};
+
+}  // namespace
+
+TEST_CASE("what a replay keeps to run something again is not to be changed either") {
+  const auto run = [](const rw::Recompute& how) {
+    rw::random::seed(8);
+    nn::Sequential net;
+    for (int i = 0; i < 6; ++i) net.add(nn::Tanh{});
+    net.add(Writes{});
+    for (int i = 0; i < 4; ++i) net.add(nn::Linear{8, 8});
+    net.recompute(how);
+    rw::backward(rw::mean(net(rw::randn({2, 8}))));
+    Hashes all;
+    for (const rw::Parameter& p : net.parameters())
+      if (p.value.grad().defined()) all.push_back(rw::hash(p.value.grad()));
+    return all;
+  };
+  const Hashes expected = run(rw::Recompute::vanilla());
+  for (const char* how : {"low-memory", "recursive", "periodic:1", "periodic:2", "revolve:2", "revolve:3", "segments:3", "sqrt"}) {
+    Hashes seen;
+    try {
+      seen = run(rw::Recompute::parse(how));
+    } catch (const rw::Error& e) {
+      CHECK(std::string_view(e.what()).find("in place") != std::string_view::npos);
+      continue;
+    }
+    CHECK_MESSAGE(seen == expected, how);
+  }
 }
 
 TEST_CASE("a net that becomes a part of itself keeps that part, and a part that was replaced is missed") {
