@@ -20,7 +20,7 @@ Context& detail::context() {
 GradMode grad_mode() { return context().mode; }
 GradModeScope::GradModeScope(GradMode mode) : saved_(std::exchange(context().mode, mode)) {}
 GradModeScope::~GradModeScope() { context().mode = saved_; }
-bool replaying() { return context().replaying; }
+bool replaying() { return location().replay != 0; }
 void depends_on(bool flag, const char* what) {
   for (detail::RunWatch* w : context().watches) w->flag(flag, what);
 }
@@ -260,7 +260,7 @@ void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<T
   if (op.mutates != 0) {
     if (!out.empty()) fail(str(op.name, ": an op that changes its inputs in place has no outputs: a replay leaves it out"));
     // A replay has no side effects: what the first run changed in place stays changed once.
-    if (c.replaying) return;
+    if (location().replay != 0) return;
   }
 
   for (Observer* o : c.observers) o->entering(op);

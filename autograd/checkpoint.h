@@ -23,10 +23,11 @@ auto call_with(F& fn, std::vector<Tensor>& inputs, std::index_sequence<I...>) {
 
 /// Runs fn(inputs...) without recording and keeps only the inputs; during backward fn runs again, recorded this time, and
 /// its piece of tape is swept at once. Gradients are the same to the last bit: random numbers are replayed, and ops that change
-/// tensors in place (running statistics that fn captured) are left out of the replay. It is an error when a leaf with a gradient
-/// that fn has read was changed, replaced or frozen before backward, when fn reads a leaf with a gradient that it did not read the
-/// first time (one that was unfrozen, or that it makes), when a flag has changed that fn told depends_on() of, and when fn changes
-/// an input in place.
+/// tensors in place (running statistics that fn captured) are left out of the replay. It is an error when a parameter or buffer
+/// that fn has read was changed, replaced or frozen before backward, or a computed tensor that it captured was replaced; when fn
+/// reads a tensor with a gradient that it did not read the first time (one that was unfrozen, or that it makes), or not one that it
+/// did; when a flag has changed that fn told depends_on() of; when fn changes an input in place, and when its replay changes a
+/// tensor that is older (see replaying()).
 ///
 /// fn takes as many Tensors as there are inputs and returns a Tensor or a std::vector<Tensor>. It may be called nested and
 /// may use parameters and other tensors that it captured; it must stay callable until backward: it is copied, or moved, and a

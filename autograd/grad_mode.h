@@ -31,7 +31,8 @@ class NoGrad : GradModeScope {
 };
 
 /// True while a checkpointed function runs again during backward, and while stages are timed for a budget. Code with side effects
-/// of its own (a counter, a print) can look here; ops that change tensors in place are left out of a replay anyway.
+/// of its own (a counter, a print, a layer that moves its state with fill(), copy_from() or mutate(), which throw Error in a
+/// replay) looks here; ops that change tensors in place are left out of a replay anyway.
 bool replaying();
 
 /// For code that may be recomputed and branches on a flag that is neither an input nor a tensor (training or evaluation, say): call

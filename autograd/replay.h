@@ -15,7 +15,7 @@ class ReplayScope {
 
  private:
   GradModeScope mode_;
-  ContextScope<&Context::replaying> replaying_{true};
+  ReplayEra era_;
   ContextScope<&Context::phase> phase_{Phase::recompute};
   ContextScope<&Context::gradient_of> gradient_of_{""};
   random::GeneratorScope generator_;

@@ -198,7 +198,6 @@ class RunWatch {
 struct Context {
   GradMode mode = GradMode::record;
   Phase phase = Phase::forward;
-  bool replaying = false;
   bool donate = true;
   bool check_replays = false;
   const char* gradient_of = "";

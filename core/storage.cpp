@@ -73,6 +73,8 @@ struct Guard {
   SpinLock& lock_;
 };
 
+std::atomic<std::uint32_t> era{1};  // moves with every replay
+
 std::size_t address_space() {
   const auto pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
   return pages > 0 && page > 0 ? 4 * static_cast<std::size_t>(pages) * static_cast<std::size_t>(page) : std::size_t{1} << 38;
@@ -96,7 +98,7 @@ struct Heap {
   }
 
   static void begin(Storage* s, Category category, std::uint32_t dry, std::size_t bytes) {
-    new (s) Storage{1, 0, category, dry, nullptr, bytes, location().op, location().module, nullptr};
+    new (s) Storage{1, 0, category, dry, nullptr, bytes, location().op, location().module, nullptr, era};
   }
 
   /// False when the system has no more.
@@ -186,6 +188,8 @@ std::vector<memory::Holding> largest_locked(int count) {
 }  // namespace
 
 Location& location() { return location_now; }
+
+std::uint32_t ReplayEra::next() { return ++era; }
 
 const char* name_of(Category category) {
   constexpr const char* names[] = {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace"};

@@ -21,6 +21,7 @@ struct alignas(64) Storage {
   const char* op;       ///< the op that made it, "" outside ops
   const char* module;   ///< the module path it was made in, "" outside modules
   Arena::Block* block;  ///< of the arena; nullptr when it has no bytes from there
+  std::uint32_t era;    ///< replays of a later one must not change it
 };
 
 /// A new storage with one reference. Throws OutOfMemory.
@@ -37,6 +38,7 @@ void recategorize(Storage* storage, Category category);
 struct Location {
   const char* op = "";
   const char* module = "";
+  std::uint32_t replay = 0;  ///< the era of the replay that goes on, 0 when none does
 };
 Location& location();
 
@@ -51,6 +53,19 @@ class LocationScope {
  private:
   const char* Location::*part_;
   const char* saved_;
+};
+
+/// While alive, a function runs again on this thread. What is older is not to be written to: it would be changed once more.
+class ReplayEra {
+ public:
+  ReplayEra() : saved_(std::exchange(location().replay, next())) {}
+  ~ReplayEra() { location().replay = saved_; }
+  ReplayEra(const ReplayEra&) = delete;
+  ReplayEra& operator=(const ReplayEra&) = delete;
+
+ private:
+  static std::uint32_t next();
+  std::uint32_t saved_;
 };
 
 /// While alive, new storages on this thread have no bytes and are counted in a ledger of their own that starts as a copy

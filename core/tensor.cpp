@@ -131,6 +131,11 @@ void Tensor::refuse_history(const char* what) const {
 void* Tensor::writable(DType as) {
   const void* data = readable(as);
   refuse_history("mutate");
+  if (impl().storage->era < location().replay)
+    fail(
+        str("a tensor ", dtype(), " ", shape(), location().module[0] != 0 ? str(", in module ", location().module) : "",
+            ", is changed in place by what is recomputed, and existed before: each run would change it again. Let a layer move its "
+            "state only if (!replaying()); for scratch, make a tensor in there"));
   ++impl().storage->version;
   return const_cast<void*>(data);
 }

@@ -91,7 +91,8 @@ class Tensor {
     requires is_element<T> std::span<const T> values()
   const { return {static_cast<const T*>(readable(dtype_of<T>)), static_cast<std::size_t>(numel())}; }
   /// The elements for writing. Throws Error as values() does, and for a tensor that a recorded op has computed: its history would
-  /// no longer be that of its elements. A backward that saved them before, by another handle, will notice and throw.
+  /// no longer be that of its elements. So it does in a replay (docs/recompute.md) for a tensor that is older, which would be
+  /// changed once more. A backward that saved them before, by another handle, will notice and throw.
   template <class T>
     requires is_element<T> std::span<T> mutate() {
       return {static_cast<T*>(writable(dtype_of<T>)), static_cast<std::size_t>(numel())};
@@ -113,7 +114,7 @@ class Tensor {
   }
 
   /// In place: every element becomes `value`; every element is copied from `source` (same shape, any dtype; else Error). Throws
-  /// Error for what a recorded op has computed, as mutate() does. In a dry run, elements stay as they are.
+  /// Error where mutate() does. In a dry run, elements stay as they are.
   void fill(double value);
   void copy_from(const Tensor& source);
   /// A tensor with its own copy of the elements; and one converted to another dtype. Neither carries a gradient.

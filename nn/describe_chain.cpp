@@ -104,7 +104,7 @@ void measure_sizes(Sequential& net, const Tensor& input, schedule::Chain& chain)
 
 void measure_costs(Sequential& net, const Tensor& input, schedule::Chain& chain) {
   const random::GeneratorScope generator;
-  const detail::ContextScope<&detail::Context::replaying> no_side_effects(true);
+  const ReplayEra no_side_effects;
   const detail::TrialTape tape;
   schedule::Value a{is_float(input.dtype()) ? uniform(input.shape(), -1, 1, input.dtype()) : zeros(input.shape(), input.dtype())};
   bool differentiable = input.requires_grad();

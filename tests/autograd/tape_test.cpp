@@ -698,7 +698,26 @@ TEST_CASE("a function that changes a weight before it reads it would do so in ev
         return rw::square(t * w);
       },
       x);
-  CHECK(contains(message_of([&] { rw::backward(y); }), "was modified in place by what is recomputed itself"));
+  CHECK(contains(message_of([&] { rw::backward(y); }), "is changed in place by what is recomputed, and existed before"));
+}
+
+TEST_CASE("a replay does not move state that is older, and may use scratch of its own") {
+  Tensor x = leaf({2}), state = rw::zeros({1}, rw::float64);
+  const auto fn = [&](bool careful) {
+    return rw::checkpoint(
+        [&, careful](Tensor t) {
+          if (!careful || !rw::replaying()) state.fill(state.item() + 1);
+          Tensor scratch = rw::zeros({1}, rw::float64);
+          scratch.fill(3);
+          return rw::square(t * scratch);
+        },
+        x);
+  };
+  rw::backward(fn(true));
+  CHECK(state.item() == 1);
+  CHECK(x.grad().item() == doctest::Approx(2 * 9 * 2));
+  CHECK(contains(message_of([&] { rw::backward(fn(false)); }), "a tensor float64 [1], is changed in place by what is recomputed"));
+  CHECK(state.item() == 2);
 }
 
 TEST_CASE("an input that is frozen before a checkpoint runs again is noticed, captured or not") {
