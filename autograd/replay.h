@@ -140,8 +140,9 @@ class TapeSegment {
   std::uint32_t first_ = 0;
 };
 
-/// The tape from here on as one of its own: backward() goes down to where it stood, leaves what is below alone, and drops the
-/// gradients that would go there. For trials between a user's forward and backward. Goes after what the trial has recorded.
+/// The tape from here on as one of its own: backward() goes down to where it stood, leaves what is below alone, and drops, at its
+/// end, the gradients that would go there. For trials between a user's forward and backward. Goes after what the trial has
+/// recorded.
 class TrialTape {
  public:
   TrialTape();
@@ -150,7 +151,8 @@ class TrialTape {
   TrialTape& operator=(const TrialTape&) = delete;
   /// collect: adds to the gradients of leaves, as backward() does; else these are dropped, too.
   void backward(std::span<Tensor> outputs, std::span<Tensor> gradients, bool collect) const {
-    Tape::current().run(outputs, gradients, {.collect = collect, .floor = floor_});
+    std::vector<std::pair<ValueRef, Tensor>> below;
+    Tape::current().run(outputs, gradients, {.collect = collect, .floor = floor_, .below = &below});
   }
 
  private:

@@ -460,7 +460,15 @@ void Tape::accumulate_leaf(const Tensor& leaf, Tensor gradient) {
 
 void Tape::accumulate(const ValueRef& value, const Tensor& leaf, Tensor gradient) {
   if (value.recorder == nullptr) return accumulate_leaf(leaf, std::move(gradient));
-  if (value.recorder == this && value.entry < goal_->floor) return;
+  if (value.recorder == this && value.entry < goal_->floor) {
+    const auto at = std::ranges::find_if(
+        *goal_->below, [&](const auto& b) { return b.first.serial == value.serial && b.first.output == value.output; });
+    if (at == goal_->below->end())
+      goal_->below->emplace_back(value, std::move(gradient));
+    else
+      at->second = add(std::move(at->second), std::move(gradient));
+    return;
+  }
   Entry* e = value.recorder == this ? lookup(value) : nullptr;
   if (e == nullptr)
     fail(value.recorder == &Forgotten::instance()

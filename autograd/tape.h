@@ -81,10 +81,11 @@ class EntryArena {
 
 /// What a sweep is for.
 struct SweepGoal {
-  bool create_graph = false;             // record the vjps, keep the tape
-  bool collect = true;                   // add to the leaves' gradients; else to `captured`
-  std::uint32_t floor = 0;               // entries below stay as they are (and there), and what would reach them is dropped
-  std::span<const Tensor> targets = {};  // whose gradients grad() asks for
+  bool create_graph = false;                                  // record the vjps, keep the tape
+  bool collect = true;                                        // add to the leaves' gradients; else to `captured`
+  std::uint32_t floor = 0;                                    // entries below stay as they are (and there)
+  std::vector<std::pair<ValueRef, Tensor>>* below = nullptr;  // what would reach them: held, as they would hold it
+  std::span<const Tensor> targets = {};                       // whose gradients grad() asks for
   std::span<Tensor> captured = {};
 };
 

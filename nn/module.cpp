@@ -159,7 +159,9 @@ const Module& Module::Call::named(Module& module) {
 
 void Module::Call::begin(Module& module, const Tensor& x) {
   module.note_mode();
-  if (module.planner_.get() != nullptr && grad_mode() != GradMode::off && !replaying()) module.planner_.get()->prepare(module, x);
+  BudgetPlanner* planner = module.planner_.get();
+  if (planner == nullptr || grad_mode() == GradMode::off) return;
+  replaying() ? planner->recall(module, x) : planner->prepare(module, x);
 }
 
 Module& Module::operator=(Module&& other) noexcept {

@@ -298,9 +298,7 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
   auto at = plans_.end();
   const BudgetPlan* known = nullptr;  // for the same chain, with something else beside it
   for (auto e = plans_.begin(); e != plans_.end(); ++e) {
-    if (e->shape != x.shape() || e->dtype != x.dtype() || e->settings != settings || e->requires_grad != x.requires_grad() ||
-        e->plan.chain.stages.size() != stages)
-      continue;
+    if (!e->is_for(x, settings, stages)) continue;
     if (known == nullptr || e->plan.costs == Costs::measured) known = &e->plan;
     if (live <= e->live && e->live - live <= budget_.bytes / 16 && (at == plans_.end() || e->live < at->live)) at = e;
   }
@@ -319,6 +317,14 @@ void BudgetPlanner::prepare(Module& root, const Tensor& x) {
     std::rotate(at, at + 1, plans_.end());
   }
   chain->choose(Recompute::actions(plans_.back().plan.schedule.actions));
+}
+
+void BudgetPlanner::recall(Module& root, const Tensor& x) {
+  Sequential* chain = largest_chain(root);
+  if (planning_ || resting_ || chain == nullptr || chain != chain_ || chain->told_ > root.told_) return;
+  const std::uint64_t settings = Settings::of(root);
+  for (auto e = plans_.rbegin(); e != plans_.rend(); ++e)
+    if (e->is_for(x, settings, chain->stages().size())) return chain->choose(Recompute::actions(e->plan.schedule.actions));
 }
 
 }  // namespace rewind_lib::nn

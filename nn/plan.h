@@ -15,7 +15,7 @@ struct BudgetPlan {
   schedule::Chain chain;
   schedule::Schedule schedule;
   Costs costs = Costs::counted;  ///< where the chain's costs come from: counted, too, in a dry run, and without room to measure
-  std::size_t reserve = 0;       ///< room for the loss: twice the output, and 64 kB
+  std::size_t reserve = 0;       ///< room for the loss: twice the output, and 64 KiB
 };
 
 /// Finds the fastest schedule whose dry-run peak is within the budget, for the sizes at hand.
@@ -24,6 +24,8 @@ class BudgetPlanner {
   explicit BudgetPlanner(Budget budget) : budget_(budget) {}
   /// Before a forward of `root`: has its chain follow the plan for this input, making one where there is none yet.
   void prepare(Module& root, const Tensor& x);
+  /// Before a forward of `root` that is a replay: as the last plan for this input has it, whatever was planned for others since.
+  void recall(Module& root, const Tensor& x);
   /// The chain that it planned for last, if it is still below root and was told nothing since, keeps everything again.
   void let_go(Module& root);
 
@@ -50,6 +52,10 @@ class BudgetPlanner {
     bool requires_grad;
     std::size_t live;  // when it was planned
     BudgetPlan plan;
+    bool is_for(const Tensor& x, std::uint64_t s, std::size_t stages) const {
+      return shape == x.shape() && dtype == x.dtype() && settings == s && requires_grad == x.requires_grad() &&
+             plan.chain.stages.size() == stages;
+    }
   };
 
   Budget budget_;

@@ -2,6 +2,7 @@
 
 #include "zoo.h"
 
+#include <rewind/autograd/checkpoint.h>
 #include <rewind/nn/describe_chain.h>
 #include <rewind/nn/summary.h>
 
@@ -511,4 +512,51 @@ TEST_CASE("a module that fails before or beside its chain says so, and can be ca
   model.body(rw::randn({2, 4}));  // nobody looks at its input any more
   rw::backward(rw::sum(model(x)));
   CHECK(model.parameters()[0].value.grad().defined());
+}
+
+namespace {
+
+/// Multiplies by a tensor that was computed before the net.
+struct Modulate : nn::Module {
+  Tensor by;
+  explicit Modulate(Tensor t) : by(std::move(t)) {}
+  Tensor forward(Tensor x) override { return rw::tanh(rw::matmul(rw::matmul(std::move(x), by), by, false, true)); }
+};
+
+}  // namespace
+
+TEST_CASE("a budget counts the gradient of a computed tensor that stages read beside the chain") {
+  for (const bool computed : {false, true})
+    for (std::size_t budget = 9000 << 10; budget <= 14000 << 10; budget += 500 << 10) {
+      rw::random::seed(1);
+      const Tensor w = rw::affine(rw::randn({64, 4096}), 0.01, 0).set_requires_grad();
+      const Tensor by = computed ? rw::tanh(w) : w;
+      nn::Sequential chain;
+      chain.add(nn::Tanh{});
+      for (int i = 0; i < 5; ++i) chain.add(Modulate{by});
+      chain.recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
+      rw::memory::reset_peak();
+      try {
+        rw::backward(rw::mean(rw::square(chain(rw::randn({256, 64})))));
+      } catch (const rw::Error&) {
+        continue;
+      }
+      CHECK_MESSAGE(rw::memory::peak().total <= budget, computed, " ", budget);
+    }
+}
+
+TEST_CASE("a net with a budget inside a checkpoint follows each input's own plan when it runs again") {
+  rw::random::seed(1);
+  nn::Sequential chain;
+  for (int i = 0; i < 10; ++i) {
+    chain.add(nn::Linear{64, 64});
+    chain.add(nn::GELU{});
+  }
+  constexpr std::size_t budget = 2400 << 10;
+  chain.recompute(rw::Budget{.bytes = budget, .costs = rw::Costs::counted});
+  const Tensor large = rw::randn({1024, 64}).set_requires_grad(), small = rw::randn({16, 64}).set_requires_grad();
+  rw::memory::reset_peak();
+  Tensor a = rw::checkpoint(chain, large), b = rw::checkpoint(chain, small);
+  rw::backward(rw::add(rw::mean(std::move(a)), rw::mean(std::move(b))));
+  CHECK(rw::memory::peak().total <= budget);
 }
