@@ -9,6 +9,9 @@
 #include <rewind/autograd/ops/sample.h>
 #include <rewind/core/kernels/pointwise.h>
 
+#include <cmath>
+#include <numbers>
+
 namespace rewind_lib {
 namespace {
 
@@ -116,6 +119,31 @@ Tensor saved_for(Unary u, const Shape& shape, int salt) {
   return x;
 }
 
+/// d''(s), in ops, so that it has derivatives of every order; undefined where it is zero. (A loss with a second derivative in it, of a
+/// differential equation's residual, goes back through the third.)
+Tensor unary_third(Unary function, Tensor s) {
+  switch (function) {
+    case Unary::tanh:
+    case Unary::sigmoid: return full(s.shape(), -2, s.dtype());
+    case Unary::log:
+    case Unary::sqrt: {  // of -1 / s^2, and of half of it
+      Tensor cube = mul(square(s), s);
+      return div(full(cube.shape(), function == Unary::log ? 2 : 1, cube.dtype()), std::move(cube));
+    }
+    case Unary::gelu: {  // n(s) (s^3 - 4 s), n being the normal density
+      Tensor density = affine(exp(affine(square(s), -0.5, 0)), 1 / std::sqrt(2 * std::numbers::pi), 0);
+      return mul(std::move(density), mul(affine(square(s), 1, -4), s));
+    }
+    case Unary::silu: {  // f' ((1 - 2 f) (3 + s (1 - 2 f)) - 2 s f'), f being the sigmoid
+      const Tensor f = sigmoid(s), odd = affine(f, -2, 1), slope = mul(f, affine(f, -1, 1));
+      Tensor inner = sub(mul(odd, affine(mul(s, odd), 1, 3)), affine(mul(s, slope), 2, 0));
+      return mul(slope, std::move(inner));
+    }
+    default: return {};
+  }
+}
+
+
 template <bool Second>
 struct UnaryDerivative {
   static constexpr const char* name = Second ? "unary_second_gradient" : "unary_gradient";
@@ -142,16 +170,19 @@ struct UnaryDerivative {
   static void vjp(Vjp& v, const Attr& a) {
     Tensor s = v.input(0), g = v.grad(0);
     if (v.needs(1)) v.give(1, (Second ? unary_second : unary_first)(a.function, s, g));
-    if (v.needs(0)) {
-      if (Second) fail("unary_second_gradient: the third derivative of an element-wise function is not available");
-      v.give(0, unary_second(a.function, std::move(s), mul(std::move(g), v.input(1))));
+    if (!v.needs(0)) return;
+    g = mul(std::move(g), v.input(1));
+    if constexpr (!Second) {
+      v.give(0, unary_second(a.function, std::move(s), std::move(g)));
+    } else if (Tensor third = unary_third(a.function, std::move(s)); third.defined()) {
+      v.give(0, mul(std::move(g), std::move(third)));
     }
   }
   static void samples(Samples<Attr> s) {
     for (int i = 0; i < kernels::unary_count; ++i)
       for (const Shape& shape : {Shape{}, Shape{7}, Shape{2, 3, 5}}) {
         Tensor saved = saved_for(function(i), shape, i), g = ops::sample(shape, -1, 1, i + 50);
-        if (!Second) saved.set_requires_grad(!kernels::saves_nothing(function(i)));
+        saved.set_requires_grad(!kernels::saves_nothing(function(i)));
         g.set_requires_grad();
         s.add({std::move(saved), std::move(g)}, {function(i)});
       }

@@ -729,3 +729,22 @@ TEST_CASE("an input that is frozen before a checkpoint runs again is noticed, ca
   w.set_requires_grad(false);
   CHECK(contains(message_of([&] { rw::backward(two); }), "was frozen after forward read it"));
 }
+
+TEST_CASE("element-wise functions have derivatives beyond the second: a loss may hold second derivatives") {
+  using Function = Tensor (*)(Tensor);
+  const Function functions[] = {rw::exp,  rw::log,  rw::sqrt, rw::tanh,      rw::sigmoid,
+                                rw::silu, rw::gelu, rw::relu, rw::hardswish, rw::square};
+  for (const Function fn : functions) {
+    const auto second = [fn](std::vector<Tensor> in) {  // u'' of u = f(f(x)^2 / 2 + 1 / 2)
+      Tensor u = fn(rw::affine(rw::square(fn(in[0])), 0.5, 0.5));
+      Tensor slope = rw::grad(rw::sum(u), {in[0]}, {.create_graph = true})[0];
+      return rw::grad(rw::sum(slope), {in[0]}, {.create_graph = true})[0];
+    };
+    const auto leaf_of = [&](std::vector<Tensor> in) {
+      if (!in[0].requires_grad()) in[0].set_requires_grad();
+      return second(std::move(in));
+    };
+    const rw::GradcheckResult r = rw::gradcheck(leaf_of, {rw::from({1.3, 1.7, 2.2}, {3})}, {.tolerance = 1e-4, .second_order = true});
+    CHECK_MESSAGE(r.ok, r.message);
+  }
+}
