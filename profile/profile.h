@@ -109,7 +109,7 @@ struct Profile {
   bool fused = true;            ///< Module::fusing of the net
   OpProfile step;               ///< each op
   Work total;
-  std::vector<ClassRow> classes;   ///< that occur, in the order of Kind
+  std::vector<ClassRow> classes;   ///< that occur or are published, in the order of Kind
   std::vector<OpRow> ops;          ///< the slowest first
   std::vector<ModuleRow> modules;  ///< all of them, parents before children
   MemoryProfile memory;

@@ -22,6 +22,9 @@ std::string ms(double seconds) { return seconds > 0 ? print("%.3f", 1e3 * second
 std::string percent(double share) { return print("%.2f", 100 * share); }
 std::string mega(std::int64_t n) { return n == 0 ? "-" : print("%.2f", 1e-6 * static_cast<double>(n)); }
 std::string bytes(std::size_t n) { return n == 0 ? "-" : memory::human(n); }
+std::string rate(double amount, double seconds) { return seconds > 0 ? print("%.1f", 1e-9 * amount / seconds) : "-"; }
+std::string intensity(const Work& w) { return w.bytes() > 0 ? print("%.2f", w.intensity()) : "-"; }
+std::string of_roofline(const Work& w) { return w.roofline > 0 ? print("%.0f %%", 100 * w.of_roofline()) : "-"; }
 std::string published(double value) { return value < 0 ? "-" : print("%.2f", value); }
 
 /// Lines of cells; the first `left` columns begin at the left, the others end at the right.
@@ -75,10 +78,8 @@ std::string classes(const Profile& p) {
            "of roofline"});
   const auto row = [&](const char* name, const Work& w, double flops, double moved, const ClassRow* c) {
     t.add({name, with_commas(w.calls), percent(flops), percent(moved), percent(w.share), published(c ? c->published_flops : -1),
-           published(c ? c->published_time : -1), ms(w.median), ms(w.p95),
-           print("%.1f", 1e-9 * static_cast<double>(w.flops) / w.median),
-           print("%.1f", 1e-9 * static_cast<double>(w.bytes()) / w.median), print("%.2f", w.intensity()),
-           print("%.0f %%", 100 * w.of_roofline())});
+           published(c ? c->published_time : -1), ms(w.median), ms(w.p95), rate(static_cast<double>(w.flops), w.median),
+           rate(static_cast<double>(w.bytes()), w.median), intensity(w), of_roofline(w)});
   };
   for (const ClassRow& c : p.classes) row(class_name(c.kind), c.work, c.flops_share, c.bytes_share, &c);
   row("all ops", p.total, 1, 1, nullptr);
@@ -96,8 +97,8 @@ std::string ops(const Profile& p, std::size_t rows) {
     const OpRow& r = p.ops[i];
     const Work& w = r.work;
     t.add({r.op, name_of(r.phase), name_of(r.kind), with_commas(w.calls), ms(w.median), ms(w.p95), percent(w.share), mega(w.macs),
-           mega(w.flops), mega(w.bytes_read), mega(w.bytes_written), print("%.2f", w.intensity()), ms(w.roofline),
-           print("%.0f %%", 100 * w.of_roofline()), bytes(w.saved_bytes), bytes(w.workspace_bytes)});
+           mega(w.flops), mega(w.bytes_read), mega(w.bytes_written), intensity(w), ms(w.roofline), of_roofline(w),
+           bytes(w.saved_bytes), bytes(w.workspace_bytes)});
   }
   return t.text();
 }
@@ -131,7 +132,8 @@ std::vector<ModuleRow> fold(const std::vector<ModuleRow>& modules, int depth) {
 }
 
 std::string modules(const Profile& p, int depth) {
-  Table t(str("Modules, each without its children down to level ", depth, " and with them there; times in ms"),
+  Table t(str("Modules down to level ", depth, ", each without the modules in it, those of level ", depth,
+              " with them; times in ms\nMedians of a step, by phase; added up they come out a little below its own"),
           {"module", "parameters", "forward MACs", "MFLOPs", "moved MB", "FLOPs/B", "forward", "backward", "recompute", "optimizer",
            "roofline", "of roofline", "saved", "workspace"});
   for (const ModuleRow& m : fold(p.modules, depth)) {
@@ -141,9 +143,9 @@ std::string modules(const Profile& p, int depth) {
     t.add({std::string(static_cast<std::size_t>(2 * m.depth), ' ') + (m.path.empty() ? m.type : m.path + ": " + m.type),
            m.parameters == 0 ? "-" : with_commas(m.parameters),
            at(Phase::forward).macs == 0 ? "-" : with_commas(at(Phase::forward).macs), mega(all.flops), mega(all.bytes()),
-           print("%.2f", all.intensity()), ms(at(Phase::forward).median), ms(at(Phase::backward).median),
-           ms(at(Phase::recompute).median), ms(at(Phase::optimizer).median), ms(all.roofline),
-           print("%.0f %%", 100 * all.of_roofline()), bytes(all.saved_bytes), bytes(all.workspace_bytes)});
+           intensity(all), ms(at(Phase::forward).median), ms(at(Phase::backward).median), ms(at(Phase::recompute).median),
+           ms(at(Phase::optimizer).median), ms(all.roofline), of_roofline(all), bytes(all.saved_bytes),
+           bytes(all.workspace_bytes)});
   }
   return t.text();
 }
@@ -165,11 +167,11 @@ std::string memory_tables(const Profile& p, std::size_t rows) {
   for (const SavedTensor& s : h.saved)
     if (s.category == Category::activation && s.bytes > 0) saved.push_back(s);
   std::ranges::stable_sort(saved, std::greater(), &SavedTensor::bytes);
-  Table who(
-      str("Who holds the peak: when ", h.op, h.module[0] != 0 ? str(" in ", h.module) : "", " (", name_of(h.phase), ") begins, ",
-          memory::human(h.live[Category::activation]), " of activations; saved for backward ", memory::human(h.saved_bytes), " in ",
-          saved.size(), " tensors, in use by this op ", memory::human(h.running_bytes), ", others ", memory::human(h.other_bytes)),
-      {"saved for", "in module", "shape", "why", "bytes"}, 4);
+  Table who(str("Who holds the peak: when ", h.op, h.module[0] != 0 ? str(" in ", h.module) : "", " (", name_of(h.phase),
+                ") begins, ", memory::human(h.live[Category::activation]), " of activations; saved for backward ",
+                memory::human(h.saved_bytes), " in ", saved.size(), saved.size() == 1 ? " tensor" : " tensors",
+                ", in use by this op ", memory::human(h.running_bytes), ", others ", memory::human(h.other_bytes)),
+            {"saved for", "in module", "shape", "why", "bytes"}, 4);
   for (std::size_t i = 0; i < std::min(rows, saved.size()); ++i)
     who.add(
         {saved[i].op, saved[i].module[0] == 0 ? "-" : saved[i].module, str(saved[i].shape), saved[i].why, bytes(saved[i].bytes)});

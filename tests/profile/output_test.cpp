@@ -83,8 +83,13 @@ TEST_CASE("each event of the trace lies within the one that it is in") {
   const json trace = json::parse(rw::chrome_trace(sample()));
   const json& events = trace["traceEvents"];
   std::vector<std::pair<double, double>> open;
-  std::size_t ops = 0, modules = 0, phases = 0;
+  std::size_t ops = 0, modules = 0, phases = 0, names = 0;
   for (const json& e : events) {
+    if (e["ph"] == "M") {
+      CHECK(e["args"]["name"].is_string());
+      ++names;
+      continue;
+    }
     CHECK(e["ph"] == "X");
     CHECK(e["args"].is_object());
     const auto [begin, end] = span(e);
@@ -99,7 +104,10 @@ TEST_CASE("each event of the trace lies within the one that it is in") {
     modules += e["cat"] == "module" ? 1 : 0;
     phases += e["cat"] == "phase" ? 1 : 0;
   }
-  CHECK(events[0]["name"] == "step");
+  CHECK(names == 2);
+  CHECK(events[0]["name"] == "process_name");
+  CHECK(events[1]["name"] == "thread_name");
+  CHECK(events[2]["name"] == "step");
   CHECK(ops == sample().step.ops.size());
   CHECK(modules > 0);
   CHECK(phases >= 4);
@@ -125,4 +133,24 @@ TEST_CASE("the tables name the machine, every class, the peak and the assumption
     CHECK(text.find(part) != std::string::npos);
   }
   CHECK(rw::to_string(sample(), 0, 0).size() < text.size());
+}
+
+TEST_CASE("what has no ops, or none that move anything, has a dash in the tables and no number") {
+  nn::Sequential net{nn::Flatten{}, nn::Linear{8, 4}};
+  rw::optim::Adam adam{net.parameters(), {}};
+  rw::Profile p = rw::profile(net, rw::randn({2, 2, 4}), adam, {.steps = 1, .latency_runs = 0, .throughput = false});
+  p.memory.holders.saved = {{"linear", "1", "x, for the gradient of w", {2, 8}, rw::float32, rw::Category::activation, 64}};
+  const std::string text = rw::to_string(p);
+  CHECK(text.find("nan") == std::string::npos);
+  const auto line = [&](std::string_view name) {
+    const std::size_t begin = text.find(name);
+    REQUIRE(begin != std::string::npos);
+    return text.substr(begin, text.find('\n', begin) - begin);
+  };
+  for (const char* name : {"statistical normalisation", "0: Flatten", "reshape"}) {
+    CAPTURE(name);
+    CHECK(line(name).find("0 %") == std::string::npos);
+  }
+  CHECK(line("statistical normalisation").find("25.50") != std::string::npos);
+  CHECK(text.find(" in 1 tensor, in use") != std::string::npos);
 }

@@ -90,6 +90,22 @@ TEST_CASE("classes, ops and modules each add up to the whole, and the whole is w
   }
 }
 
+TEST_CASE("a net without normalisation still stands beside all of what is published") {
+  nn::Sequential net{nn::Linear{6, 4}, nn::ReLU{}, nn::Linear{4, 3}};
+  rw::optim::SGD sgd{net.parameters(), {.lr = 0.1}};
+  const rw::Profile p = rw::profile(net, images({2, 6}), sgd, brief(1));
+  double flops = 0, time = 0;
+  for (const rw::ClassRow& c : p.classes) {
+    flops += std::max(c.published_flops, 0.0);
+    time += std::max(c.published_time, 0.0);
+  }
+  CHECK(flops == doctest::Approx(100));
+  CHECK(time == doctest::Approx(100));
+  const auto none = std::ranges::find(p.classes, rw::Kind::normalisation, &rw::ClassRow::kind);
+  REQUIRE(none != p.classes.end());
+  CHECK(none->work.calls == 0);
+}
+
 TEST_CASE("forward MACs and parameters of the modules are those of the summary") {
   nn::Sequential net = rw::nn::models::make("mobilenet_v2_cifar", {.width = 0.5});
   rw::optim::SGD sgd{net.parameters(), {.lr = 0.1}};
