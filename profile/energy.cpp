@@ -7,8 +7,9 @@ const char* const energy_assumptions =
     "0.03, int32 0.1, "
     "float16 0.4, float32 0.9; a multiplication int8 0.2, int32 3.1, float16 1.1, float32 3.7; a 32-bit word from a "
     "register 1, from an 8 KB SRAM 5, from DRAM 640; a whole instruction about 70. All is float32 here. A MAC is a "
-    "multiplication and an addition, any other FLOP an addition. DRAM: each op reads its inputs and writes its "
-    "outputs once, and no cache helps. SRAM: all of it lies in the smallest cache. Instructions: one for each MAC and "
+    "multiplication and an addition, any other FLOP an addition. Two cases of movement, "
+    "in which each op reads its inputs and writes its outputs once: all in DRAM, and all in the smallest cache, SRAM. What an op "
+    "reads again, a convolution above all, counts in neither. Instructions: one for each MAC and "
     "each other FLOP, without vectors. Today's processes take less; the ratios are what to look at.";
 
 Energy& Energy::operator+=(const Energy& other) {

@@ -7,7 +7,7 @@ namespace rewind_lib {
 
 /// Picojoules in a 45 nm process at 0.9 V: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC
 /// 2014, figure 1.1.9; words of memory as S. Han et al. tabulate them from it ("Learning both weights and connections", NIPS 2015,
-/// table 1). Adds and multiplies are the arithmetic alone.
+/// figure 1). Adds and multiplies are the arithmetic alone.
 struct EnergyTable {
   double int8_add = 0.03, int32_add = 0.1;
   double int8_multiply = 0.2, int32_multiply = 3.1;
@@ -20,8 +20,8 @@ struct EnergyTable {
 /// Joules of some work.
 struct Energy {
   double arithmetic = 0;    ///< a MAC is a multiplication and an addition, any other FLOP an addition, all in float32
-  double dram = 0;          ///< every tensor that an op reads or writes goes through DRAM once: the most that it can be
-  double sram = 0;          ///< the same bytes, were they all in an 8 KB SRAM: the least
+  double dram = 0;          ///< every tensor that an op reads or writes goes through DRAM once; what it reads again is not counted
+  double sram = 0;          ///< the same bytes, once, were they all in an 8 KB SRAM; no operands fetched for each MAC
   double instructions = 0;  ///< one for each MAC and each other FLOP, as on a processor without vectors; arithmetic included
 
   Energy& operator+=(const Energy& other);

@@ -260,6 +260,10 @@ std::string chrome_trace(const Profile& p) {
   Trace trace(w);
   w.begin('{').field("displayTimeUnit", "ms").key("traceEvents").begin('[');
   w.line();
+  for (const auto& [what, name] : {std::pair{"process_name", "rewind"}, {"thread_name", "a training step"}}) {
+    w.begin('{').field("name", what).field("ph", "M").field("pid", 1).field("tid", 1);
+    w.key("args").begin('{').field("name", name).end('}').end('}').line();
+  }
   trace.begin("step", "step", 0, ticks(median));
   w.field("input", p.input);
   trace.end();

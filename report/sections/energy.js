@@ -22,14 +22,16 @@ const energySection = {
   build(data) {
     const p = data.profile,
       all = p.step.all_ops.energy;
-    const used = CLASSES.filter(({ key }) => p.classes.some((c) => c.class === key));
-    const of = (key) => p.classes.find((c) => c.class === key).energy;
+    const classes = p.classes.filter((c) => c.calls > 0);
+    const of = (key) => classes.find((c) => c.class === key)?.energy;
+    const used = CLASSES.filter(({ key }) => of(key));
     const config = () =>
       stackedBars({
         labels: ENERGIES.map((e) => e.name.split(", ")),
         parts: used.map((c) => ({ ...c, values: ENERGIES.map((e) => of(c.key)[e.key]) })),
         x: { title: { text: "joules a step" }, ticks: { callback: joules } },
         show: joules,
+        ends: ENERGIES.map((e) => joules(all[e.key])),
         footer: (bar) => `together: ${joules(all[ENERGIES[bar].key])}`,
       });
     return [
@@ -40,15 +42,16 @@ const energySection = {
         figure({
           title: "Arithmetic and movement",
           text:
-            "A word from DRAM costs as much as 140 multiply-adds. The bars stand beside each other and are not to be added: two bounds for " +
-            "movement, and what the same arithmetic takes when each operation is an instruction of its own.",
+            "A word from DRAM costs as much as 140 multiply-adds. The bars stand beside each other and are not to be added: two " +
+            "cases of movement, all from DRAM once and all from SRAM once, and what the same arithmetic takes when each operation is an " +
+            "instruction of its own.",
           box: chart(`Bars: ${ENERGIES.map((e) => `${e.name} ${joules(all[e.key])}`).join("; ")}.`, config),
           below: [legend(used.map(({ key, colour: name }) => ({ name: key, colour: name })))],
         }),
       ),
       table({
         caption: "Energy of a step by class of operator",
-        rows: [...p.classes, { class: "all", energy: all }],
+        rows: [...classes, { class: "all", energy: all }],
         columns: [
           { title: "Class", text: (c) => c.class },
           ...ENERGIES.map((e) => ({ title: e.name, text: (c) => joules(c.energy[e.key]) })),
