@@ -36,8 +36,9 @@ let lastId = 0;
 const newId = (prefix) => `${prefix}-${++lastId}`;
 
 /**
- * A table in a box that scrolls sideways, by keyboard too. columns: [{title, text(row), share(row), bad(row), hint(row), words}];
- * the first column names the row; a column without any text is left out; one of words begins at the left.
+ * A table in a box that scrolls sideways, by keyboard too. columns: [{title, text(row), share(row), bad(row), hint(row),
+ * depth(row), words}]; the first column names the row, further to the right by its depth; a column without any text is left out;
+ * one of words begins at the left.
  */
 function table({ caption, note = null, columns, rows }) {
   const used = columns.filter((c, i) => i === 0 || rows.some((row) => !["–", ""].includes(c.text(row))));
@@ -45,6 +46,7 @@ function table({ caption, note = null, columns, rows }) {
   const cell = (column, row, first) => {
     const node = element(first ? "th" : "td", first ? { scope: "row" } : { title: column.hint?.(row) ?? null }, column.text(row));
     if (column.words) node.classList.add("words");
+    if (column.depth) node.style.setProperty("--depth", column.depth(row));
     const share = column.share?.(row);
     if (Number.isFinite(share)) {
       node.classList.add("bar");
@@ -182,13 +184,32 @@ function withHouseStyle(config) {
   return config;
 }
 
+/** Chart.js plugin: writes options.ends[i] behind the lying bar i, however short that is. */
+const barEnds = {
+  id: "barEnds",
+  afterDatasetsDraw(chartOf, _, { ends }) {
+    const { ctx, scales, data } = chartOf;
+    ctx.save();
+    ctx.font = `600 12px ${Chart.defaults.font.family}`;
+    ctx.fillStyle = colour("ink");
+    ctx.textBaseline = "middle";
+    ends.forEach((text, i) => {
+      const sum = data.datasets.reduce((all, set) => all + set.data[i], 0);
+      ctx.fillText(text, scales.x.getPixelForValue(sum) + 6, scales.y.getPixelForValue(i));
+    });
+    ctx.restore();
+  },
+};
+
 /**
  * The config of bars that lie, stacked, for chart(). labels: a word or more for each bar; parts: [{key, colour, values}] of all bars;
- * x: more of that axis; show(value) is what the tooltip says; footer(bar) is its last line; gap: between the parts, in pixels.
+ * x: more of that axis; show(value) is what the tooltip says; footer(bar) is its last line; ends: what stands behind each bar; gap:
+ * between the parts, in pixels.
  */
-function stackedBars({ labels, parts, x, show, footer = () => "", gap = 0 }) {
+function stackedBars({ labels, parts, x, show, footer = () => "", ends = [], gap = 0 }) {
   return {
     type: "bar",
+    plugins: [barEnds],
     data: {
       labels,
       datasets: parts.map(({ key, colour: name, values }) => ({
@@ -201,12 +222,19 @@ function stackedBars({ labels, parts, x, show, footer = () => "", gap = 0 }) {
     },
     options: {
       indexAxis: "y",
+      layout: { padding: { right: ends.length > 0 ? 64 : 0 } },
       interaction: { mode: "index", axis: "y", intersect: false },
       scales: {
         x: { stacked: true, min: 0, ...x },
-        y: { stacked: true, grid: { display: false }, title: { display: false }, ticks: { callback: (_, i) => labels[i] } },
+        y: {
+          stacked: true,
+          grid: { display: false },
+          title: { display: false },
+          ticks: { autoSkip: false, callback: (_, i) => labels[i] },
+        },
       },
       plugins: {
+        barEnds: { ends },
         tooltip: {
           filter: (item) => item.raw > 0,
           callbacks: {

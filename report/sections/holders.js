@@ -10,7 +10,7 @@ const holdersSection = {
       h = m.holders;
     const kept = h.saved.filter((s) => s.category === "activation" && s.bytes > 0).sort((a, b) => b.bytes - a.bytes);
     const where = `${h.op}${h.module ? ` in ${h.module}` : ""}`;
-    const slots = Object.entries(m.optimizer_state_bytes).map(([slot, bytes]) => ({ name: `\u2003${slot}`, slot: bytes }));
+    const slots = Object.entries(m.optimizer_state_bytes).map(([slot, bytes]) => ({ name: slot, slot: bytes }));
     const rows = CATEGORIES.flatMap(({ key, name }) => [{ key, name }, ...(key === "optimizer_state" ? slots : [])]);
     const shown = kept.slice(0, 60);
     const exact = m.predicted_peak_bytes.total === m.measured_peak_bytes.total;
@@ -35,7 +35,7 @@ const holdersSection = {
         note: "Each kind has its own peak at a time of its own; at the peak: what the total was made of then.",
         rows: [...rows, { key: "total", name: "total" }],
         columns: [
-          { title: "Kind", text: (r) => r.name },
+          { title: "Kind", text: (r) => r.name, depth: (r) => (r.key ? 0 : 1) },
           { title: "Predicted", text: (r) => (r.key ? format.bytes(m.predicted_peak_bytes[r.key]) : "") },
           { title: "Measured", text: (r) => format.bytes(r.key ? m.measured_peak_bytes[r.key] : r.slot) },
           {
@@ -48,7 +48,8 @@ const holdersSection = {
       table({
         caption: "Tensors that wait for backward, the largest first",
         note:
-          "Why: what the op that will need the tensor says about it. Memory that several keep counts at the first." +
+          "Why: what the op that will need the tensor says about it. Where several keep the same memory, its bytes count at the first, " +
+          "and the others are left out." +
           (shown.length < kept.length ? ` The ${shown.length} largest of ${format.count(kept.length)}.` : ""),
         rows: shown,
         columns: [

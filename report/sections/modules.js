@@ -10,17 +10,19 @@ const modulesSection = {
     const time = (phase) => (r) => r.sum[phase];
     const most = rows[0].sum.all || 1;
     const columns = [
-      { title: "Module", text: (r) => `${"\u2003".repeat(r.depth)}${r.module.split(".").at(-1) || "the net"}: ${r.type}` },
+      { title: "Module", text: (r) => `${r.module.split(".").at(-1) || "the net"}: ${r.type}`, depth: (r) => r.depth },
       { title: "Parameters", text: (r) => (r.sum.parameters > 0 ? format.count(r.sum.parameters) : "–") },
       { title: "MACs, forward", text: (r) => (r.sum.macs > 0 ? format.count(r.sum.macs) : "–") },
       { title: "Moved", text: (r) => (r.sum.bytes > 0 ? format.bytes(r.sum.bytes) : "–") },
       { title: "FLOPs/byte", text: (r) => (r.sum.bytes > 0 ? format.number(r.sum.flops / r.sum.bytes) : "–") },
       { title: "Time", text: (r) => milli(r.sum.all), share: (r) => r.sum.all / most },
       ...["forward", "backward", "recompute", "optimizer"].map((phase) => ({ title: phase, text: (r) => milli(time(phase)(r)) })),
-      { title: "Of the roofline", text: (r) => (r.sum.all > 0 ? format.percent(r.sum.roofline / r.sum.all) : "–") },
+      { title: "Of the roofline", text: (r) => (r.sum.roofline > 0 ? format.percent(r.sum.roofline / r.sum.all) : "–") },
       { title: "Saved", text: (r) => (r.sum.saved > 0 ? format.bytes(r.sum.saved) : "–") },
     ];
-    const note = "A module's numbers include those of the modules in it. Medians of several ops are added up.";
+    const note =
+      "A module's numbers include those of the modules in it. Times are medians, by module and phase, added up; the whole comes " +
+      "out a little below the median of the step, and without the framework's own time.";
     const top = rows.filter((r) => r.depth <= 2);
     const nodes = [table({ caption: "Modules, two levels down", note, columns, rows: top })];
     if (rows.length > top.length)

@@ -20,6 +20,8 @@ const flopsText = (n) => {
 };
 const hundredths = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(2)} %` : "–");
 const milli = (ms) => (Number.isFinite(ms) && ms > 0 ? (ms < 1 ? `${(1000 * ms).toFixed(1)} µs` : format.milliseconds(ms)) : "–");
+/** By nearest rank: of fewer than 20 steps it is the slowest. */
+const p95Of = (step) => `p95 ${milli(step.ms_p95)}${step.steps < 20 ? ", which is the slowest," : ""}`;
 const moved = (work) => work.bytes_read + work.bytes_written;
 
 const profileSection = {
@@ -31,7 +33,7 @@ const profileSection = {
     const p = data.profile,
       step = p.step;
     const facts = [
-      ["time of a step", milli(step.ms_median), `p95 ${milli(step.ms_p95)} over ${plural(step.steps, "step", "steps")}`],
+      ["time of a step", milli(step.ms_median), `${p95Of(step)} over ${plural(step.steps, "step", "steps")}`],
       ["without the profiler watching", milli(step.ms_median_unwatched), ""],
       ["in ops", hundredths(1 - step.overhead_share), "the rest is the framework"],
       [
@@ -127,6 +129,10 @@ function classFigure(p) {
   );
 }
 
+const TIME_NOTE =
+  "% time: of the wall clock of the steps up to the median one, so that shares add up. Time: the median of all timed steps; by " +
+  "the time of a step it gives a little less or more. ";
+
 const workColumns = [
   { title: "Calls", text: (c) => format.count(c.calls) },
   { title: "Time", text: (c) => milli(c.ms_median), hint: (c) => `p95 ${milli(c.ms_p95)}` },
@@ -145,9 +151,10 @@ function classTable(p) {
   return table({
     caption: "Classes of operators in numbers",
     note:
-      "Of the roofline: the least time that this machine allows, by the time taken. It can exceed 100 %: what lies in a cache is read " +
-      "faster than the roof, which is main memory's; and FLOPs are those of the direct convolution, of which Winograd's transform " +
-      "(3x3, stride 1, channels in sixteens) multiplies 16 of 36. Last two columns: a transformer in PyTorch, Ivanov et al. (2021).",
+      TIME_NOTE +
+      "Of the roofline: the least time that this machine allows, divided by the time taken. It can exceed 100 %: what lies in a " +
+      "cache is read faster than the roof, which is main memory's; and FLOPs are those of the direct convolution, of which Winograd's " +
+      "transform (3x3, stride 1, channels in sixteens) multiplies 16 of 36. Last two columns: a transformer in PyTorch, Ivanov et al. (2021).",
     rows: p.classes,
     columns: [
       { title: "Class", text: (c) => c.class },

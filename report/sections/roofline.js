@@ -18,7 +18,10 @@ const rooflineSection = {
       rooflineFigure(data),
       table({
         caption: "Ops by name, the slowest first",
-        note: "All calls of a step, added up.",
+        note:
+          `All calls of a step, added up. ${TIME_NOTE}settle: applies a normalisation that a fused convolution left pending, adds ` +
+          "the shortcut, and applies the activation, in one pass. unary_gradient: the backward of any function of one value, such as " +
+          "an activation.",
         rows: data.profile.op_totals.slice(0, 40),
         columns: [
           { title: "Op", text: (o) => o.op },
@@ -131,7 +134,7 @@ function rooflineFigure(data) {
       text:
         "A point is one op; the larger, the more time it takes. Point at one to see which it is. Above the roof, left of the ridge: its " +
         "bytes came from a cache. Right of it: a 3x3 convolution by Winograd's transform, which multiplies 16 of the 36 times that are " +
-        "counted." +
+        "counted. Ops without FLOPs (reshape, concat) have no place here." +
         (all.length > points.length ? ` The ${format.count(points.length)} slowest of ${format.count(all.length)}.` : ""),
       box: chart(
         `Scatter plot: ${format.count(points.length)} ops by FLOPs a byte and FLOPs a second, under a roof of ` +
@@ -139,10 +142,10 @@ function rooflineFigure(data) {
         config,
       ),
       below: [
-        legend(used.map(({ key, colour: name }) => ({ name: key, colour: name }))),
-        details(`The ${format.count(Math.min(all.length, MOST_ROWS))} slowest ops`, () =>
+        legend([...used.map(({ key, colour: name }) => ({ name: key, colour: name })), { name: "the roof", colour: "ink" }]),
+        details(`The ${format.count(Math.min(all.length, MOST_ROWS))} slowest ops with FLOPs`, () =>
           table({
-            caption: "Ops, the slowest first",
+            caption: "Ops with FLOPs, the slowest first",
             note: "Single calls, each in its module.",
             rows: all.slice(0, MOST_ROWS).map((p) => p.op),
             columns: [

@@ -24,10 +24,26 @@ const scheduleSection = {
       ),
       choice(list, (chosen) => figures.replaceChildren(...chosen.map((s) => scheduleFigure(s, data, list[0])))),
       scheduleLegend(),
+      plannersNote(data, list),
       figures,
     ];
   },
 };
+
+/** What the numbers in the pictures are, which are not those of the step as a whole. */
+function plannersNote(data, list) {
+  if (!list.some((s) => s.trace?.length > 0)) return null;
+  const counted = data.frontier_unit?.includes("counted");
+  return element(
+    "p",
+    {},
+    "Memory in a picture is what the planner adds up, stage by stage: activations, tapes and workspaces. Parameters, their gradients " +
+      "and optimizer state come on top of it, so the peak of the whole step is higher." +
+      (counted
+        ? " Times are counted, for a machine of 100 GFLOP/s and 20 GB/s: compare them with each other, not with the clock."
+        : ""),
+  );
+}
 
 /** The steps of a schedule; without a trace, from its text, with 1 as the time of a forward and 2 of a backward. */
 function stepsOf(s) {

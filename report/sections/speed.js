@@ -11,7 +11,9 @@ const speedSection = {
       element(
         "p",
         {},
-        "One sample alone is answered soonest; many together are worked through fastest. Which of the two counts depends on who waits.",
+        "One sample alone is answered soonest; many together are worked through fastest. Which of the two counts depends on who waits. " +
+          "Latency, throughput and the step above are measured one after the other, each on its own, so that the same work may show " +
+          "two times.",
       ),
     ];
     if (latency)

@@ -300,6 +300,36 @@ class Page(unittest.TestCase):
         self.assertRegex(classes["element-wise"], r"0\.03 % 13\.50 %$")
         modules = self.find("#modules tbody tr")
         self.assertIn("111,360", modules[0].text)  # the net has what its modules have
+        left = [self.run_js("return parseFloat(getComputedStyle(arguments[0]).paddingLeft)", row.find_element(By.TAG_NAME, "th"))
+                for row in modules[:3]]  # the net, blocks, blocks.0
+        self.assertTrue(left[0] < left[1] < left[2], left)
+
+    def test_short_tables_fit_a_telephone(self):
+        self.open(self.profile, 390)
+        for caption in ("The step in numbers", "The peak by kind of memory"):
+            box = next(b for b in self.find(".table") if b.text.startswith(caption))
+            self.assertLessEqual(*self.run_js("return [arguments[0].scrollWidth, arguments[0].clientWidth]", box), caption)
+
+    def test_tables_fit_paper_and_what_is_closed_is_not_printed(self):
+        self.open(self.profile, 718)  # A4 between its margins
+        try:
+            self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+            self.run_js("setPrinting(true)")
+            for box in self.find(".table"):
+                widths = self.run_js("return [arguments[0].scrollWidth, arguments[0].clientWidth]", box)
+                self.assertLessEqual(*widths, box.text[:40])
+            self.assertTrue(self.find("details"))
+            self.assertFalse(any(node.is_displayed() for node in self.find("details, summary")))
+        finally:
+            self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+    def test_the_ends_of_the_bars_of_energy_say_how_much_that_is(self):
+        for width in WIDTHS:
+            self.open(self.profile, width)
+            ends, room = self.run_js("""const chart = Chart.getChart(arguments[0]);
+                return [chart.options.plugins.barEnds.ends, chart.width - chart.chartArea.right]""", self.find("#energy canvas")[0])
+            self.assertEqual([text[-1] for text in ends], ["J"] * 4)
+            self.assertGreater(room, 50)
 
     def test_a_profile_of_500_blocks_draws_quickly_and_prints(self):
         page = self.make("deep", "--blocks", "500", maker="make_profile.py")
