@@ -55,6 +55,7 @@ nlohmann::json convolutions(const Settings& s) {
   nn::Conv2d full{{.in = s.c, .out = s.c, .kernel = s.k, .padding = s.k / 2, .bias = false}};
   nn::DepthwiseConv2d depthwise{by_channel};
   nn::Sequential separable{nn::DepthwiseConv2d{by_channel}, nn::Conv2d{{.in = s.c, .out = s.c, .bias = false}}};
+  std::printf("FLOPs of an image, MB and ms of the batch of %d\n", s.batch);
   std::printf("%-22s %19s %27s %9s %11s %14s %10s %13s\n", "", "parameters = formula", "FLOPs an image = formula", "MB forward",
               "ms forward", "and backward", "GFLOP/s", "FLOPs a byte");
   return {measure("full", full, c * c * k2, 2 * c * c * k2 * d2, s), measure("depthwise", depthwise, c * k2, 2 * c * k2 * d2, s),
@@ -78,8 +79,8 @@ nlohmann::json bottleneck(const Settings& s) {
     }
   }
   std::printf(
-      "\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself; FLOPs of an image forward, MB moved forward and "
-      "backward\n",
+      "\nAn inverted bottleneck, %d -> %d -> %d channels, every op by itself; FLOPs of an image forward; of the batch, MB moved "
+      "forward and\nbackward, and ms\n",
       s.c, s.expand * s.c, s.c);
   nlohmann::json list;
   for (const nn::LayerSummary& layer : nn::summarize(block, x.shape()).layers) {

@@ -1,9 +1,9 @@
 // The price of the framework: what one addition costs beside the additions themselves. A framework checks shapes, finds memory,
 // writes a tape; on one number that is all of the time, on a million of them it is nothing.
 //
-// --json F: {"threads", "sizes": [{"elements", "loop_ns", "rewind": T, "torch_cpp": T, "torch_python": T}]}, T: {"no_gradient_ns",
-// "forward_ns", "forward_backward_ns"}; the nanoseconds of one addition of that many floats. loop: the same in a plain loop on one
-// thread. torch_cpp and torch_python are there where they are installed.
+// --json F: {"threads", "versions": {"torch_cpp", "torch_python"}, "sizes": [{"elements", "loop_ns", "rewind": T, "torch_cpp": T,
+// "torch_python": T}]}, T: {"no_gradient_ns", "forward_ns", "forward_backward_ns"}; the nanoseconds of one addition of that many
+// floats. loop: the same in a plain loop on one thread. torch_cpp and torch_python are there where they are installed.
 
 #include "../support/measure.h"
 #include "../support/options.h"
@@ -56,19 +56,22 @@ void measure(const std::vector<std::int64_t>& sizes, int most, const std::string
   for (const std::int64_t n : sizes) arguments += rw::str(" ", n, ":", repeat(n));
   const struct {
     const char *name, *key;
-    nlohmann::json ns;
+    nlohmann::json results;
   } peers[] = {{"PyTorch, C++", "torch_cpp", support::peer("add", arguments)},
                {"PyTorch, Python", "torch_python", support::peer("add.py", arguments)}};
 
-  nlohmann::json results{{"threads", rw::parallel::threads()}};
+  nlohmann::json results{{"threads", rw::parallel::threads()}, {"versions", nlohmann::json::object()}};
+  for (const auto& peer : peers)
+    if (!peer.results.is_null()) results["versions"][peer.key] = peer.results["version"];
   std::printf("ns of an addition    no gradient      forward forward and backward\n");
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     nlohmann::json row{{"elements", sizes[i]}, {"rewind", rewind_ns(sizes[i], repeat(sizes[i]))}};
     row["loop_ns"] = loop_ns(sizes[i], repeat(sizes[i]));
-    std::printf("%lld floats\n  %-16s %12.0f\n", static_cast<long long>(sizes[i]), "plain loop", row["loop_ns"].get<double>());
+    std::printf("%lld float%s\n  %-16s %12.0f\n", static_cast<long long>(sizes[i]), sizes[i] == 1 ? "" : "s", "plain loop",
+                row["loop_ns"].get<double>());
     print("Rewind", row["rewind"]);
     for (const auto& peer : peers)
-      if (!peer.ns.is_null()) print(peer.name, row[peer.key] = peer.ns[i]);
+      if (!peer.results.is_null()) print(peer.name, row[peer.key] = peer.results["sizes"][i]);
     results["sizes"].push_back(std::move(row));
   }
   support::write_json(json, results);

@@ -30,8 +30,8 @@ nlohmann::json state_of(const std::string& name, int batch) {
   for (const char* optimizer : {"sgd", "momentum", "adam"}) {
     const rw::DryRun step = plan(net, optimizer, rw::nn::models::input_shape(name, batch));
     const std::size_t state = step.peak[rw::Category::optimizer_state], peak = step.peak.total;
-    std::printf("%-14s %10lld  %-8s  state %9s   peak of a step %9s, %4.1f %% of it state\n", name.c_str(),
-                j["parameters"].get<long long>(), optimizer, rw::memory::human(state).c_str(), rw::memory::human(peak).c_str(),
+    std::printf("%-14s %10lld  %-8s  state %6.1f MB   peak of a step %7.1f MB, %4.1f %% of it state\n", name.c_str(),
+                j["parameters"].get<long long>(), optimizer, 1e-6 * static_cast<double>(state), 1e-6 * static_cast<double>(peak),
                 100 * static_cast<double>(state) / static_cast<double>(peak));
     j["optimizers"][optimizer] = {{"state_bytes", state}, {"peak_bytes", peak}};
   }

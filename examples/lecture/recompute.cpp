@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
     const rw::Tensor x = rw::randn({s.batch, s.size, s.size, s.channels});
     const rw::schedule::Chain chain = rw::nn::describe_chain(net, x, rw::Costs::counted);
     std::printf("%d equal stages, an activation is %s\n", chain.n(), rw::memory::human(x.bytes()).c_str());
-    std::printf("> forward, F forward recorded, < backward, - activation kept, = tape held\n");
+    std::printf("> forward, F forward recorded, < backward, - activation kept, = tape held, . nothing\n");
     std::printf("memory: tenths of the peak, # at the peak; cost: seconds at 100 GFLOP/s and 20 GB/s, counted, not measured\n");
     nlohmann::json results{{"stages", chain.n()}, {"channels", s.channels}, {"size", s.size}, {"batch", s.batch}};
     for (const auto& how : {rw::Recompute::vanilla(), rw::Recompute::low_memory(), rw::Recompute::sqrt()})

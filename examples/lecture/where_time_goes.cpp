@@ -3,8 +3,8 @@
 // Computed one op after the other, with convolutions that take the normalisations over (fused), and by PyTorch.
 //
 // --json F: {"batch", "size", "nets": [{"net", "by", "step_ms", "share": {PART: of the time}, "flops_share", "bytes_share"}]}.
-// by: "unfused", "fused"; "PyTorch" where that is installed, with step_ms and share, without loading; "PyTorch, published" (Ivanov
-// et al. 2021), with three parts of share and flops_share. PART: as in `parts`. Shares are of 1.
+// by: "unfused", "fused"; "PyTorch" where that is installed, with its version, step_ms and share, without loading; "PyTorch,
+// published" (Ivanov et al. 2021), with three parts of share and flops_share. PART: as in `parts`. Shares are of 1.
 
 #include "../support/options.h"
 #include "../support/peer.h"
@@ -22,7 +22,7 @@ const char* part_of(rw::Kind kind) {
     case rw::Kind::contraction: return parts[0];  // the classifier's matrix product too
     case rw::Kind::normalisation: return parts[1];
     case rw::Kind::elementwise: return parts[2];
-    case rw::Kind::movement: return parts[3];  // ShuffleNet's shuffles, concatenations, slices
+    case rw::Kind::movement: return parts[3];  // ShuffleNet's shuffles, concatenations, slices; the way back through pools
     default: return parts[4];                  // reductions, random numbers, the optimizer
   }
 }

@@ -127,9 +127,9 @@ def reverse_forward(r):
 
 
 def framework(r):
-    has_keys("results", r, "threads sizes")
+    has_keys("results", r, "threads versions sizes")
     for size in r["sizes"]:
-        peers = [key for key in ("torch_cpp", "torch_python") if key in r["sizes"][0]]  # where they are installed
+        peers = list(r["versions"])  # where they are installed
         has_keys("a size", size, " ".join(["elements rewind loop_ns", *peers]))
         for who in ["rewind", *peers]:
             has_keys(who, size[who], "no_gradient_ns forward_ns forward_backward_ns")
@@ -161,7 +161,7 @@ def where_time_goes(r):
     parts = {"convolution", "normalisation", "element-wise", "data movement", "other", "loading", "framework"}
     for net in r["nets"][1:]:
         ours = net["by"] != "PyTorch"
-        has_keys("a net", net, "net by step_ms share" + (" flops_share bytes_share" if ours else ""))
+        has_keys("a net", net, "net by step_ms share " + ("flops_share bytes_share" if ours else "version"))
         holds(f"{net['net']}, {net['by']}: time adds up", abs(sum(net["share"].values()) - 1) < 1e-9)
         holds("and convolutions take some of it", 0 < net["share"]["convolution"] < 1)
         expect("parts that have no name", set(net["share"]) - parts, set())

@@ -1,9 +1,10 @@
 // One addition in PyTorch's C++: what add.py measures in its Python, and framework.cpp in Rewind.
 //
-//   add THREADS ELEMENTS:REPEAT...      prints [{"no_gradient_ns", "forward_ns", "forward_backward_ns"}], one for each size
+//   add THREADS ELEMENTS:REPEAT...      prints {"version", "sizes": [{"no_gradient_ns", "forward_ns", "forward_backward_ns"}]}
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <torch/csrc/api/include/torch/version.h>
 
 #include <algorithm>
 #include <chrono>
@@ -32,7 +33,7 @@ double ns(int repeat, F&& f) {
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   at::set_num_threads(std::stoi(argv[1]));
-  std::printf("[");
+  std::printf("{\"version\": \"%s\", \"sizes\": [", TORCH_VERSION);
   for (int i = 2; i < argc; ++i) {
     const std::string size = argv[i];
     const int repeat = std::stoi(size.substr(size.find(':') + 1));
@@ -49,5 +50,5 @@ int main(int argc, char** argv) {
     std::printf("%s{\"no_gradient_ns\": %f, \"forward_ns\": %f, \"forward_backward_ns\": %f}", i > 2 ? ", " : "", no_gradient,
                 forward, both);
   }
-  std::printf("]\n");
+  std::printf("]}\n");
 }

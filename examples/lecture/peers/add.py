@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """One addition in PyTorch's Python: what add.cpp measures in its C++, and framework.cpp in Rewind.
 
-    add.py THREADS ELEMENTS:REPEAT...      prints [{"no_gradient_ns", "forward_ns", "forward_backward_ns"}], one for each size
+    add.py THREADS ELEMENTS:REPEAT...      prints {"version", "sizes": [{"no_gradient_ns", "forward_ns", "forward_backward_ns"}]}
 
 Exits with 77 where PyTorch is not installed.
 """
@@ -44,4 +44,5 @@ def measure(elements, repeat):
 
 
 torch.set_num_threads(int(sys.argv[1]))
-print(json.dumps([measure(*map(int, size.split(":"))) for size in sys.argv[2:]]))
+sizes = [measure(*map(int, size.split(":"))) for size in sys.argv[2:]]
+print(json.dumps({"version": torch.__version__, "sizes": sizes}))

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A training step in PyTorch by class of operator: what where_time_goes.cpp measures in Rewind.
 
-    classes.py THREADS BATCH MODEL:SIZE...      prints [{"net", "by", "step_ms", "share": {class: of the step}}]
+    classes.py THREADS BATCH MODEL:SIZE...      prints [{"net", "by", "version", "step_ms", "share": {class: of the step}}]
 
 The classes are those of where_time_goes.cpp; what torch.profiler does not see in an operator's own time is the framework.
 Exits with 77 where PyTorch is not installed.
@@ -21,26 +21,31 @@ except ImportError:
 from nets import build
 
 STEPS, WARM_UP = 5, 3
-# By the operator's name without "aten::", a trailing "_", and "_backward". What is not listed only calls others.
+# By the operator's name without "aten::" and a trailing "_", and, unless that is listed, without "_backward". What is not listed
+# only calls others. Each is where Rewind counts its own: a pool is a reduction, but its way back only moves values.
 CLASSES = {
     "convolution": "mkldnn_convolution convolution thnn_conv2d _slow_conv2d slow_conv_dilated2d _conv_depthwise2d mm addmm bmm",
     "normalisation": "native_batch_norm",
-    "element-wise": "add mul div sub clamp clamp_min hardtanh threshold relu fill zero",
-    "data movement": "copy cat index_select gather",
-    "other": "sum mean _log_softmax _log_softmax_backward_data nll_loss_forward nll_loss max_pool2d_with_indices avg_pool2d",
+    "element-wise": "add mul div sub clamp clamp_min hardtanh threshold relu fill zero "
+                    "_log_softmax_backward_data nll_loss_backward",
+    "data movement": "copy cat index_select gather max_pool2d_with_indices_backward avg_pool2d_backward",
+    "other": "sum mean _log_softmax nll_loss_forward max_pool2d_with_indices avg_pool2d",
 }
 CLASS_OF = {name: kind for kind, names in CLASSES.items() for name in names.split()}
 
 
 def class_of(event):
+    name = event.name.removeprefix("aten::").rstrip("_")
+    # A convolution's forward is another operator, "convolution" itself only chooses it.
+    kind = None if name == "convolution" else CLASS_OF.get(name) or CLASS_OF.get(name.removesuffix("_backward"))
     parent = event
     while parent is not None:
         if parent.name.startswith("Optimizer."):
             return "other"
+        if kind and "MeanBackward" in parent.name:  # a global pool's way back, by a division
+            return "data movement"
         parent = parent.cpu_parent
-    name = event.name.removeprefix("aten::").rstrip("_").removesuffix("_backward")
-    # A convolution's forward is another operator, "convolution" itself only chooses it.
-    return None if event.name == "aten::convolution" else CLASS_OF.get(name)
+    return kind
 
 
 def measure(name, batch, size):
@@ -68,7 +73,8 @@ def measure(name, batch, size):
     for event in watched.events():
         if kind := class_of(event):
             share[kind] += 1e-6 * event.self_cpu_time_total / wall
-    return {"net": name, "by": "PyTorch", "step_ms": 1e3 * plain, "share": share | {"framework": 1 - sum(share.values())}}
+    share["framework"] = 1 - sum(share.values())
+    return {"net": name, "by": "PyTorch", "version": torch.__version__, "step_ms": 1e3 * plain, "share": share}
 
 
 torch.manual_seed(1)
