@@ -17,7 +17,8 @@ METRICS = [  # key, name, unit, and how much of the number that is
     ("latency_ms", "latency", "ms", 1),
     ("images_per_second", "throughput", "images/s", 1),
 ]
-CELL, GAP, LEFT, TOP, INSET = 150, 8, 84, 12, 14
+CELL, GAP, LEFT, TOP, INSET = 150, 8, 92, 12, 14
+DOT, EDGE = 4, 16  # a dot's radius; a tick nearer to an end of its axis has no room for its label
 FEW, MANY = "#b03a2e", "#2471a3"
 PITCH = CELL + GAP
 
@@ -36,12 +37,31 @@ class Axis:
         """Powers of ten; of a short range, also what is 2 and 5 times one."""
         steps = (1,) if self.high - self.low > 1.5 else (1, 2, 5)
         marks = [m * 10.0**power for power in range(math.floor(self.low), math.ceil(self.high) + 1) for m in steps]
-        return [mark for mark in marks if 0 <= self(mark) <= CELL]
+        return [mark for mark in marks if EDGE <= self(mark) <= CELL - EDGE]
 
 
 def text(x, y, what, **more):
     style = "".join(f' {key.replace("_", "-")}="{value}"' for key, value in more.items())
     return f'<text x="{x:.1f}" y="{y:.1f}"{style}>{escape(what)}</text>'
+
+
+def short(value):
+    """10000 as 10k."""
+    return f"{value / 1000:g}k" if value >= 10000 else f"{value:g}"
+
+
+def places(dots):
+    """Where the number of each dot stands: beside it, on no dot and on no number before it if there is such a place."""
+    steps = [(far * dx, far * dy) for far in (9, 13, 18) for dx, dy in
+             [(1, 0), (-1, 0), (0, -1), (0, 1), (0.8, -0.8), (0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8)]]
+    found = []
+    for x, y in dots:
+        free = [(x + dx, y + dy) for dx, dy in steps if
+                all(math.hypot(x + dx - u, y + dy - v) >= DOT + 5 for u, v in dots if (u, v) != (x, y)) and
+                all(abs(x + dx - u) >= 11 or abs(y + dy - v) >= 9 for u, v in found) and
+                all(6 <= z <= CELL - 6 for z in (x + dx, y + dy))]
+        found.append(free[0] if free else (x + steps[0][0], y))
+    return found
 
 
 def shade(r):
@@ -57,12 +77,12 @@ def scatter(models, axes, a, b, x0, y0):
         yield f'<path d="M{x0 + axes[a](tick):.1f} {y0}v{CELL}" stroke="#eee"/>'
     for tick in axes[b].ticks():
         yield f'<path d="M{x0} {y0 + CELL - axes[b](tick):.1f}h{CELL}" stroke="#eee"/>'
-    for number, model in enumerate(models, 1):
-        x, y = x0 + axes[a](model[a]), y0 + CELL - axes[b](model[b])
+    dots = [(axes[a](model[a]), CELL - axes[b](model[b])) for model in models]
+    for number, (model, (x, y), (u, v)) in enumerate(zip(models, dots, places(dots)), 1):
         colour = FEW if 2 * number <= len(models) + 1 else MANY
         yield f'<g class="model"><title>{escape(model["model"])}</title>'
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}" fill-opacity="0.8"/>'
-        yield text(x, y + 3, str(number), fill="white", font_size=9, text_anchor="middle") + "</g>"
+        yield f'<circle cx="{x0 + x:.1f}" cy="{y0 + y:.1f}" r="{DOT}" fill="{colour}" fill-opacity="0.8"/>'
+        yield text(x0 + u, y0 + v + 3, str(number), fill=colour, font_size=9, text_anchor="middle") + "</g>"
 
 
 def correlation(spearman, a, b, x0, y0):
@@ -79,7 +99,7 @@ def tick_labels(axes):
     end = TOP + len(METRICS) * PITCH
     for i, (key, _, unit, scale) in enumerate(METRICS):
         for tick in axes[key].ticks():
-            label = f"{tick / scale:g} {unit}".strip()
+            label = f"{short(tick / scale)} {unit}"
             if i > 0:
                 yield text(LEFT - 6, TOP + i * PITCH + CELL - axes[key](tick) + 4, label, text_anchor="end")
             if i + 1 < len(METRICS):
