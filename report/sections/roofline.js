@@ -20,8 +20,8 @@ const rooflineSection = {
         caption: "Ops by name, the slowest first",
         note:
           `All calls of a step, added up. ${TIME_NOTE}settle: applies a normalisation that a fused convolution left pending, adds ` +
-          "the shortcut, and applies the activation, in one pass. unary_gradient: the backward of any function of one value, such as " +
-          "an activation.",
+          "the shortcut, and applies the activation, in one pass; settle_gradient is its way back. unary_gradient: the way back through any " +
+          "function of one value, such as an activation.",
         rows: data.profile.op_totals.slice(0, 40),
         columns: [
           { title: "Op", text: (o) => o.op },
