@@ -119,8 +119,8 @@ Tensor saved_for(Unary u, const Shape& shape, int salt) {
   return x;
 }
 
-/// d''(s), in ops, so that it has derivatives of every order; undefined where it is zero. (A loss with a second derivative in it, of a
-/// differential equation's residual, goes back through the third.)
+/// d''(s), in ops, so that it has derivatives of every order; undefined where it is zero. (A loss with a second derivative in it,
+/// of a differential equation's residual, goes back through the third.)
 Tensor unary_third(Unary function, Tensor s) {
   switch (function) {
     case Unary::tanh:
@@ -128,7 +128,8 @@ Tensor unary_third(Unary function, Tensor s) {
     case Unary::log:
     case Unary::sqrt: {  // of -1 / s^2, and of half of it
       Tensor cube = mul(square(s), s);
-      return div(full(cube.shape(), function == Unary::log ? 2 : 1, cube.dtype()), std::move(cube));
+      Tensor numerator = full(cube.shape(), function == Unary::log ? 2 : 1, cube.dtype());
+      return div(std::move(numerator), std::move(cube));
     }
     case Unary::gelu: {  // n(s) (s^3 - 4 s), n being the normal density
       Tensor density = affine(exp(affine(square(s), -0.5, 0)), 1 / std::sqrt(2 * std::numbers::pi), 0);
@@ -142,7 +143,6 @@ Tensor unary_third(Unary function, Tensor s) {
     default: return {};
   }
 }
-
 
 template <bool Second>
 struct UnaryDerivative {

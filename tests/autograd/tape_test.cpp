@@ -4,6 +4,7 @@
 #include <rewind/autograd/checkpoint.h>
 #include <rewind/autograd/functional.h>
 #include <rewind/autograd/grad_mode.h>
+#include <rewind/autograd/gradcheck.h>
 #include <rewind/autograd/observer.h>
 #include <rewind/core/memory.h>
 
@@ -732,19 +733,17 @@ TEST_CASE("an input that is frozen before a checkpoint runs again is noticed, ca
 
 TEST_CASE("element-wise functions have derivatives beyond the second: a loss may hold second derivatives") {
   using Function = Tensor (*)(Tensor);
-  const Function functions[] = {rw::exp,  rw::log,  rw::sqrt, rw::tanh,      rw::sigmoid,
-                                rw::silu, rw::gelu, rw::relu, rw::hardswish, rw::square};
+  const Function functions[] = {rw::exp, rw::log, rw::sqrt, rw::tanh, rw::sigmoid, rw::silu, rw::gelu, rw::hardswish, rw::square};
   for (const Function fn : functions) {
-    const auto second = [fn](std::vector<Tensor> in) {  // u'' of u = f(f(x)^2 / 2 + 1 / 2)
-      Tensor u = fn(rw::affine(rw::square(fn(in[0])), 0.5, 0.5));
-      Tensor slope = rw::grad(rw::sum(u), {in[0]}, {.create_graph = true})[0];
-      return rw::grad(rw::sum(slope), {in[0]}, {.create_graph = true})[0];
+    const auto second = [fn](std::vector<Tensor> in) {       // u'' of u = f(f(x)^2 / 2 + 1 / 2)
+      const rw::GradModeScope record(rw::GradMode::record);  // finite differences come without
+      const Tensor x = in[0].requires_grad() ? in[0] : in[0].detach().set_requires_grad();
+      Tensor u = fn(rw::affine(rw::square(fn(x)), 0.5, 0.5));
+      Tensor slope = rw::grad(rw::sum(u), {x}, {.create_graph = true})[0];
+      return rw::grad(rw::sum(slope), {x}, {.create_graph = true})[0];
     };
-    const auto leaf_of = [&](std::vector<Tensor> in) {
-      if (!in[0].requires_grad()) in[0].set_requires_grad();
-      return second(std::move(in));
-    };
-    const rw::GradcheckResult r = rw::gradcheck(leaf_of, {rw::from({1.3, 1.7, 2.2}, {3})}, {.tolerance = 1e-4, .second_order = true});
+    const rw::GradcheckResult r =
+        rw::gradcheck(second, {rw::from({0.3, 0.7, 1.2}, {3})}, {.tolerance = 1e-4, .second_order = true});
     CHECK_MESSAGE(r.ok, r.message);
   }
 }
