@@ -256,6 +256,9 @@ void mark_forgotten(const OpDecl& op, std::span<Tensor> out) {
 
 void apply(const OpDecl& op, std::span<Tensor> in, const void* attr, std::span<Tensor> out) {
   Context& c = context();
+  if (in.size() < op.named_inputs)
+    fail(str(op.name, ": takes ", op.named_inputs, " inputs (", op.input_names, "), got ", in.size(),
+             "; for one that is left out give an undefined tensor"));
   if (in.size() > most_tensors) fail(str(op.name, ": an op takes at most ", most_tensors, " inputs, got ", in.size()));
   if (op.mutates != 0) {
     if (!out.empty()) fail(str(op.name, ": an op that changes its inputs in place has no outputs: a replay leaves it out"));

@@ -3,8 +3,8 @@
 //
 // Threads: each records on a tape of its own, and goes back through that one only. Tensors may be read and dropped by any thread,
 // but nothing is locked: who writes elements, or has two threads collect gradients in the same leaf, or draw from the default
-// random generator, or calls a module, takes care that it is done by one at a time. Nets can train side by side in threads that
-// share none of these.
+// random generator (dropout does, and a replay sets it back), or trains a module, takes care that it is done by one at a time. Nets
+// can train side by side in threads that share none of these, and one net can be evaluated by several (nn/module.h).
 
 #include <rewind/core/tensor.h>
 

@@ -20,7 +20,11 @@ Tensor affine(Tensor x, double scale, double shift);
 inline Tensor operator*(double a, Tensor x) { return affine(std::move(x), a, 0); }
 inline Tensor operator*(Tensor x, double a) { return affine(std::move(x), a, 0); }
 inline Tensor operator+(Tensor x, double b) { return affine(std::move(x), 1, b); }
+inline Tensor operator+(double a, Tensor x) { return affine(std::move(x), 1, a); }
 inline Tensor operator-(Tensor x, double b) { return affine(std::move(x), 1, -b); }
+inline Tensor operator-(double a, Tensor x) { return affine(std::move(x), -1, a); }
+Tensor operator/(Tensor x, double b);
+Tensor operator/(double a, Tensor x);
 
 Tensor neg(Tensor x);
 inline Tensor operator-(Tensor x) { return neg(std::move(x)); }

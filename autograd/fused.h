@@ -15,7 +15,7 @@ namespace rewind_lib {
 /// (evaluation) are constants.
 struct Pending {
   Tensor x;
-  Tensor mean, var, gamma, beta;
+  Tensor mean = {}, var = {}, gamma = {}, beta = {};
   double eps = 1e-5;
   Epilogue epilogue = Epilogue::none;
 

@@ -165,6 +165,7 @@ struct OpDecl {
   void (*release)(const void* attr) noexcept;     ///< for the library's own ops whose attribute owns something
   std::vector<Tensor> (*held)(const void* attr);  ///< the tensors among that, for profiles; may be nullptr
   const char *input_names, *output_names;         ///< separated by ", "; nullptr, or short, where they have none
+  std::size_t named_inputs;                       ///< as many have names, and must be there
 
   /// "x", or "input 0" where it has no name.
   std::string input_name(int i) const;
@@ -244,6 +245,11 @@ const Attr& attr_of(const void* attr) {
     return *static_cast<const Attr*>(attr);
   }
 }
+constexpr std::size_t count_names(const char* names) {
+  std::size_t count = 1;
+  for (; *names != 0; ++names) count += names[0] == ',' ? 1 : 0;
+  return count;
+}
 }  // namespace detail
 
 template <Op T>
@@ -256,7 +262,10 @@ constexpr OpDecl declare() {
   d.kind = T::kind;
   d.attr_size = std::is_empty_v<Attr> ? 0 : sizeof(Attr);
   d.differentiable = ~std::uint32_t{0};
-  if constexpr (requires { T::input_names; }) d.input_names = T::input_names;
+  if constexpr (requires { T::input_names; }) {
+    d.input_names = T::input_names;
+    d.named_inputs = detail::count_names(T::input_names);
+  }
   if constexpr (requires { T::output_names; }) d.output_names = T::output_names;
   if constexpr (requires { T::donates; }) d.donates = T::donates;
   if constexpr (requires { T::mutates; }) d.mutates = T::mutates;

@@ -1,6 +1,7 @@
 #include <rewind/core/shape.h>
 
 #include <algorithm>
+#include <ostream>
 
 namespace rewind_lib {
 
@@ -38,6 +39,8 @@ void append(std::string& out, const Shape& shape) {
   }
   out += ']';
 }
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << str(shape); }
 
 Shape broadcast(const Shape& a, const Shape& b, std::string_view op) {
   const int rank = std::max(a.rank(), b.rank());

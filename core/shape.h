@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <iosfwd>
 #include <span>
 
 namespace rewind_lib {
@@ -61,6 +62,7 @@ class Shape {
 
 /// "[2, 3, 4]"
 void append(std::string& out, const Shape& shape);
+std::ostream& operator<<(std::ostream& out, const Shape& shape);
 
 /// The shape that a and b broadcast to (NumPy's rule: align right, extents equal or 1).
 /// Throws Error naming `op` and both shapes when they do not broadcast.

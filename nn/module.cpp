@@ -83,8 +83,8 @@ class PathNaming final : public ModuleVisitor {
  public:
   void visit(const std::string& path, Module& module) override {
     const char* const name = intern(path);
-    if (module.path_ != name) module.path_ = name;
-    if (module.named_ != 0) module.named_ = 0;
+    if (module.path_.load() != name) module.path_ = name;
+    if (module.begins_paths_) module.begins_paths_ = false;
   }
 };
 
@@ -107,8 +107,7 @@ thread_local ModuleObserver* observers = nullptr;
 
 namespace {
 
-// Grows with every change to what any net is made of, so that what was derived from it is derived again.
-std::atomic<std::uint64_t> structure{1};
+std::atomic<std::uint64_t> net_changes{1};
 
 }  // namespace
 
@@ -116,8 +115,29 @@ std::uint64_t Module::next_version() {
   static std::atomic<std::uint64_t> last{0};
   return ++last;
 }
-std::uint64_t Module::structure_version() { return structure.load(std::memory_order_relaxed); }
-void Module::change_structure() { structure.fetch_add(1, std::memory_order_relaxed); }
+void Module::change_structure() { changed_ = ++net_changes; }
+
+std::uint64_t Derived::structure() { return net_changes.load(std::memory_order_relaxed); }
+
+std::recursive_mutex& Derived::mutex() {
+  static auto* const one = new std::recursive_mutex;
+  return *one;
+}
+
+std::uint64_t Derived::newest_change(const Module& root) {
+  class Newest final : public Fields {
+   public:
+    std::uint64_t when = 0;
+    void parameter(std::string_view, Tensor&) override {}
+    void buffer(std::string_view, Tensor&) override {}
+    void child(std::string_view, Module& module) override {
+      when = std::max(when, module.changed_);
+      module.describe(*this);
+    }
+  } newest;
+  newest.child("", const_cast<Module&>(root));  // describe() gives what it lists to be changed, too, and nobody does here
+  return newest.when;
+}
 
 ModuleObserver::ModuleObserver() : outer_(std::exchange(observers, this)) {}
 ModuleObserver::~ModuleObserver() {
@@ -147,13 +167,17 @@ Module::Call::Running::~Running() { called_first = before_; }
 Module& Module::Call::Running::first() { return *called_first; }
 
 const Module& Module::Call::named(Module& module) {
-  const auto name_below = [](Module& root) {
-    PathNaming naming;
-    for_each_module(root, naming);
-    root.named_ = structure_version();
+  const auto name_below = [](Module& root, bool must) {
+    const auto name = [&] {
+      PathNaming naming;
+      for_each_module(root, naming);
+      root.begins_paths_ = true;
+    };
+    root.names_.refresh(root, name, must);
   };
-  if (module.path_ == nullptr && &Running::first() != &module) name_below(Running::first());  // it came to a net that had its names
-  if (module.path_ == nullptr || (module.named_ != 0 && module.named_ != structure_version())) name_below(module);
+  const auto is_named = [&] { return module.path_.load() != nullptr; };
+  if (!is_named() && &Running::first() != &module) name_below(Running::first(), true);  // it came to a net that had its names
+  if (!is_named() || module.begins_paths_) name_below(module, !is_named());
   return module;
 }
 
@@ -204,29 +228,30 @@ std::vector<Parameter> Module::buffers() {
   return std::move(collect.found);
 }
 
-namespace {
-
-/// Sets a flag of a module and everything below it.
-class SetFlag final : public ModuleVisitor {
- public:
-  SetFlag(bool Module::*flag, bool value) : flag_(flag), value_(value) {}
-  void visit(const std::string&, Module& module) override { module.*flag_ = value_; }
-
- private:
-  bool Module::*flag_;
-  bool value_;
-};
-
-}  // namespace
-
 void Module::train(bool on) {
-  SetFlag set(&Module::training_, on);
+  class Set final : public ModuleVisitor {
+   public:
+    explicit Set(bool on) : on_(on) {}
+    void visit(const std::string&, Module& module) override { module.training_ = on_; }
+
+   private:
+    bool on_;
+  } set(on);
   for_each_module(*this, set);
 }
 
 void Module::fuse(bool on) {
-  change_structure();
-  SetFlag set(&Module::fusing_, on);
+  class Set final : public ModuleVisitor {
+   public:
+    explicit Set(bool on) : on_(on) {}
+    void visit(const std::string&, Module& module) override {
+      module.fusing_ = on_;
+      module.change_structure();
+    }
+
+   private:
+    bool on_;
+  } set(on);
   for_each_module(*this, set);
 }
 

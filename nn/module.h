@@ -15,6 +15,9 @@
 #include <rewind/autograd/schedule/recompute.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,6 +58,47 @@ class PlannerSlot {
   BudgetPlanner* planner_ = nullptr;
 };
 
+/// A value that several threads may read, and one may set, while they run a net together.
+template <class T>
+class Shared {
+ public:
+  Shared(T value = {}) : value_(value) {}
+  Shared(const Shared& other) : value_(other.load()) {}
+  Shared& operator=(const Shared& other) {
+    value_.store(other.load(), std::memory_order_release);
+    return *this;
+  }
+  T load() const { return value_.load(std::memory_order_acquire); }
+
+ private:
+  std::atomic<T> value_;
+};
+
+/// What was derived from what a net is made of, and is derived again when that has changed. Other nets may be made and changed
+/// meanwhile, on other threads, where several run one: to find that nothing has changed in this one only reads it.
+class Derived {
+ public:
+  /// Calls make() where something at or below root has changed since it was called last, at first, and where it `must`.
+  template <class F>
+  void refresh(const Module& root, F make, bool must = false) {
+    const std::uint64_t now = structure();
+    if (seen_.load() == now && !must) return;
+    const std::lock_guard lock(mutex());
+    if (const std::uint64_t newest = newest_change(root); must || seen_.load() == 0 || newest > made_) {
+      make();
+      made_ = newest;
+    }
+    seen_ = now;
+  }
+
+ private:
+  static std::uint64_t structure();  // grows with every change to what any net is made of
+  static std::recursive_mutex& mutex();
+  static std::uint64_t newest_change(const Module& root);
+  Shared<std::uint64_t> seen_ = 0;
+  std::uint64_t made_ = 0;
+};
+
 class Module {
  public:
   Module() = default;
@@ -75,7 +119,9 @@ class Module {
   /// The name of the type, as summary() prints it; by default that of the class.
   virtual std::string type() const;
 
-  /// Runs forward(); meanwhile errors, profiles and the NaN guard name this module by its path ("features.3.conv.0").
+  /// Runs forward(); meanwhile errors, profiles and the NaN guard name this module by its path ("features.3.conv.0"). Several
+  /// threads may run one net at once in evaluation, under NoGrad, while nobody changes it; others may make and run nets of their
+  /// own.
   Tensor operator()(Tensor x);
 
   /// All of this module and its children, named by path, each tensor once.
@@ -109,21 +155,26 @@ class Module {
   void recompute(Recompute how);
 
   /// The path from the module that was called first, "" for that one itself and before the first call.
-  const char* path() const { return path_ == nullptr ? "" : path_; }
+  const char* path() const {
+    const char* path = path_.load();
+    return path == nullptr ? "" : path;
+  }
 
  private:
   friend class PathNaming;
   friend class Sequential;
   friend class BudgetPlanner;
   static std::uint64_t next_version();
-  static std::uint64_t structure_version();
-  static void change_structure();
+  void change_structure();
+  friend class Derived;
   friend class Stage;
   class Call;
   /// Throws Error where this module has a budget: for who runs it without a call of its own, stage by stage with its neighbours.
   void refuse_budget() const;
-  const char* path_ = nullptr;              // interned
-  std::uint64_t named_ = 0;                 // the structure whose paths begin here: this module was called first; else 0
+  Shared<const char*> path_;                // interned
+  Derived names_;                           // of what is below
+  bool begins_paths_ = false;               // this module was called first
+  std::uint64_t changed_ = 0;               // when what it is made of did last
   PlannerSlot planner_;                     // with a budget only
   std::uint64_t version_ = next_version();  // of each module another one; an assignment takes it along
   // The version of the last recompute() that was for this module, directly or as the chain of one above. Where a chain's is newer

@@ -124,24 +124,24 @@ void Sequential::append_parts(std::vector<Part>& all, std::vector<Sequential*>& 
 }
 
 const std::vector<Sequential*>& Sequential::taken_apart() {
-  if (taken_apart_version_ == structure_version()) return taken_apart_;
-  std::vector<Sequential*> all{this};
-  for (std::size_t i = 0; i < all.size(); ++i)
-    for (const Child& c : all[i]->children_)
-      for (Sequential* s : c.module->chains()) all.push_back(s);
-  taken_apart_ = std::move(all);
-  taken_apart_version_ = structure_version();
+  taken_apart_again_.refresh(*this, [&] {
+    std::vector<Sequential*> all{this};
+    for (std::size_t i = 0; i < all.size(); ++i)
+      for (const Child& c : all[i]->children_)
+        for (Sequential* s : c.module->chains()) all.push_back(s);
+    taken_apart_ = std::move(all);
+  });
   return taken_apart_;
 }
 
 const ChainStages& Sequential::stages(bool open) const {
   Grouped& g = grouped_[open ? 1 : 0];
-  if (g.version != structure_version()) {
+  g.derived.refresh(*this, [&] {
     std::vector<Part> parts;
     std::vector<Sequential*> told;
     append_parts(parts, told);
-    g = {structure_version(), Stage::group(parts, open)};
-  }
+    g.stages = Stage::group(parts, open);
+  });
   return g.stages;
 }
 

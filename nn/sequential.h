@@ -82,14 +82,14 @@ class Sequential : public Module {
   std::vector<schedule::Action> actions_;  // recompute_ for the number of stages that the chain had last
   int planned_for_ = -1;
   struct Grouped {
-    std::uint64_t version = 0;  // of all nets
+    Derived derived;
     ChainStages stages;
   };
   mutable Grouped grouped_[2];  // closed, open
   std::vector<Sequential*> taken_apart_;
-  std::uint64_t taken_apart_version_ = 0;  // of all nets
-  Life* life_ = nullptr;                   // of the children, for backwards that will need them
-  Tensor* probe_ = nullptr;                // where a planner wants to see the chain's input
+  Derived taken_apart_again_;
+  Life* life_ = nullptr;     // of the children, for backwards that will need them
+  Tensor* probe_ = nullptr;  // where a planner wants to see the chain's input
 };
 
 }  // namespace rewind_lib::nn

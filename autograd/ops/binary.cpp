@@ -220,6 +220,15 @@ Tensor sub(Tensor a, Tensor b) { return apply_one(ops::sub_op, {std::move(a), st
 Tensor mul(Tensor a, Tensor b) { return apply_one(ops::mul_op, {std::move(a), std::move(b)}, nullptr); }
 Tensor div(Tensor a, Tensor b) { return apply_one(ops::div_op, {std::move(a), std::move(b)}, nullptr); }
 
+Tensor operator/(Tensor x, double b) {
+  Tensor divisor = full({}, b, x.dtype());
+  return div(std::move(x), std::move(divisor));
+}
+Tensor operator/(double a, Tensor x) {
+  Tensor numerator = full({}, a, x.dtype());
+  return div(std::move(numerator), std::move(x));
+}
+
 Tensor sum_to(Tensor x, Shape shape) {
   if (x.shape() == shape) return ops::as_it_is(std::move(x));
   const SumTo::Attr attr{shape};

@@ -747,3 +747,26 @@ TEST_CASE("element-wise functions have derivatives beyond the second: a loss may
     CHECK_MESSAGE(r.ok, r.message);
   }
 }
+
+TEST_CASE("arithmetic with numbers on either side") {
+  const Tensor x = rw::from({2.0, 4.0}, {2}).set_requires_grad();
+  CHECK((1.0 + x).to_vector<double>() == std::vector<double>{3, 5});
+  CHECK((1.0 - x).to_vector<double>() == std::vector<double>{-1, -3});
+  CHECK((x / 3.0).to_vector<double>() == std::vector<double>{2.0 / 3, 4.0 / 3});
+  const Tensor y = 1.0 / x;
+  CHECK(y.to_vector<double>() == std::vector<double>{0.5, 0.25});
+  rw::backward(rw::sum(y));
+  CHECK(x.grad().to_vector<double>() == std::vector<double>{-0.25, -0.0625});
+}
+
+TEST_CASE("an op that is given too few inputs says how many it takes") {
+  const rewind::OpDecl* mul = nullptr;
+  for (const rewind::OpDecl* op : rewind::all_ops())
+    if (std::string_view(op->name) == "mul") mul = op;
+  REQUIRE(mul != nullptr);
+  CHECK(contains(message_of([&] {
+                   Tensor in[] = {rw::ones({2})}, out;
+                   rw::apply(*mul, in, nullptr, {&out, 1});
+                 }),
+                 "mul: takes 2 inputs (a, b), got 1"));
+}

@@ -4,12 +4,15 @@
 #include <rewind/autograd/grad_mode.h>
 #include <rewind/autograd/observer.h>
 #include <rewind/autograd/profiler.h>
+#include <rewind/core/random.h>
 #include <rewind/nn/blocks.h>
 #include <rewind/nn/summary.h>
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 namespace rw = rewind;
 namespace nn = rw::nn;
@@ -306,4 +309,33 @@ TEST_CASE("an evaluation without gradients holds two activations at most") {
   const rw::memory::Scope scope;
   const rw::Tensor y = net(std::move(x));
   CHECK(scope.peak()[rw::Category::activation] - scope.before()[rw::Category::activation] <= one);
+}
+
+TEST_CASE("threads run one net in evaluation while another makes nets of its own") {
+  rw::random::seed(2);
+  nn::Sequential net;
+  net.add(nn::conv_norm({.in = 3, .out = 8, .kernel = 3, .padding = 1}));
+  for (int i = 0; i < 4; ++i) net.add(nn::InvertedBottleneck{{.in = 8, .out = 8}});
+  net.add(nn::GlobalAvgPool{});
+  net.eval();
+  const rw::NoGrad no_grad;
+  const rw::Tensor x = rw::randn({1, 8, 8, 3});
+  const std::uint64_t expected = rw::hash(net(x));
+  net.fuse();  // what is derived from the net is derived again, by several at once
+  std::atomic<bool> over = false;
+  std::thread maker([&] {
+    while (!over) nn::Sequential{nn::Linear{2, 2}, nn::Sequential{nn::Tanh{}, nn::Linear{2, 2}}};
+  });
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> runners;
+  for (int t = 0; t < 3; ++t)
+    runners.emplace_back([&] {
+      const rw::NoGrad none;
+      for (int i = 0; i < 200; ++i)
+        if (rw::hash(net(x)) != expected) ++wrong;
+    });
+  for (std::thread& t : runners) t.join();
+  over = true;
+  maker.join();
+  CHECK(wrong == 0);
 }
