@@ -173,6 +173,23 @@ Tensor Optimizer::state(std::string_view parameter, std::string_view slot) const
 
 std::int64_t Optimizer::updates(std::string_view parameter) const { return find(parameter).updates; }
 
+void Optimizer::check_resumes(std::int64_t count) const {
+  if (count < 0) fail(str(name_, ": cannot resume from a count of ", count, ", which must not be negative"));
+  if (DryLedger::active()) fail(str(name_, ": resumes training, which a dry run does not do; call resume() outside"));
+}
+
+void Optimizer::resume(std::int64_t steps) {
+  check_resumes(steps);
+  steps_ = steps;
+}
+
+void Optimizer::resume(std::string_view parameter, std::int64_t updates) {
+  check_resumes(updates);
+  Member& m = members_[static_cast<std::size_t>(&find(parameter) - members_.data())];
+  if (updates > 0 && !m.ready) allocate(m);
+  m.updates = updates;
+}
+
 namespace {
 
 // Copies are kept beside the tracker: what is measured meanwhile is the step, not the trial.

@@ -75,6 +75,12 @@ class Optimizer {
   /// How often a parameter has moved.
   std::int64_t updates(std::string_view parameter) const;
 
+  /// To go on where another run stopped, with the same bits: what steps() was, and for each parameter what updates() was. Allocates
+  /// the state of one that has moved, as zeros, to be filled: state("fc.weight", "m").copy_from(saved). Throws Error for negative
+  /// counts, names as state() does, and in a dry run; OutOfMemory.
+  void resume(std::int64_t steps);
+  void resume(std::string_view parameter, std::int64_t updates);
+
   /// While alive, steps are on trial: at its end parameters, their gradients, the optimizer's state and step counts are as they
   /// were (and meanwhile the gradients are gone). Throws Error for parameters that were made in a dry run.
   class Trial;
@@ -107,6 +113,7 @@ class Optimizer {
 
   const Rate& rate(int group) const;
   const Member& find(std::string_view parameter) const;
+  void check_resumes(std::int64_t count) const;
   void allocate(Member& member);
   void fetch_ahead(std::size_t i) const;
 

@@ -639,3 +639,39 @@ TEST_CASE("Adam goes on after a gradient whose square is infinite in float32") {
   }
   CHECK(w.to_vector<float>()[0] == doctest::Approx(0.78120).epsilon(1e-4));  // 1 where v is infinite
 }
+
+TEST_CASE("an optimizer resumes where another one stopped, with the same bits") {
+  const auto train = [](auto& optimizer, const Tensor& w, int from, int to) {
+    for (int i = from; i < to; ++i) {
+      rewind::random::seed(static_cast<std::uint64_t>(i));
+      w.set_grad(rewind::randn({33}));
+      optimizer.follow(optim::Cosine{10});
+      optimizer.step();
+    }
+  };
+  const auto check = [&](auto make, std::initializer_list<const char*> slots) {
+    const Tensor straight = rewind::ones({33}).set_requires_grad();
+    auto whole = make(straight);
+    train(whole, straight, 0, 7);
+
+    const Tensor first = rewind::ones({33}).set_requires_grad();
+    auto before = make(first);
+    train(before, first, 0, 4);
+    const Tensor second = first.clone().set_requires_grad();
+    auto after = make(second);
+    after.resume(before.steps());
+    after.resume("w", before.updates("w"));
+    for (const char* slot : slots) after.state("w", slot).copy_from(before.state("w", slot));
+    train(after, second, 4, 7);
+    CHECK(after.steps() == 7);
+    CHECK(rewind::hash(second) == rewind::hash(straight));
+  };
+  check([](const Tensor& w) { return Adam{{{"w", w}}, {.lr = 0.1}}; }, {"m", "v"});
+  check([](const Tensor& w) { return AdamW{{{"w", w}}, {.lr = 0.1}}; }, {"m", "v"});
+  check([](const Tensor& w) { return SGD{{{"w", w}}, {.lr = 0.1, .momentum = 0.9, .dampening = 0.5}}; }, {"momentum"});
+  Adam adam{{{"w", rewind::ones({1}).set_requires_grad()}}, {}};
+  CHECK_THROWS_WITH_AS(adam.resume("w", -1), "Adam: cannot resume from a count of -1, which must not be negative", Error);
+  CHECK_THROWS_WITH_AS(adam.resume("v", 1), "Adam: no parameter is called v", Error);
+  adam.resume("w", 0);
+  CHECK(adam.state_bytes() == 0);
+}
