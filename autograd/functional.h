@@ -45,8 +45,8 @@ Tensor hardswish(Tensor x);
 Tensor hardsigmoid(Tensor x);
 /// x Phi(x), exact.
 Tensor gelu(Tensor x);
-/// Zeroes each element with probability p and scales the others by 1 / (1 - p). Draws from the default generator; a
-/// replay draws the same mask. x itself when p is 0.
+/// Zeroes each element with probability p, whatever it is, NaN too, and scales the others by 1 / (1 - p). Draws from the default
+/// generator; a replay draws the same mask. x itself when p is 0.
 Tensor dropout(Tensor x, double p);
 
 // --- contractions ------------------------------------------------------------------------------------------------
@@ -74,7 +74,10 @@ struct ConvOptions {
   int groups = 1;
   Epilogue epilogue = Epilogue::none;
 };
-/// x [N, H, W, C], w [O, KH, KW, C / groups], bias [O] or undefined -> [N, OH, OW, O].
+/// x [N, H, W, C], w [O, KH, KW, C / groups], bias [O] or undefined -> [N, OH, OW, O]. 3x3 windows at stride 1 with an even height
+/// and width of the result, between channels in multiples of 16, go by Winograd's transform (docs/decisions/0015): its rounding is
+/// about twice that of the direct sum, relative to the largest values in the 4x4 pixels around, and what is not finite makes all of
+/// these NaN. In backward, too, a gradient that is not finite may reach neighbours that it does not belong to.
 Tensor conv2d(Tensor x, Tensor w, Tensor bias = {}, ConvOptions options = {});
 /// The shape of its result.
 Shape conv2d_shape(const Shape& x, const Shape& w, const ConvOptions& options);

@@ -20,6 +20,16 @@ struct Settings {
   bool plain = false, epoch = false;
 };
 
+/// What the model was made with, but for its defaults: "width 0.5, 10 classes".
+std::string options_of(const Settings& s) {
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (s.width != 1) add(rw::str("width ", s.width));
+  if (s.depth != 0) add(rw::str("depth ", s.depth));
+  if (s.classes != 0) add(rw::str(s.classes, " classes"));
+  return text;
+}
+
 void profile(const Settings& s) {
   rw::parallel::set_threads(s.threads);
   rw::random::seed(1);
@@ -46,10 +56,14 @@ void profile(const Settings& s) {
     options.loader = loader.get();
   }
   const rw::Profile p = rw::profile(net, x, *optimizer, options);
-  std::cout << s.model << ", " << s.optimizer << ", recompute " << s.recompute << "\n" << to_string(p, s.rows, s.levels);
+  const std::string made_with = options_of(s);
+  std::cout << s.model << (made_with.empty() ? "" : ", ") << made_with << ", " << s.optimizer << ", recompute " << s.recompute
+            << "\n"
+            << to_string(p, s.rows, s.levels);
 
-  nlohmann::json j{{"model", s.model},         {"batch", s.batch},         {"size", shape.rank() > 2 ? shape[1] : 0},
-                   {"optimizer", s.optimizer}, {"recompute", s.recompute}, {"threads", s.threads}};
+  nlohmann::json j{
+      {"model", s.model},         {"options", made_with},     {"batch", s.batch},    {"size", shape.rank() > 2 ? shape[1] : 0},
+      {"optimizer", s.optimizer}, {"recompute", s.recompute}, {"threads", s.threads}};
   j.update(nlohmann::json::parse(rw::to_json(p)));
   support::write_json(s.json, j);
   support::write_text(s.trace, rw::chrome_trace(p));

@@ -16,6 +16,7 @@ const SECTIONS = [
 function buildPage(data) {
   const facts = [
     ["model", data.model],
+    ["made with", data.options],
     ["batch", data.batch],
     ["image size", data.size],
     ["parameters", data.parameters && format.count(data.parameters)],

@@ -7,7 +7,7 @@
 // The page has one section for each kind of data that it is given (report/sections/, one file each); a key that is missing
 // leaves its section out, and a null leaves a number out. What the sections read:
 //
-//   "title"       the heading; "model", "batch", "size", "optimizer", "threads", "parameters", "machine" stand below it
+//   "title"       the heading; "model", "options", "batch", "size", "optimizer", "threads", "parameters", "machine" stand below it
 //   "strategies"  [{"strategy": its name, "predicted_peak_bytes", "measured_peak_bytes", "activation_peak_bytes",
 //                   "peak_bytes_by_category": {"parameter", "gradient", "optimizer_state", "activation", "input", "workspace",
 //                   "total"} (each category's own peak), "step_ms_median", "recomputed_flops_ratio" (FLOPs run a second time, by

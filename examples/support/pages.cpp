@@ -46,7 +46,7 @@ void write_profile_report(const std::string& path, const nlohmann::json& j, cons
                       {"machine", rw::str(p.machine.cores, " cores, ", std::llround(p.machine.flops * 1e-9), " GFLOP/s, ",
                                           std::llround(p.machine.bytes_per_second * 1e-9), " GB/s")},
                       {"profile", j}};
-  for (const char* key : {"model", "batch", "size", "optimizer", "recompute", "threads"}) data[key] = j[key];
+  for (const char* key : {"model", "options", "batch", "size", "optimizer", "recompute", "threads"}) data[key] = j[key];
   nlohmann::json step{{"strategy", j["recompute"]}, {"timeline", timeline(p.memory.plan)}};
   if (const auto& actions = net.actions(); !actions.empty()) {
     const std::vector<rw::schedule::Action> followed = actions;

@@ -639,7 +639,7 @@ memory 3478##6979
   CHECK(draw(chain, vanilla(chain), endless, endless) == draw(chain, vanilla(chain), 100, 100));
 }
 
-// Speed is printed, not tested.
+// Speed is printed, not tested; memory and what is lost are counted.
 namespace {
 void report(const std::string& what, const Chain& chain, const Limits& limits = {}) {
   const auto start = std::chrono::steady_clock::now();
@@ -647,6 +647,8 @@ void report(const std::string& what, const Chain& chain, const Limits& limits = 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   MESSAGE(what, ", ", chain.n(), " stages: ", seconds, " s, ", static_cast<double>(frontier.planner_bytes()) / 1e6, " MB, ",
           frontier.points().size(), " points, loss at most ", frontier.loss());
+  CHECK(frontier.planner_bytes() < 64'000'000 * static_cast<std::size_t>(chain.n()) / 128);
+  CHECK(frontier.loss() < 1e-3);
 }
 }  // namespace
 

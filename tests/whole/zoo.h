@@ -7,8 +7,11 @@
 #include <rewind/core/parallel.h>
 #include <rewind/core/random.h>
 #include <rewind/nn/layers.h>
+#include <rewind/nn/models/alexnet.h>
+#include <rewind/nn/models/densenet.h>
 #include <rewind/nn/models/efficientnet.h>
 #include <rewind/nn/models/lenet5.h>
+#include <rewind/nn/models/mnasnet.h>
 #include <rewind/nn/models/mobilenet_v1.h>
 #include <rewind/nn/models/mobilenet_v2.h>
 #include <rewind/nn/models/mobilenet_v3.h>
@@ -16,6 +19,8 @@
 #include <rewind/nn/models/resnet.h>
 #include <rewind/nn/models/shufflenet_v1.h>
 #include <rewind/nn/models/shufflenet_v2.h>
+#include <rewind/nn/models/squeezenet.h>
+#include <rewind/nn/models/vgg.h>
 #include <rewind/optim/adam.h>
 #include <rewind/optim/sgd.h>
 
@@ -76,6 +81,11 @@ inline const Model models[] = {
     {"shufflenet_v1", 2, 32, 3, 10, [] { return nn::models::shufflenet_v1({.width = 0.25, .classes = 10}); }},
     {"shufflenet_v2", 2, 32, 3, 10, [] { return nn::models::shufflenet_v2({.width = 0.5, .classes = 10}); }},
     {"resnet18_cifar", 2, 16, 3, 10, [] { return nn::models::resnet({.depth = 18, .classes = 10, .cifar = true}); }},
+    {"alexnet", 2, 63, 3, 10, [] { return nn::models::alexnet({.width = 0.125, .classes = 10}); }},
+    {"vgg", 2, 32, 3, 10, [] { return nn::models::vgg({.depth = 11, .width = 0.125, .classes = 10}); }},
+    {"squeezenet", 2, 33, 3, 10, [] { return nn::models::squeezenet({.classes = 10}); }},
+    {"mnasnet", 2, 32, 3, 10, [] { return nn::models::mnasnet({.width = 0.25, .classes = 10}); }},
+    {"densenet", 2, 32, 3, 10, [] { return nn::models::densenet({.width = 0.125, .classes = 10}); }},
 };
 
 inline const Model& find(std::string_view name) {
