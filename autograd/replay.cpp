@@ -115,9 +115,9 @@ void RunLog::Compare::reads(const OpDecl& op, std::span<const Tensor> in, std::u
     if (computed && value.recorder == &Tape::current() && value.serial >= own_) continue;  // by this run
     std::size_t at = next_read_;
     while (at < log_.reads_.size() && !log_.reads_[at].is(t, needed)) ++at;
-    const std::string what = str("replay: ", describe(static_cast<int>(i), op, location().module, t.shape()));
+    const auto what = [&] { return str("replay: ", describe(static_cast<int>(i), op, location().module, t.shape())); };
     if (at == log_.reads_.size())
-      fail(str(what,
+      fail(str(what(),
                computed
                    ? ", was computed elsewhere, and was not read in the first run: another stage left it beside the chain, or a "
                      "tensor that was captured has been computed anew. What is recomputed has to read the same tensors every "
@@ -127,7 +127,7 @@ void RunLog::Compare::reads(const OpDecl& op, std::span<const Tensor> in, std::u
                      "there."));
     Read& read = log_.reads_[at];
     if (!computed && t.impl().storage->version != read.version)
-      fail(str(what,
+      fail(str(what(),
                ", was modified in place by what is recomputed itself, which would do so again. Do it outside, or where "
                "!replaying() and after it was read."));
     read.seen = true;
