@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """Draws docs/plots/metrics.svg from what `examples/lecture/metrics --json FILE` wrote (docs/lecture/make.py does both): below the
-diagonal a scatter plot of each two metrics, all axes logarithmic; above it Spearman's rank correlation of the same two.
+diagonal a scatter plot of every pair of metrics, all axes logarithmic; above it Spearman's rank correlation of the same two.
 
     docs/plots/metrics.py FILE > docs/plots/metrics.svg
 """

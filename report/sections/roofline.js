@@ -134,7 +134,7 @@ function rooflineFigure(data) {
       text:
         "A point is one op; the larger, the more time it takes. Point at one to see which it is. Above the roof, left of the ridge: its " +
         "bytes came from a cache. Right of it: a 3x3 convolution by Winograd's transform, which multiplies 16 of the 36 times that are " +
-        "counted. Ops without FLOPs (reshape, concat) have no place here." +
+        "counted, or a roof that was measured while another program ran. Ops without FLOPs (reshape, concat) have no place here." +
         (all.length > points.length ? ` The ${format.count(points.length)} slowest of ${format.count(all.length)}.` : ""),
       box: chart(
         `Scatter plot: ${format.count(points.length)} ops by FLOPs a byte and FLOPs a second, under a roof of ` +
