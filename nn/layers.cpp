@@ -56,9 +56,14 @@ bool undilated(Pair dilation) { return dilation.h == 1 && dilation.w == 1; }
 Tensor average_ranges(Tensor x, int axis, int out) {
   const std::int64_t n = x.size(axis);
   if (n == out) return x;
-  std::vector<Tensor> means;
-  for (int i = 0; i < out; ++i) means.push_back(mean(slice(x, axis, i * n / out, ((i + 1) * n + out - 1) / out), {axis}, true));
-  return concat(std::move(means), axis);
+  Tensor all;  // one by one: a list of them would be the one thing of a step that is allocated on the heap
+  for (int i = 0; i < out; ++i) {
+    const std::int64_t begin = i * n / out, end = ((i + 1) * n + out - 1) / out;
+    const int count = static_cast<int>(end - begin);
+    Tensor one = avg_pool2d(slice(x, axis, begin, end), {.kernel = axis == 1 ? Pair{count, 1} : Pair{1, count}});
+    all = all.defined() ? concat(std::move(all), std::move(one), axis) : std::move(one);
+  }
+  return all;
 }
 
 }  // namespace

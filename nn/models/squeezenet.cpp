@@ -19,7 +19,7 @@ class Fire final : public Module {
     x = squeeze_.forward(std::move(x));
     Tensor a = expand1x1_.forward(x);
     Tensor b = expand3x3_.forward(std::move(x));
-    return concat({std::move(a), std::move(b)}, -1);
+    return concat(std::move(a), std::move(b), -1);
   }
   void describe(Fields& f) override {
     squeeze_.describe(f);
