@@ -6,56 +6,34 @@
 #include <rewind/core/kernels/check.h>
 
 #include <algorithm>
-#include <mutex>
-#include <vector>
+#include <cstddef>
+#include <new>
 
 namespace rewind_lib {
 
 using detail::Context;
 using detail::context;
 
-namespace {
-
-// Contexts are never destroyed, since static objects may run ops in their destructors, when a thread's own objects are gone:
-// another thread takes over what one leaves.
-struct Contexts {
-  std::mutex lock;
-  std::vector<Context*> left;
-  std::size_t taken = 0;  // will be left, which must not fail: there is room
-
-  static Contexts& all() {
-    static auto* const contexts = new Contexts;
-    return *contexts;
-  }
-  Context* take() {
-    const std::lock_guard guard(lock);
-    left.reserve(left.size() + taken + 1);
-    ++taken;
-    if (left.empty()) return new Context;
-    Context* c = left.back();
-    left.pop_back();
-    return c;
-  }
-  void leave(Context* c) noexcept {
-    const std::lock_guard guard(lock);
-    --taken;
-    left.push_back(c);
-  }
-};
-
-}  // namespace
-
+// Without a destructor, since static objects may run ops in theirs, when a thread's own objects are gone. Only what its lists hold
+// is given back then.
 Context& detail::context() {
-  thread_local Context* mine = nullptr;  // and stays when the thread's objects go
-  if (mine == nullptr) [[unlikely]] {
-    struct AtEnd {
-      Context* context;
-      ~AtEnd() { Contexts::all().leave(context); }
-    };
-    mine = Contexts::all().take();
-    thread_local const AtEnd at_end{mine};
+  struct Room {
+    alignas(Context) std::byte bytes[sizeof(Context)];
+    bool made;
+  };
+  struct AtEnd {
+    Context* context;
+    ~AtEnd() {
+      context->observers = {};
+      context->watches = {};
+    }
+  };
+  thread_local Room room;
+  if (!room.made) [[unlikely]] {
+    room.made = true;
+    thread_local const AtEnd at_end{new (room.bytes) Context};
   }
-  return *mine;
+  return *std::launder(reinterpret_cast<Context*>(room.bytes));
 }
 
 GradMode grad_mode() { return context().mode; }
