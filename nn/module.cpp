@@ -228,31 +228,32 @@ std::vector<Parameter> Module::buffers() {
   return std::move(collect.found);
 }
 
-void Module::train(bool on) {
-  class Set final : public ModuleVisitor {
+namespace {
+
+template <class F>
+void visit_all(Module& root, F f) {
+  class Call final : public ModuleVisitor {
    public:
-    explicit Set(bool on) : on_(on) {}
-    void visit(const std::string&, Module& module) override { module.training_ = on_; }
+    explicit Call(F& f) : f_(f) {}
+    void visit(const std::string&, Module& module) override { f_(module); }
 
    private:
-    bool on_;
-  } set(on);
-  for_each_module(*this, set);
+    F& f_;
+  } call(f);
+  for_each_module(root, call);
+}
+
+}  // namespace
+
+void Module::train(bool on) {
+  visit_all(*this, [on](Module& m) { m.training_ = on; });
 }
 
 void Module::fuse(bool on) {
-  class Set final : public ModuleVisitor {
-   public:
-    explicit Set(bool on) : on_(on) {}
-    void visit(const std::string&, Module& module) override {
-      module.fusing_ = on_;
-      module.change_structure();
-    }
-
-   private:
-    bool on_;
-  } set(on);
-  for_each_module(*this, set);
+  visit_all(*this, [on](Module& m) {
+    m.fusing_ = on;
+    m.change_structure();
+  });
 }
 
 }  // namespace rewind_lib::nn
